@@ -1,0 +1,219 @@
+// `dropmesh publish`: from a folder to a running chute.
+import { readFile, stat } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
+import type { Readable } from 'node:stream'
+import type { Command } from 'commander'
+import type { InstanceRow, Status } from '../../node/api/queries.js'
+import { parseLabels } from '../../node/config.js'
+import { usesBaseImage } from '../../node/packages/base-image.js'
+import { packContext } from '../../node/packages/build.js'
+import { hex, sha256, unhex } from '../../protocols/bytes.js'
+import { encode } from '../../protocols/codec.js'
+import { type ChuteSpec, type ImageSpec, NAME } from '../../protocols/deployment.js'
+import { MeshError } from '../../protocols/error.js'
+import type { Signer } from '../../protocols/keys.js'
+import { type Manifest, type ManifestService, parseManifest, toSpec } from '../../protocols/manifest.js'
+import type { Client } from '../client.js'
+import { parseDuration } from '../duration.js'
+import { signerOf } from '../keys.js'
+import { clientOf, forNode, type NodeOptions } from '../options.js'
+import { paintState, print, printJson, say } from '../output.js'
+import { deploy } from '../sign.js'
+
+interface PublishOptions extends NodeOptions {
+  key?: string
+  name?: string
+  replicas?: string
+  everywhere?: boolean
+  on?: string[]
+  detach?: boolean
+  dryRun?: boolean
+  wait: string
+}
+
+/** In this order, as Compose looks for them. */
+const MANIFESTS = ['compose.yaml', 'compose.yml']
+
+export function addPublish(program: Command): void {
+  const collect = (value: string, before: string[] | undefined) => [...(before ?? []), value]
+  const command = program
+    .command('publish')
+    .argument('[path]', 'folder with a compose.yaml, or such a file', '.')
+    .description('check, build, sign and publish a chute, and wait until it runs')
+    .option('--key <name>', 'publisher key to sign with (default: the only one you have)')
+    .option('--name <name>', 'name of the chute (default: the name in compose.yaml, else of the folder)')
+    .option('--replicas <n>', 'how many instances (default: what compose.yaml says, else 1)')
+    .option('--everywhere', 'one instance on every AP that fits')
+    .option('--on <k=v>', 'only on APs with this label, repeatable', collect)
+    .option('--detach', 'do not wait until it runs')
+    .option('--wait <time>', 'how long to wait until it runs', '2m')
+    .option('--dry-run', 'check and build, but sign and publish nothing')
+  forNode(command, 'dropmesh publish ./hello --key alice --on site=home').action(publish)
+}
+
+async function publish(path: string, options: PublishOptions): Promise<void> {
+  const client = clientOf(options)
+  const file = await findManifest(path)
+  const manifest = withFlags(parseManifest(await readFile(file, 'utf8'), file), options)
+  const name = options.name ?? manifest.name ?? basename(dirname(resolve(file)))
+  if (!NAME.test(name)) {
+    throw new MeshError(
+      'name',
+      `"${name}" can be no chute's name (lower-case letters, digits and "-"); give one with --name`,
+    )
+  }
+  const wait = parseDuration(options.wait, '--wait')
+  const signer = options.dryRun ? undefined : await signerOf(options.key)
+  const spec = toSpec(manifest, await imagesOf(client, manifest, dirname(file)))
+  const digest = hex(sha256(encode(spec.services.map(({ image }) => image.config))))
+  if (signer === undefined) {
+    if (options.json)
+      printJson({ chute: name, package: digest, dryRun: true, services: manifest.services.map((s) => s.name) })
+    else print(`${name} is fine: ${spec.services.length} service(s), replicas: ${spec.replicas}; nothing was published`)
+    return
+  }
+  await publishSpec(client, signer, name, spec, digest, wait, options)
+}
+
+async function publishSpec(
+  client: Client,
+  signer: Signer,
+  name: string,
+  spec: ChuteSpec,
+  digest: string,
+  wait: number,
+  options: PublishOptions,
+): Promise<void> {
+  const { revision, holders } = await deploy(client, signer, name, spec)
+  say(`published ${name}, revision ${revision}; ${holders} ${holders === 1 ? 'AP holds' : 'APs hold'} the record`)
+  const publisher = hex(signer.publicKey)
+  const rows = options.detach
+    ? await rowsOf(client, name, publisher, revision)
+    : await waitUntilUp(client, name, publisher, revision, wait)
+  const placed = rows.map(({ instance, ap, state }) => ({ instance, ap, state }))
+  if (options.json) printJson({ chute: name, revision, package: digest, placed })
+  else
+    for (const row of rows)
+      print(`${row.instance}  ${row.apName ?? '-'}  ${paintState(row.state)}  ${portsOf(row)}`.trimEnd())
+  const lacking = rows.filter((row) => !isUp(row))
+  if (options.detach || (rows.length > 0 && lacking.length === 0) || spec.replicas === 0) return
+  const why = lacking.map(
+    ({ instance, state, reason }) => `${instance} is ${state}${reason === null ? '' : `: ${reason}`}`,
+  )
+  throw new MeshError(
+    'not-up',
+    `${name} is published but does not run: ${why.join('; ') || 'no AP fits'}; the mesh keeps trying, see "dropmesh ps ${name}"`,
+  )
+}
+
+async function findManifest(path: string): Promise<string> {
+  if (/^(https?|git|ssh):\/\//.test(path)) {
+    throw new MeshError(
+      'source',
+      `${path}: publishing from a git URL is not possible yet; clone it and publish the folder`,
+    )
+  }
+  const found = await stat(path).catch(() => undefined)
+  if (found === undefined) throw new MeshError('source', `${path} does not exist; name a folder with a compose.yaml`)
+  if (found.isFile()) return path
+  for (const name of MANIFESTS) {
+    const file = join(path, name)
+    if ((await stat(file).catch(() => undefined))?.isFile()) return file
+  }
+  throw new MeshError('source', `${path} has no compose.yaml; make a chute with "dropmesh init"`)
+}
+
+function withFlags(manifest: Manifest, options: PublishOptions): Manifest {
+  const result = { ...manifest }
+  if (options.replicas !== undefined) {
+    if (!/^\d{1,4}$/.test(options.replicas))
+      throw new MeshError('replicas', `--replicas "${options.replicas}": a number from 0 to 1000`)
+    result.replicas = Number(options.replicas)
+  }
+  if (options.everywhere) {
+    if (options.replicas !== undefined)
+      throw new MeshError('replicas', '--replicas and --everywhere exclude each other')
+    result.replicas = 'everywhere'
+  }
+  const on = Object.entries(parseLabels(options.on ?? [])).map(([label, value]) => ({ label, value }))
+  result.constraints = [...manifest.constraints, ...on]
+  return result
+}
+
+/** Builds or finds the image of each service, by the engine of the local node. */
+async function imagesOf(client: Client, manifest: Manifest, dir: string): Promise<Map<string, ImageSpec>> {
+  const { docker, ap } = await client.get<Status>('/v1/status')
+  if (docker === null) {
+    throw new MeshError(
+      'no-engine',
+      `AP ${ap.name} has no container engine to build with; publish from an AP that has one`,
+    )
+  }
+  const images = new Map<string, ImageSpec>()
+  for (const service of manifest.services) images.set(service.name, await imageOf(client, service, dir))
+  return images
+}
+
+interface ProgressLine {
+  output?: string
+  image?: { config: string; diffIds: string[]; platform: string; pull?: string; size?: number }
+  error?: { code: string; message: string }
+}
+
+async function imageOf(client: Client, { name, source }: ManifestService, dir: string): Promise<ImageSpec> {
+  let lines: AsyncGenerator<ProgressLine>
+  if ('image' in source) {
+    lines = client.lines('POST', '/v1/images/resolve', {}, { ref: source.image })
+  } else {
+    const { context, dockerfile, args } = source.build
+    const folder = resolve(dir, context)
+    say(`building ${name} from ${folder}`)
+    const tar: Readable = await packContext(folder, dockerfile)
+    const onBaseImage = String(usesBaseImage(await readFile(join(folder, dockerfile), 'utf8')))
+    lines = client.lines('POST', '/v1/images/build', { dockerfile, onBaseImage, args: JSON.stringify(args) }, tar)
+  }
+  for await (const { output, image, error } of lines) {
+    if (output !== undefined) say(`  ${name} | ${output}`)
+    if (error !== undefined) throw new MeshError(error.code, `service ${name}: ${error.message}`)
+    if (image === undefined) continue
+    say(
+      `${name}: image ${image.config.slice(0, 12)}${image.size === undefined ? '' : `, ${(image.size / 1e6).toFixed(1)} MB`}`,
+    )
+    const { config, diffIds, platform, pull } = image
+    return { config: unhex(config), diffIds: diffIds.map(unhex), platform, ...(pull === undefined ? {} : { pull }) }
+  }
+  throw new MeshError('build-failed', `service ${name}: the node ended the build without a result`)
+}
+
+const isUp = (row: InstanceRow): boolean => row.state === 'healthy' || (row.state === 'running' && !row.hasHealthcheck)
+
+const portsOf = (row: InstanceRow): string =>
+  row.ports.map(({ host, container, protocol }) => `${host}->${container}/${protocol}`).join(' ')
+
+async function rowsOf(client: Client, name: string, publisher: string, revision: number): Promise<InstanceRow[]> {
+  const rows = await client.get<InstanceRow[]>('/v1/instances')
+  return rows.filter(
+    (row) => row.chute === name && row.publisher === publisher && (row.ap === null || row.revision >= revision),
+  )
+}
+
+async function waitUntilUp(
+  client: Client,
+  name: string,
+  publisher: string,
+  revision: number,
+  wait: number,
+): Promise<InstanceRow[]> {
+  const until = performance.now() + wait
+  const said = new Map<string, string>()
+  for (;;) {
+    const rows = await rowsOf(client, name, publisher, revision)
+    for (const { instance, apName, state, reason } of rows) {
+      const now = `${instance} on ${apName ?? 'no AP'}: ${state}${reason === null ? '' : `, ${reason}`}`
+      if (said.get(instance) !== now) say(now)
+      said.set(instance, now)
+    }
+    if ((rows.length > 0 && rows.every(isUp)) || performance.now() > until) return rows
+    await new Promise((resolve) => setTimeout(resolve, 200))
+  }
+}

@@ -1,0 +1,108 @@
+// `status`, `aps`, `ls`, `ps`, `inspect`: what the local node knows.
+import type { Command } from 'commander'
+import { stringify } from 'yaml'
+import type { ApRow, ChuteRow, InstanceRow, Status } from '../../node/api/queries.js'
+import { clientOf, forNode, type NodeOptions } from '../options.js'
+import { ago, colour, gib, paintState, print, printJson, printTable } from '../output.js'
+
+export function addShow(program: Command): void {
+  forNode(
+    program.command('status').description('this AP: its mesh, peers, role, engine, ledger, anything at risk'),
+    'dropmesh status',
+  ).action(status)
+  forNode(program.command('aps').description('every AP in the mesh as seen from here'), 'dropmesh aps --json').action(
+    aps,
+  )
+  forNode(program.command('ls').description('chutes: publisher, revision, instances, health'), 'dropmesh ls').action(ls)
+  forNode(
+    program.command('ps').argument('[chute]').description('instances: AP, state, epoch, since, ports'),
+    'dropmesh ps hello',
+  ).action(ps)
+  forNode(
+    program.command('inspect').argument('<chute|ap>').description('everything known, with signatures and history'),
+    'dropmesh inspect hello',
+  ).action(inspect)
+}
+
+async function status(options: NodeOptions): Promise<void> {
+  const answer = await clientOf(options).get<Status>('/v1/status')
+  if (options.json) return printJson(answer)
+  const { ap, mesh, state, role, peers, members, ledger, docker, addresses, warnings, version } = answer
+  const rows = [
+    ['AP', `${ap.name}  ${ap.id}`],
+    ['Mesh', `${mesh}  ${members} ${members === 1 ? 'member' : 'members'}, ${peers} connected`],
+    ['State', `${state}${role === null ? '' : `, role ${role}`}`],
+    ['Engine', docker === null ? 'none answers' : `Docker ${docker.version}`],
+    ['Ledger', `${ledger.records} records, digest ${ledger.digest}`],
+    ['Addresses', addresses.map((address) => address.replace(/\/p2p\/.*/, '')).join(' ')],
+    ['Version', version],
+  ]
+  for (const [name, value] of rows) print(`${name!.padEnd(10)} ${value}`)
+  for (const warning of warnings) print(`${colour.yellow('Warning')}    ${warning}`)
+}
+
+async function aps(options: NodeOptions): Promise<void> {
+  const rows = await clientOf(options).get<ApRow[]>('/v1/aps')
+  if (options.json) return printJson(rows)
+  printTable(
+    ['NAME', 'STATE', 'INSTANCES', 'CPUS', 'MEMORY', 'LABELS', 'LAST HEARD', 'ID'],
+    rows.map((ap) => [
+      ap.name,
+      paintState(ap.state),
+      String(ap.instances),
+      String(ap.capacity.cpus),
+      gib(ap.capacity.memory),
+      Object.entries(ap.labels)
+        .map(([k, v]) => `${k}=${v}`)
+        .join(','),
+      ago(ap.lastHeard),
+      ap.id,
+    ]),
+  )
+}
+
+async function ls(options: NodeOptions): Promise<void> {
+  const rows = await clientOf(options).get<ChuteRow[]>('/v1/chutes')
+  if (options.json) return printJson(rows)
+  printTable(
+    ['CHUTE', 'PUBLISHER', 'REVISION', 'DESIRED', 'WANTED', 'RUNNING', 'HEALTHY'],
+    rows.map((c) => [
+      c.chute,
+      c.publisher.slice(0, 12),
+      String(c.revision),
+      paintState(c.desired),
+      String(c.wanted),
+      String(c.running),
+      String(c.healthy),
+    ]),
+  )
+}
+
+async function ps(chute: string | undefined, options: NodeOptions): Promise<void> {
+  const client = clientOf(options)
+  const of =
+    chute === undefined ? undefined : await client.get<{ publisher: string; name: string }>('/v1/chute', { of: chute })
+  const rows = (await client.get<InstanceRow[]>('/v1/instances')).filter(
+    (row) => of === undefined || (row.chute === of.name && row.publisher === of.publisher),
+  )
+  if (options.json) return printJson(rows)
+  printTable(
+    ['INSTANCE', 'AP', 'STATE', 'EPOCH', 'REVISION', 'SINCE', 'PORTS', 'REASON'],
+    rows.map((row) => [
+      row.instance,
+      row.apName ?? '-',
+      paintState(row.state),
+      String(row.epoch),
+      String(row.revision),
+      row.since === null ? '-' : ago(row.since),
+      row.ports.map(({ host, container, protocol }) => `${host}->${container}/${protocol}`).join(' '),
+      row.reason ?? '',
+    ]),
+  )
+}
+
+async function inspect(what: string, options: NodeOptions): Promise<void> {
+  const answer = await clientOf(options).get<object>('/v1/inspect', { of: what })
+  if (options.json) return printJson(answer)
+  print(stringify(answer).trimEnd())
+}

@@ -1,0 +1,100 @@
+// `dropmesh up`: runs this AP in the foreground.
+import { join } from 'node:path'
+import { Writable } from 'node:stream'
+import type { Command } from 'commander'
+import { pino } from 'pino'
+import { parseLabels, type Settings } from '../../node/config.js'
+import { MeshError } from '../../protocols/error.js'
+import { describeEvent } from '../describe.js'
+import { dataDir, type NodeOptions, withExample } from '../options.js'
+import { say } from '../output.js'
+
+interface UpOptions extends NodeOptions {
+  name?: string
+  join?: string
+  listen?: string[]
+  label?: string[]
+  dockerHost?: string
+  mdns: boolean
+  http?: string
+  log?: string
+}
+
+export function addUp(program: Command): void {
+  const collect = (value: string, before: string[] | undefined) => [...(before ?? []), value]
+  const command = program
+    .command('up')
+    .description('run this AP in the foreground; founds a mesh where it is in none and has no ticket')
+    .option('--data <dir>', 'where this AP keeps everything (or DROPMESH_DATA)')
+    .option('--name <name>', 'what people call this AP (default: the host name)')
+    .option('--join <ticket>', 'ticket of the mesh to join, from "dropmesh invite"')
+    .option('--listen <multiaddr>', 'address to listen on, repeatable (default: /ip4/0.0.0.0/tcp/4010)', collect)
+    .option('--label <k=v>', 'label that placement looks at, repeatable', collect)
+    .option('--docker-host <url>', 'container engine (default: DOCKER_HOST or unix:///var/run/docker.sock)')
+    .option('--no-mdns', 'do not look for the mesh on the LAN')
+    .option('--http <host:port>', 'serve the API read-only over TCP as well')
+    .option('--log <form>', 'text or json (default: text on a terminal)')
+    .action(up)
+  withExample(command, 'dropmesh up --name kitchen --label site=home')
+}
+
+async function up(options: UpOptions): Promise<void> {
+  // Loaded only here, so that the commands that just ask a node start fast.
+  const [{ Ap }, { loadConfig }, { serveHttp, serveSocket }] = await Promise.all([
+    import('../../node/ap.js'),
+    import('../../node/config.js'),
+    import('../../node/api/server.js'),
+  ])
+  const { name, join: ticket, listen, label, dockerHost, http } = options
+  const flags: Settings = { name, join: ticket, listen, http }
+  if (label !== undefined) flags.label = parseLabels(label)
+  if (dockerHost !== undefined) flags['docker-host'] = dockerHost
+  if (!options.mdns) flags['no-mdns'] = true
+  const data = dataDir(options)
+  const config = await loadConfig(data, flags, process.env)
+  const form = options.log ?? (process.stderr.isTTY ? 'text' : 'json')
+  if (form !== 'text' && form !== 'json') throw new MeshError('config', `--log "${form}": text or json`)
+  const log = pino(
+    { level: process.env.DROPMESH_LOG_LEVEL ?? 'info', base: null },
+    form === 'json' ? process.stderr : asText(),
+  )
+
+  const ap = await Ap.start(config, log)
+  const servers = [await serveSocket(ap, join(data, 'dropmesh.sock'))]
+  if (config.http !== undefined) servers.push(await serveHttp(ap, config.http))
+
+  const end = new Promise<void>((resolve) => {
+    let signals = 0
+    const onSignal = () => {
+      signals++
+      if (signals === 1) {
+        say('stopping: chutes move to other APs first (again to stop at once)')
+        resolve()
+      } else process.exit(1)
+    }
+    process.on('SIGTERM', onSignal)
+    process.on('SIGINT', onSignal)
+  })
+  await end
+  await ap.stop()
+  for (const server of servers) server.close()
+  process.exit(0)
+}
+
+/** Log lines as a person reads them. */
+function asText(): Writable {
+  return new Writable({
+    write(chunk: Buffer, _encoding, done) {
+      for (const line of chunk.toString().split('\n')) {
+        if (line === '') continue
+        const { at, kind, level, time, msg, ...fields } = JSON.parse(line)
+        if (kind !== undefined) say(describeEvent({ at, kind, ...fields }))
+        else
+          say(
+            `${new Date(time).toISOString().slice(11, 23)}  ${level >= 50 ? 'error: ' : ''}${msg} ${JSON.stringify(fields)}`,
+          )
+      }
+      done()
+    },
+  })
+}

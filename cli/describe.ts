@@ -1,0 +1,41 @@
+// Events as sentences.
+import type { MeshEvent } from '../node/events.js'
+
+const who = (event: MeshEvent): string => `AP ${event.name ?? event.ap}`
+
+const sentences: Record<string, (event: MeshEvent) => string> = {
+  up: (e) => `this AP is ${e.name} (${e.ap}), in mesh ${e.mesh}`,
+  joined: (e) => `${who(e)} is a member of the mesh`,
+  forgotten: (e) => `${who(e)} is a member no more`,
+  'join-failed': (e) => `not let in yet: ${e.reason}`,
+  suspected: (e) => `${who(e)} is suspected: it gives no sign of life`,
+  accused: (e) => `${e.by} could not reach ${who(e)} for ${e.silence} ms and signed it`,
+  dead: (e) => `${who(e)} is dead; witnesses: ${(e.witnesses as string[]).join(', ')}`,
+  alive: (e) => `${who(e)} is alive`,
+  left: (e) => `${who(e)} left as planned`,
+  draining: (e) => `${who(e)} is being drained`,
+  undrained: (e) => `${who(e)} takes chutes again`,
+  claimed: (e) => `${who(e)} claims ${e.instance}, epoch ${e.epoch} (${e.cause})`,
+  published: (e) => `chute ${e.chute} was published, revision ${e.revision}`,
+  wanted: (e) => `chute ${e.chute} is to be ${e.desired}`,
+  removed: (e) => `chute ${e.chute} was removed`,
+  started: (e) => `${e.instance} was started, revision ${e.revision}, epoch ${e.epoch}`,
+  stopped: (e) => `${e.instance} was stopped`,
+  crashed: (e) => `${e.instance}: service ${e.service} ${e.reason}`,
+  unhealthy: (e) => `${e.instance}: service ${e.service} fails its health check`,
+  cannot: (e) => `this AP cannot run ${e.instance}: ${e.reason}`,
+  'image-fetched': (e) => `image ${String(e.image).slice(0, 12)} came from ${e.from}, ${e.bytes} bytes`,
+  synced: (e) => `synced with ${e.ap}: ${e.received} records received, ${e.sent} sent`,
+  refused: (e) => `a message from ${e.from} was refused: ${e.reason}`,
+  'engine-found': (e) => `container engine ${e.version} answers`,
+  'engine-lost': (e) => `the container engine does not answer: ${e.reason}`,
+  repaired: (e) => `${e.damaged} damaged records on disk were left out`,
+  twin: (e) => `another node uses the identity of this AP: ${e.reason}`,
+}
+
+/** One line: time (UTC), kind, sentence. Control characters of strangers do not reach the terminal. */
+export function describeEvent(event: MeshEvent): string {
+  const sentence = sentences[event.kind]?.(event) ?? JSON.stringify(event)
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not get through
+  return `${event.at.slice(11, 23)}  ${event.kind.padEnd(13)}  ${sentence.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')}`
+}

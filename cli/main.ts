@@ -1,0 +1,42 @@
+#!/usr/bin/env node
+// The command line: reads arguments, runs one command, turns what went wrong into an exit status.
+import { Command, CommanderError } from 'commander'
+import { MeshError, messageOf } from '../protocols/error.js'
+import { addControl } from './commands/control.js'
+import { addDemo } from './commands/demo.js'
+import { addDoctor } from './commands/doctor.js'
+import { addEvents } from './commands/events.js'
+import { addInit } from './commands/init.js'
+import { addKeys } from './commands/keys.js'
+import { addMembers } from './commands/members.js'
+import { addPublish } from './commands/publish.js'
+import { addShow } from './commands/show.js'
+import { addUp } from './commands/up.js'
+import { say } from './output.js'
+import { version } from './version.js'
+
+const program = new Command('dropmesh')
+  .description('A mesh of access points that run containers ("chutes"), with no central backend.')
+  .version(version)
+  .exitOverride()
+  .configureHelp({ sortSubcommands: false })
+  .showSuggestionAfterError()
+  .addHelpText('after', '\nBegin with "dropmesh demo" to see it work, or "dropmesh up" to run an AP here.')
+
+for (const add of [addUp, addShow, addPublish, addControl, addMembers, addKeys, addInit, addEvents, addDoctor, addDemo])
+  add(program)
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  process.exitCode = statusOf(error)
+}
+
+/** 0 done, 1 refused or failed, 2 wrong usage. */
+function statusOf(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
+  if (error instanceof MeshError) say(`dropmesh: ${error.message}`)
+  else if ((error as NodeJS.ErrnoException).code === 'EPIPE') return 0
+  else say(`dropmesh: ${messageOf(error)}`)
+  return 1
+}

@@ -1,0 +1,728 @@
+// One AP: composes the rooms of node/ and owns their life cycle. What is decided, protocols/ decides; what is carried out,
+// the rooms carry out.
+import { randomBytes } from 'node:crypto'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import type { Readable } from 'node:stream'
+import type Docker from 'dockerode'
+import type { Logger } from 'pino'
+import { apId, equalBytes, hex, unhex } from '../protocols/bytes.js'
+import type { ImageSpec } from '../protocols/deployment.js'
+import { open, type SignedRecord, seal } from '../protocols/envelope.js'
+import { MeshError, messageOf } from '../protocols/error.js'
+import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
+import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
+import { meshIdOf, meshText } from '../protocols/membership.js'
+import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
+import { readTicket, redeem, signMember, writeTicket } from '../protocols/ticket.js'
+import { DockerEngine } from './chutes/docker.js'
+import { connectDocker } from './chutes/docker-client.js'
+import { EngineError } from './chutes/engine.js'
+import { Reconciler } from './chutes/reconciler.js'
+import { monotonic, NodeClock } from './clock.js'
+import type { Config } from './config.js'
+import { Events } from './events.js'
+import { loadOrMakeSeed, loadSeed, saveSeed } from './identity.js'
+import type { Admission } from './mesh/join.js'
+import { Network } from './mesh/network.js'
+import { dutiesOf, lookOut, type Outlook, Turns } from './outlook.js'
+import { type BuildOptions, buildImage } from './packages/build.js'
+import { Images } from './packages/images.js'
+import { pullImage } from './packages/pull.js'
+import { Supply } from './packages/supply.js'
+import { fetchImage, serveImages } from './packages/transfer.js'
+import { LedgerStore } from './store/ledger-store.js'
+import { Store } from './store/store.js'
+import { VERSION } from './version.js'
+
+/** All in milliseconds. */
+const TICK = 100
+const REFRESH = 1000
+const BEACON_MIN = 100
+const BEACON_SLOW = 5000
+const BEACON_PER_MEMBER = 1000
+/** Alone in the dark, an AP waits so long for news before it starts what it held. */
+const DARK_PATIENCE = 5000
+const JOIN_RETRY = 1000
+const JOIN_RETRY_CAP = 30_000
+const LOOK_AT_IMAGES = 5000
+/** How long a planned stop waits for others to take over, and then for containers to end. */
+const HANDOVER_PATIENCE = 20_000
+const STOP_PATIENCE = 60_000
+
+const DEFAULT_PORT = 4010
+
+/** What must be known of a mesh before a ledger can be opened. */
+interface Belonging {
+  /** Hex of the public half of the mesh key. */
+  meshKey: string
+  /** Hex of the envelopes an AP that is not in yet presents. */
+  admission?: { grant: string; member: string }
+}
+
+export type ApState = 'joining' | 'running' | 'leaving'
+
+export class Ap {
+  readonly reconciler: Reconciler
+  private readonly images: Images
+  private readonly docker: Docker
+  private readonly supply: Supply
+  private readonly roster: Roster
+  private readonly turns = new Turns()
+  private readonly startedAt = monotonic()
+  private readonly timers: NodeJS.Timeout[] = []
+  private network!: Network
+  private current: Outlook
+  private sequence = 0
+  private beacon: RecordOf<'beacon'> | undefined
+  private lastBeaconAt = Number.NEGATIVE_INFINITY
+  private beaconTimer: NodeJS.Timeout | undefined
+  private refreshTimer: NodeJS.Timeout | undefined
+  private isReady = false
+  private isLeaving = false
+  private joinRefusal: string | undefined
+  private hasTwin = false
+  private readonly claiming = new Set<string>()
+
+  private constructor(
+    readonly config: Config,
+    readonly events: Events,
+    readonly log: Logger,
+    readonly store: Store,
+    readonly ledgerStore: LedgerStore,
+    readonly signer: Signer,
+    private readonly seed: Uint8Array,
+    readonly meshKey: Uint8Array,
+    private readonly boot: number,
+    private admission: Admission | undefined,
+  ) {
+    this.roster = new Roster(this.id, monotonic())
+    this.docker = connectDocker(config.dockerHost)
+    this.images = new Images(this.docker)
+    this.supply = new Supply({
+      images: this.images,
+      holders: (config) => this.holdersOf(config),
+      fetchFrom: (ap, image) => fetchImage(this.network, this.images, ap, image),
+      onEvent: (kind, fields) => events.add(kind, fields),
+      onChange: () => this.scheduleBeacon(),
+    })
+    this.reconciler = new Reconciler({
+      engine: new DockerEngine(this.docker, { mesh: this.mesh, ap: this.id }),
+      hasImage: (image) => this.supply.has(image),
+      fetchImage: async (image) => {
+        await this.supply.ensure(image)
+        await this.lookAtImages()
+      },
+      now: () => ledgerStore.clock.now(),
+      onChange: () => {
+        this.scheduleBeacon()
+        this.scheduleRefresh()
+      },
+      onEvent: (kind, fields) => events.add(kind, fields),
+    })
+    this.current = this.lookOut()
+  }
+
+  /**
+   * Starts an AP on its data folder: founds a mesh, joins one, or goes on in the one it is in.
+   * @throws MeshError `data-in-use` (with the pid), `data-newer`, `data-damaged`, `key-damaged`, `ticket`, `other-mesh`,
+   * `docker-host`, `listen`
+   */
+  static async start(config: Config, log: Logger): Promise<Ap> {
+    await mkdir(config.data, { recursive: true, mode: 0o700 })
+    const store = await openStore(config.data)
+    try {
+      const keys = join(config.data, 'keys')
+      const seed = await loadOrMakeSeed(keys, 'ap')
+      const signer = apSigner(seed)
+      const clock = new NodeClock()
+      const belonging = await belong(store, keys, signer, clock, config)
+      const meshKey = unhex(belonging.meshKey)
+      const ledgerStore = await LedgerStore.load(store, meshIdOf(meshKey), clock)
+      const boot = await store.nextBoot()
+      const { admission } = belonging
+      const read = (envelope: string) => open(unhex(envelope), ledgerStore.mesh)
+      const presented = admission && { grant: read(admission.grant), member: read(admission.member) }
+      const events = new Events(
+        store,
+        () => clock.now(),
+        (event) => log.info(event, event.kind),
+      )
+      const ap = new Ap(config, events, log, store, ledgerStore, signer, seed, meshKey, boot, presented)
+      await ap.run()
+      return ap
+    } catch (error) {
+      await store.close()
+      throw error
+    }
+  }
+
+  get id(): string {
+    return apId(this.signer.publicKey)
+  }
+
+  get mesh(): string {
+    return meshText(this.ledgerStore.mesh)
+  }
+
+  get state(): ApState {
+    if (this.isLeaving) return 'leaving'
+    return this.isMember(this.id) ? 'running' : 'joining'
+  }
+
+  get outlook(): Outlook {
+    return this.current
+  }
+
+  connected(): string[] {
+    return this.network.connected()
+  }
+
+  addresses(): string[] {
+    return this.network.addresses()
+  }
+
+  accusations(ap: string): RecordOf<'statement'>[] {
+    return this.roster.accusations(ap)
+  }
+
+  watchers(ap: string): string[] {
+    return this.roster.watchers(ap)
+  }
+
+  /** ISO time of the last sign of an AP, or null. */
+  lastHeard(ap: string): string | null {
+    const at = ap === this.id ? monotonic() : this.roster.lastHeard(ap)
+    return at === undefined ? null : new Date(this.ledgerStore.clock.now() - (monotonic() - at)).toISOString()
+  }
+
+  /** What is at risk or wrong, in sentences. */
+  warnings(): string[] {
+    const warnings: string[] = []
+    if (this.joinRefusal !== undefined) warnings.push(`cannot join the mesh: ${this.joinRefusal}`)
+    if (this.hasTwin) {
+      warnings.push(
+        'another node uses the identity of this AP: stop one of the two, and give it a data folder of its own',
+      )
+    }
+    if (this.reconciler.engineInfo() === undefined && this.isReady) {
+      warnings.push('no container engine answers: this AP takes no chutes')
+    }
+    if (this.ledgerStore.damaged > 0) warnings.push(`${this.ledgerStore.damaged} damaged records on disk were left out`)
+    if (this.roster.isIsolated(monotonic())) warnings.push('isolated? most other APs cannot be reached from here')
+    return warnings
+  }
+
+  /** Takes in a record that a person signed, and returns how many APs have it on disk. @throws MeshError with the reason */
+  async submit(bytes: Uint8Array): Promise<{ record: SignedRecord; holders: number }> {
+    if (this.state !== 'running') throw new MeshError('not-a-member', `this AP is ${this.state}; it takes no records`)
+    const record = await this.ledgerStore.submit(bytes)
+    if (record.kind === 'deployment') await this.lookAtImages()
+    this.network.publishRecords([record])
+    return { record, holders: 1 + (await this.network.replicate()) }
+  }
+
+  /** Signs a record with this AP's own key, on behalf of who asks its local API. */
+  async sign<K extends 'forget' | 'drain'>(kind: K, subject: Uint8Array, body: Body<K>): Promise<void> {
+    if (!this.current.membership.isAdmin(this.signer.publicKey) && !equalBytes(subject, this.signer.publicKey)) {
+      throw new MeshError(
+        'not-an-admin',
+        `this AP is no admin of the mesh; do it on one that is (see "dropmesh aps --json")`,
+      )
+    }
+    await this.ledgerStore.sign(this.signer, kind, subject, body)
+  }
+
+  /** Makes a ticket. @throws MeshError `not-an-admin` */
+  async invite(role: Body<'grant'>['role'], ttlMs: number): Promise<string> {
+    const owner = await loadSeed(join(this.config.data, 'keys'), 'mesh')
+    const issuer = owner === undefined ? this.signer : personSigner(owner)
+    if (!this.current.membership.isAdmin(issuer.publicKey)) {
+      throw new MeshError(
+        'not-an-admin',
+        'this AP may not invite; use the one that founded the mesh, or one invited with --role admin',
+      )
+    }
+    const seed = new Uint8Array(randomBytes(32))
+    const expires = ttlMs === 0 ? 0 : this.ledgerStore.clock.now() + ttlMs
+    const subject = personSigner(seed).publicKey
+    const grant = await this.ledgerStore.sign(issuer, 'grant', subject, { role, uses: 1, expires })
+    const known = Object.entries(this.network.dialler.addresses()).filter(([ap]) => this.isMember(ap))
+    const others = known.flatMap(([ap, addresses]) => addresses.slice(0, 2).map((address) => `${address}/p2p/${ap}`))
+    const addresses = [...this.addresses(), ...others].slice(0, 12)
+    return writeTicket({ meshKey: this.meshKey, seed, grant: grant.bytes, addresses })
+  }
+
+  /** Leaves as planned: says goodbye, lets others take over what runs here, stops it, and closes everything. */
+  async stop(): Promise<void> {
+    if (this.isLeaving) return
+    this.isLeaving = true
+    if (this.isMember(this.id)) await this.handOver()
+    this.stopNow()
+    await this.network.stop()
+    await this.store.close()
+  }
+
+  /** Ends timers and reconciling without a word to anyone. */
+  private stopNow(): void {
+    for (const timer of this.timers) clearInterval(timer)
+    clearTimeout(this.beaconTimer)
+    clearTimeout(this.refreshTimer)
+    this.reconciler.stop()
+  }
+
+  private async handOver(): Promise<void> {
+    await this.ledgerStore.sign(this.signer, 'goodbye', this.signer.publicKey, { boot: this.boot })
+    this.refresh()
+    const canWaitUntil = monotonic() + HANDOVER_PATIENCE
+    const isAwaited = () => {
+      const running = new Set(this.reconciler.instances().map(({ instance }) => hex(instance)))
+      return dutiesOf(this.current, this.id).handedOver.some((instance) => running.has(instance))
+    }
+    while (isAwaited() && monotonic() < canWaitUntil) await pause(100)
+    this.reconciler.want(new Map(), new Set())
+    await pause(100)
+    const mustEndBy = monotonic() + STOP_PATIENCE
+    while (
+      this.reconciler.isRunningAnything() &&
+      this.reconciler.engineInfo() !== undefined &&
+      monotonic() < mustEndBy
+    ) {
+      await pause(100)
+    }
+  }
+
+  private async run(): Promise<void> {
+    const peers = (await this.store.getJson<Record<string, string[]>>('peers')) ?? {}
+    const invited = this.config.join === undefined || this.isMember(this.id) ? {} : addressesOf(this.config.join)
+    this.network = await Network.create(
+      {
+        seed: this.seed,
+        self: this.id,
+        mesh: this.mesh,
+        meshKey: this.meshKey,
+        listen: this.config.listen ?? (await defaultListen()),
+        mdns: this.config.mdns,
+        peers: { ...peers, ...invited },
+      },
+      this.ledgerStore,
+      {
+        isMember: (ap) => this.isMember(ap),
+        sign: () => ({ boot: this.boot, sequence: ++this.sequence }),
+        beacons: () => this.beacons(),
+        onBeacon: (beacon) => this.takeBeacon(beacon),
+        onPulse: (from, sign) => this.roster.heard(from, sign, monotonic()),
+        onConnected: () => this.scheduleBeacon(),
+        onLost: (ap) => this.roster.lost(ap, monotonic()),
+        onAddresses: (known) => void this.store.putJson('peers', known).catch(() => {}),
+        onSynced: (ap, { received, sent }) => {
+          if (received + sent > 0) this.events.add('synced', { ap, received, sent })
+        },
+        onRefused: (from, error) => this.events.add('refused', { from, code: error.code, reason: error.message }),
+        onNewcomer: () => this.scheduleRefresh(),
+        onFailure: (what, error) => this.log.debug({ reason: messageOf(error) }, `${what} failed`),
+      },
+    )
+    this.ledgerStore.onAdded((added) => this.onAdded(added))
+    await serveImages({
+      network: this.network,
+      images: this.images,
+      isMember: (ap) => this.isMember(ap),
+      imageOf: (config) => this.wantedImages().find((image) => hex(image.config) === config),
+    })
+    try {
+      await this.network.start()
+    } catch (cause) {
+      throw new MeshError('listen', `cannot listen: ${messageOf(cause)}; choose other addresses with --listen`, {
+        cause,
+      })
+    }
+    this.events.add('up', { ap: this.id, name: this.config.name, mesh: this.mesh, boot: this.boot, version: VERSION })
+    if (this.ledgerStore.damaged > 0) this.events.add('repaired', { damaged: this.ledgerStore.damaged })
+    if (this.isMember(this.id)) await this.renewMember()
+    else void this.joinUntilIn()
+    this.every(TICK, () => this.tick())
+    this.every(TIMING.pulse, () => {
+      if (this.state === 'running') this.network.sendPulses(this.roster.watchers(this.id))
+    })
+    this.every(REFRESH, () => this.refresh())
+    this.every(LOOK_AT_IMAGES, () => void this.lookAtImages())
+    this.refresh()
+  }
+
+  private every(ms: number, what: () => void): void {
+    this.timers.push(setInterval(what, ms))
+  }
+
+  private isMember(ap: string): boolean {
+    return this.current.membership.members.has(ap)
+  }
+
+  private lookOut(): Outlook {
+    const { ledger, clock } = this.ledgerStore
+    const self = { id: this.id, beacon: this.beacon?.body, leaving: this.isLeaving }
+    return lookOut(ledger, this.meshKey, this.roster, self, clock.now(), monotonic())
+  }
+
+  // --- what changes the outlook -----------------------------------------------------------------------------------
+
+  private scheduleRefresh(): void {
+    this.refreshTimer ??= setTimeout(() => {
+      this.refreshTimer = undefined
+      this.refresh()
+    }, 10)
+  }
+
+  private refresh(): void {
+    const before = this.current
+    this.current = this.lookOut()
+    this.tellMembership(before, this.current)
+    if (this.state === 'joining') return
+    this.becomeReady()
+    if (!this.isReady) return
+    this.makeClaims()
+    const { desired, kept } = dutiesOf(this.current, this.id)
+    this.reconciler.want(desired, kept)
+  }
+
+  private becomeReady(): void {
+    if (this.isReady) return
+    const isAlone = this.current.membership.members.size === 1
+    if (!isAlone && !this.network.hasSynced && monotonic() - this.startedAt < DARK_PATIENCE) return
+    this.isReady = true
+    this.reconciler.start()
+    void this.lookAtImages()
+    this.scheduleBeacon()
+  }
+
+  private makeClaims(): void {
+    if (this.isLeaving) return
+    for (const { placed, epoch, previous } of this.turns.due(this.current, this.id, monotonic())) {
+      if (this.claiming.has(placed.instance)) continue
+      this.claiming.add(placed.instance)
+      const cause = placed.cause ?? 'new'
+      this.ledgerStore
+        .sign(this.signer, 'claim', placed.subject, { epoch, cause, previous })
+        .catch((error) => this.log.error({ reason: messageOf(error) }, 'a claim could not be written'))
+        .finally(() => this.claiming.delete(placed.instance))
+    }
+  }
+
+  private onAdded(added: readonly SignedRecord[]): void {
+    for (const record of added) {
+      if (equalBytes(record.signer, this.signer.publicKey) || record.kind === 'grant')
+        this.network.publishRecords([record])
+      // An AP that is accused shows that it lives: its next beacon refutes.
+      if (record.kind === 'statement' && equalBytes(record.subject, this.signer.publicKey)) this.sendBeacon()
+      this.tellRecord(record)
+    }
+    this.scheduleRefresh()
+  }
+
+  private takeBeacon(beacon: RecordOf<'beacon'>): boolean {
+    const ap = apId(beacon.signer)
+    if (ap === this.id) {
+      this.watchForTwin(beacon)
+      return false
+    }
+    if (!this.roster.beacon(ap, beacon, monotonic())) return false
+    this.network.dialler.learn(ap, beacon.body.addresses)
+    this.network.compareDigest(ap, beacon.body.ledger)
+    this.scheduleRefresh()
+    return true
+  }
+
+  private watchForTwin(beacon: RecordOf<'beacon'>): void {
+    if (this.hasTwin || !isNewer(beacon.body, { boot: this.boot, sequence: this.sequence })) return
+    this.hasTwin = true
+    this.events.add('twin', { ap: this.id, reason: 'a beacon signed with the key of this AP did not come from it' })
+  }
+
+  private tick(): void {
+    const now = monotonic()
+    for (const effect of this.roster.tick(now)) this.carryOut(effect)
+    const slow = Math.max(BEACON_SLOW, this.current.membership.members.size * BEACON_PER_MEMBER)
+    if (now - this.lastBeaconAt > slow) this.scheduleBeacon()
+  }
+
+  private carryOut(effect: RosterEffect): void {
+    const { ap } = effect
+    if (effect.do === 'probe') void this.probe(ap, effect.via)
+    else if (effect.do === 'accuse') {
+      this.ledgerStore
+        .sign(this.signer, 'statement', this.current.membership.members.get(ap)!.key, effect.statement)
+        .catch((error) => this.log.error({ reason: messageOf(error) }, 'a statement could not be written'))
+    } else {
+      const kind = { suspect: 'suspected', dead: 'dead', alive: 'alive', left: 'left' }[effect.to]
+      this.events.add(kind, { ap, name: this.nameOf(ap), ...this.causeOf(effect.to, ap) })
+      this.scheduleRefresh()
+    }
+  }
+
+  private causeOf(state: string, ap: string): object {
+    if (state !== 'dead') return {}
+    return { witnesses: this.roster.accusations(ap).map(({ signer }) => this.nameOf(apId(signer))) }
+  }
+
+  private async probe(ap: string, via: readonly string[]): Promise<void> {
+    const { probes } = this.network
+    let sign = await probes.direct(ap)
+    if (sign === undefined && via.length > 0) {
+      const answers = await Promise.all(via.map((other) => probes.indirect(ap, other)))
+      sign = answers.find((answer) => answer !== undefined)
+    }
+    if (sign === undefined) this.roster.unreachable(ap, monotonic())
+    else this.roster.heard(ap, sign, monotonic())
+  }
+
+  // --- joining ----------------------------------------------------------------------------------------------------
+
+  private async joinUntilIn(): Promise<void> {
+    let wait = JOIN_RETRY
+    while (!this.isLeaving && !this.isMember(this.id)) {
+      await pause(wait)
+      if (this.admission === undefined) {
+        this.joinRefusal = 'this AP was forgotten, or never let in; it needs a ticket: dropmesh up --join TICKET'
+        return
+      }
+      try {
+        this.ledgerStore.clock.raise(await this.network.join(this.admission))
+        this.joinRefusal = undefined
+        this.refresh()
+      } catch (error) {
+        const reason = messageOf(error)
+        if (reason !== this.joinRefusal) this.events.add('join-failed', { reason })
+        this.joinRefusal = reason
+        wait = error instanceof MeshError ? Math.min(JOIN_RETRY_CAP, wait * 2) : JOIN_RETRY
+      }
+    }
+  }
+
+  // A name or label that was changed in the configuration becomes part of the member record.
+  private async renewMember(): Promise<void> {
+    const { ledger, clock } = this.ledgerStore
+    const own = ledger.effective('member', clock.now()).find(({ signer }) => equalBytes(signer, this.signer.publicKey))
+    const { name, label: labels } = this.config
+    if (own === undefined || JSON.stringify([own.body.name, own.body.labels]) === JSON.stringify([name, labels])) return
+    await this.ledgerStore.sign(this.signer, 'member', own.subject, { ...own.body, name, labels })
+  }
+
+  // --- beacons ----------------------------------------------------------------------------------------------------
+
+  private scheduleBeacon(): void {
+    const wait = Math.max(10, BEACON_MIN - (monotonic() - this.lastBeaconAt))
+    this.beaconTimer ??= setTimeout(() => this.sendBeacon(), wait)
+  }
+
+  private sendBeacon(): void {
+    clearTimeout(this.beaconTimer)
+    this.beaconTimer = undefined
+    if (!this.isReady || this.isLeaving) return
+    const engine = this.reconciler.engineInfo()
+    const body: Body<'beacon'> = {
+      boot: this.boot,
+      sequence: ++this.sequence,
+      version: VERSION,
+      addresses: this.addresses().slice(0, 32),
+      engine,
+      instances: this.reconciler.instances().slice(0, 256),
+      cannot: this.reconciler.cannot().slice(0, 64),
+      images: this.supply.holdings().slice(0, 256),
+      ledger: this.ledgerStore.ledger.digest(),
+    }
+    const { signer, ledgerStore } = this
+    const record = seal(signer, ledgerStore.mesh, ledgerStore.clock.next(), 'beacon', signer.publicKey, body)
+    checkKind(record)
+    if (!isKind(record, 'beacon')) return
+    this.beacon = record
+    this.lastBeaconAt = monotonic()
+    this.network.publishBeacon(record)
+    this.scheduleRefresh()
+  }
+
+  private beacons(): Uint8Array[] {
+    const others = [...this.current.membership.members.keys()].map((ap) => this.roster.latestBeacon(ap))
+    return [this.beacon, ...others].flatMap((beacon) => (beacon === undefined ? [] : [beacon.bytes]))
+  }
+
+  // --- images -----------------------------------------------------------------------------------------------------
+
+  private wantedImages() {
+    const chutes = this.current.chutes.filter(({ desired }) => desired !== 'removed')
+    return chutes.flatMap(({ spec }) => spec.services.map(({ image }) => image))
+  }
+
+  private async lookAtImages(): Promise<void> {
+    this.current = this.lookOut()
+    await this.supply.look(this.wantedImages())
+  }
+
+  /** Finds an image by name or id in the local engine, or pulls it where the name is one of a registry. */
+  async resolveImage(ref: string, say: (output: string) => void): Promise<ImageSpec> {
+    try {
+      return await this.images.inspect(ref)
+    } catch (error) {
+      if (!(error instanceof EngineError) || error.code !== 'no-image') throw error
+      say(`${ref} is not in the local engine; asking its registry`)
+      await pullImage(this.docker, ref, say)
+      return this.images.inspect(ref)
+    }
+  }
+
+  /** Builds an image from a folder, sent as a tar. */
+  async buildImage(context: Readable, options: BuildOptions, say: (output: string) => void): Promise<ImageSpec> {
+    return this.images.inspect(await buildImage(this.docker, context, options, say))
+  }
+
+  private holdersOf(config: string): string[] {
+    const connected = new Set(this.connected())
+    return [...this.current.candidates]
+      .filter(([ap, { beacon }]) => connected.has(ap) && beacon?.images.some((image) => hex(image) === config))
+      .map(([ap]) => ap)
+  }
+
+  // --- telling ----------------------------------------------------------------------------------------------------
+
+  nameOf(ap: string): string {
+    return this.current.membership.members.get(ap)?.name ?? ap
+  }
+
+  private tellMembership(before: Outlook, after: Outlook): void {
+    for (const [ap, { name }] of after.membership.members) {
+      if (!before.membership.members.has(ap)) this.events.add('joined', { ap, name })
+    }
+    for (const [ap, { name }] of before.membership.members) {
+      if (after.membership.members.has(ap)) continue
+      this.events.add('forgotten', { ap, name })
+      if (ap === this.id) this.joinRefusal = 'this AP was forgotten by an admin; it needs a new ticket'
+    }
+  }
+
+  private tellRecord(record: SignedRecord): void {
+    if (isKind(record, 'claim')) {
+      const instance = this.lookOutFor(record)
+      const ap = apId(record.signer)
+      this.events.add('claimed', {
+        instance,
+        ap,
+        name: this.nameOf(ap),
+        epoch: record.body.epoch,
+        cause: record.body.cause,
+      })
+    } else if (isKind(record, 'deployment')) {
+      this.events.add('published', {
+        chute: chuteNameOf(record),
+        revision: record.body.revision,
+        publisher: hex(record.signer),
+      })
+    } else if (isKind(record, 'wanted')) {
+      this.events.add('wanted', {
+        chute: chuteNameOf(record),
+        desired: record.body.desired,
+        restarts: record.body.restarts,
+      })
+    } else if (isKind(record, 'removal')) {
+      this.events.add('removed', { chute: chuteNameOf(record) })
+    } else if (isKind(record, 'statement')) {
+      const { boot, sequence, silence } = record.body
+      const by = this.nameOf(apId(record.signer))
+      this.events.add('accused', {
+        ap: apId(record.subject),
+        name: this.nameOf(apId(record.subject)),
+        by,
+        boot,
+        sequence,
+        silence,
+      })
+    } else if (isKind(record, 'drain')) {
+      this.events.add(record.body.draining ? 'draining' : 'undrained', {
+        ap: apId(record.subject),
+        name: this.nameOf(apId(record.subject)),
+      })
+    }
+  }
+
+  private lookOutFor(claim: RecordOf<'claim'>): string {
+    const chute = this.current.chutes.find(({ key }) => equalBytes(key, claim.subject.subarray(0, 20)))
+    const copy =
+      claim.subject[20] === 0
+        ? String(Buffer.from(claim.subject).readUInt32BE(21))
+        : this.nameOf(apId(claim.subject.slice(21)))
+    return `${chute?.id.name ?? hex(claim.subject.subarray(0, 20))}.${copy}`
+  }
+}
+
+const chuteNameOf = (record: SignedRecord): string => Buffer.from(record.subject.subarray(32)).toString('latin1')
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
+
+/** Opens the store, or says who has it open. The pid file is written only by whoever holds LevelDB's own lock. */
+async function openStore(data: string): Promise<Store> {
+  const pidFile = join(data, 'pid')
+  try {
+    const store = await Store.open(join(data, 'ledger'))
+    await writeFile(pidFile, `${process.pid}\n`)
+    return store
+  } catch (error) {
+    if (!(error instanceof MeshError) || error.code !== 'data-in-use') throw error
+    const pid = (await readFile(pidFile, 'utf8').catch(() => 'unknown')).trim()
+    throw new MeshError(
+      'data-in-use',
+      `${data} is in use by the dropmesh node with pid ${pid}; stop it, or choose another --data`,
+    )
+  }
+}
+
+/** Which mesh this AP is in, or comes to be in: the one on disk, the one of the ticket, or one that it founds now. */
+async function belong(
+  store: Store,
+  keys: string,
+  signer: Signer,
+  clock: NodeClock,
+  config: Config,
+): Promise<Belonging> {
+  const known = await store.getJson<Belonging>('belonging')
+  const about = { name: config.name, labels: config.label }
+  if (config.join !== undefined) {
+    const ticket = readTicket(config.join)
+    if (known !== undefined && known.meshKey !== hex(ticket.meshKey)) {
+      throw new MeshError('other-mesh', `${config.data} belongs to another mesh than the ticket; choose another --data`)
+    }
+    if (known?.admission === undefined || !isSameTicket(known.admission, ticket)) {
+      const { grant, member } = redeem(ticket, signer, clock.now(), about)
+      const admission = { grant: hex(grant.bytes), member: hex(member.bytes) }
+      const belonging = { meshKey: hex(ticket.meshKey), admission }
+      await store.putJson('belonging', belonging)
+      return belonging
+    }
+  }
+  if (known !== undefined) return known
+  const owner = personSigner(await saveSeed(keys, 'mesh', new Uint8Array(randomBytes(32))))
+  await store.writeRecords([signMember(signer, owner, meshIdOf(owner.publicKey), clock.next(), about)], [])
+  const belonging = { meshKey: hex(owner.publicKey) }
+  await store.putJson('belonging', belonging)
+  return belonging
+}
+
+const isSameTicket = (admission: { grant: string }, ticket: { grant: Uint8Array }): boolean =>
+  admission.grant === hex(ticket.grant)
+
+function addressesOf(ticket: string): Record<string, string[]> {
+  const peers: Record<string, string[]> = {}
+  for (const address of readTicket(ticket).addresses) {
+    const ap = /\/p2p\/([^/]+)$/.exec(address)?.[1]
+    if (ap !== undefined) peers[ap] = [...(peers[ap] ?? []), address]
+  }
+  return peers
+}
+
+/** All interfaces on the default port, or on a free one where that is taken. */
+async function defaultListen(): Promise<string[]> {
+  const isFree = await new Promise<boolean>((resolve) => {
+    const server = createServer()
+    server.once('error', () => resolve(false))
+    server.listen(DEFAULT_PORT, '0.0.0.0', () => server.close(() => resolve(true)))
+  })
+  return [`/ip4/0.0.0.0/tcp/${isFree ? DEFAULT_PORT : 0}`]
+}

@@ -1,0 +1,344 @@
+// What the local API answers: the shapes that scripts rely on, read off the AP's outlook. Changes nothing.
+import { apId, equalBytes, hex } from '../../protocols/bytes.js'
+import { readChuteSubject } from '../../protocols/chute.js'
+import { resourcesOf } from '../../protocols/deployment.js'
+import { type Chute, instanceName } from '../../protocols/desired.js'
+import { MeshError } from '../../protocols/error.js'
+import type { Body } from '../../protocols/kinds.js'
+import type { Placed } from '../../protocols/placement.js'
+import type { Ap } from '../ap.js'
+import { VERSION } from '../version.js'
+
+export interface Status {
+  ap: { id: string; name: string }
+  mesh: string
+  version: string
+  state: string
+  role: string | null
+  peers: number
+  members: number
+  ledger: { records: number; digest: string }
+  docker: { version: string } | null
+  addresses: string[]
+  /** What this AP takes the time to be: ISO 8601. */
+  time: string
+  warnings: string[]
+}
+
+export function status(ap: Ap): Status {
+  const { membership } = ap.outlook
+  const engine = ap.reconciler.engineInfo()
+  return {
+    ap: { id: ap.id, name: ap.config.name },
+    mesh: ap.mesh,
+    version: VERSION,
+    state: ap.state,
+    role: membership.members.get(ap.id)?.role ?? null,
+    peers: ap.connected().length,
+    members: membership.members.size,
+    ledger: { records: ap.ledgerStore.ledger.size, digest: hex(ap.ledgerStore.ledger.digest()) },
+    docker: engine === undefined ? null : { version: engine.version },
+    addresses: ap.addresses(),
+    time: new Date(ap.ledgerStore.clock.now()).toISOString(),
+    warnings: [...ap.warnings(), ...waitingWarnings(ap)],
+  }
+}
+
+function waitingWarnings(ap: Ap): string[] {
+  return instances(ap)
+    .filter(({ state }) => state === 'waiting' || state === 'failed')
+    .map(({ instance, reason, state }) => `${instance} is ${state}: ${reason ?? 'no reason known'}`)
+}
+
+export interface ApRow {
+  id: string
+  name: string
+  state: 'alive' | 'suspect' | 'dead' | 'left' | 'draining'
+  role: string
+  labels: Record<string, string>
+  capacity: { cpus: number; memory: number }
+  instances: number
+  lastHeard: string | null
+}
+
+export function aps(ap: Ap): ApRow[] {
+  return [...ap.outlook.candidates].map(([id, { member, state, beacon }]) => ({
+    id,
+    name: member.name,
+    state: state === 'alive' && member.draining ? 'draining' : state,
+    role: member.role,
+    labels: { ...member.labels },
+    capacity: { cpus: (beacon?.engine?.cpu ?? 0) / 1000, memory: beacon?.engine?.memory ?? 0 },
+    instances: ap.outlook.placed.filter(({ holder }) => holder === id).length,
+    lastHeard: ap.lastHeard(id),
+  }))
+}
+
+export interface ChuteRow {
+  chute: string
+  publisher: string
+  revision: number
+  wanted: number
+  running: number
+  healthy: number
+  desired: Chute['desired']
+}
+
+export function chutes(ap: Ap): ChuteRow[] {
+  const rows = instances(ap)
+  return ap.outlook.chutes
+    .map((chute) => {
+      const ofChute = rows.filter((row) => row.chuteKey === hex(chute.key))
+      const isUp = ({ state }: InstanceRow) => ['running', 'healthy', 'unhealthy'].includes(state)
+      return {
+        chute: chute.id.name,
+        publisher: hex(chute.id.publisher),
+        revision: chute.revision,
+        wanted: ap.outlook.placed.filter((placed) => placed.chute === chute && !isForeignCopy(placed, ap)).length,
+        running: ofChute.filter(isUp).length,
+        healthy: ofChute.filter(
+          ({ state, hasHealthcheck }) => state === 'healthy' || (state === 'running' && !hasHealthcheck),
+        ).length,
+        desired: chute.desired,
+      }
+    })
+    .filter(({ desired, running }) => desired !== 'removed' || running > 0)
+}
+
+export interface InstanceRow {
+  chute: string
+  instance: string
+  ap: string | null
+  apName: string | null
+  state: 'waiting' | Body<'beacon'>['instances'][number]['state']
+  epoch: number
+  revision: number
+  since: string | null
+  reason: string | null
+  ports: { container: number; host: number; protocol: string }[]
+  publisher: string
+  chuteKey: string
+  hasHealthcheck: boolean
+}
+
+/** One row for each wanted instance, and one for each copy that an AP reports beside it. */
+export function instances(ap: Ap): InstanceRow[] {
+  const { placed, candidates } = ap.outlook
+  const rows: InstanceRow[] = []
+  for (const item of placed) {
+    if (isForeignCopy(item, ap)) continue
+    const base = baseOf(item, ap)
+    let isShown = false
+    for (const [id, { beacon, state }] of candidates) {
+      const report = beacon?.instances.find(({ instance }) => hex(instance) === item.instance)
+      const isHolder = id === item.holder
+      if (report === undefined || ((state === 'dead' || state === 'left') && !isHolder)) continue
+      if (isHolder && report.epoch !== item.claim!.body.epoch) continue
+      isShown ||= isHolder
+      rows.push({
+        ...base,
+        ap: id,
+        apName: ap.nameOf(id),
+        state: report.state,
+        epoch: report.epoch,
+        revision: report.revision,
+        since: new Date(report.since).toISOString(),
+        reason: report.reason ?? null,
+        ports: report.ports,
+      })
+    }
+    if (isShown) continue
+    const { holder, claim } = item
+    rows.push({
+      ...base,
+      ap: holder ?? null,
+      apName: holder === undefined ? null : ap.nameOf(holder),
+      state: holder === undefined ? 'waiting' : 'starting',
+      epoch: claim?.body.epoch ?? 0,
+      revision: item.chute.revision,
+      since: claim === undefined ? null : new Date(claim.clock[0]).toISOString(),
+      reason: holder === undefined ? whyWaiting(item, ap) : null,
+      ports: [],
+    })
+  }
+  return rows
+}
+
+const baseOf = ({ chute, copy }: Placed, ap: Ap) => ({
+  chute: chute.id.name,
+  instance: instanceName(chute.id.name, copy, (key) => ap.nameOf(apId(key))),
+  publisher: hex(chute.id.publisher),
+  chuteKey: hex(chute.key),
+  hasHealthcheck: chute.spec.services.some(({ healthcheck }) => healthcheck !== undefined),
+})
+
+// `everywhere` asks every AP, but a copy that its AP does not fit is nobody's loss.
+const isForeignCopy = (placed: Placed, ap: Ap): boolean => {
+  if (typeof placed.copy === 'number' || placed.holder !== undefined) return false
+  const obstacle = placed.obstacles.get(apId(placed.copy))
+  const state = ap.outlook.candidates.get(apId(placed.copy))?.state
+  return state !== 'alive' || (obstacle?.startsWith('has no label') ?? false)
+}
+
+function whyWaiting(placed: Placed, ap: Ap): string {
+  if (placed.waitsFor !== undefined) return `waiting for AP ${ap.nameOf(placed.waitsFor)}, its data is there`
+  if (placed.ranks.length > 0) return `AP ${ap.nameOf(placed.ranks[0]!)} is to take it`
+  const obstacles = [...placed.obstacles].filter(([, why]) => why !== 'this copy is for another AP')
+  if (obstacles.length === 0) return 'no AP fits'
+  return `no AP fits: ${obstacles.map(([id, why]) => `${ap.nameOf(id)} ${why}`).join('; ')}`
+}
+
+/** Finds the chute a person means by `name` or `publisher/name`. @throws MeshError `no-such-chute`, `ambiguous` */
+export function findChute(ap: Ap, text: string): Chute {
+  const [publisher, name] = text.includes('/') ? text.split('/', 2) : [undefined, text]
+  const found = ap.outlook.chutes.filter(
+    (chute) =>
+      chute.id.name === name &&
+      (publisher === undefined || hex(chute.id.publisher).startsWith(publisher.toLowerCase())),
+  )
+  const living = found.filter(({ desired }) => desired !== 'removed')
+  if (living.length === 0) {
+    throw new MeshError(
+      'no-such-chute',
+      `there is no chute "${text}"${found.length > 0 ? ' any more: it was removed' : ''}; see "dropmesh ls"`,
+    )
+  }
+  if (living.length > 1) {
+    const choices = living.map(({ id }) => `${hex(id.publisher).slice(0, 12)}/${id.name}`).join(', ')
+    throw new MeshError('ambiguous', `several publishers have a chute "${text}"; say which one: ${choices}`)
+  }
+  return living[0]!
+}
+
+/** Finds an AP by name or by the beginning of its id. @throws MeshError `no-such-ap`, `ambiguous` */
+export function findAp(ap: Ap, text: string): string {
+  const members = [...ap.outlook.membership.members.values()]
+  const exact = members.filter(({ id }) => id === text)
+  const found =
+    exact.length > 0
+      ? exact
+      : members.filter(({ name, id }) => name === text || (text.length >= 12 && id.startsWith(text)))
+  if (found.length === 0) throw new MeshError('no-such-ap', `there is no AP "${text}"; see "dropmesh aps"`)
+  if (found.length > 1) {
+    throw new MeshError(
+      'ambiguous',
+      `several APs are called "${text}"; use the id of one: ${found.map(({ id }) => id).join(', ')}`,
+    )
+  }
+  return found[0]!.id
+}
+
+/** Everything known about a chute or an AP. @throws MeshError where neither is called so */
+export function inspect(ap: Ap, text: string): object {
+  try {
+    return inspectChute(ap, findChute(ap, text))
+  } catch (error) {
+    if (!(error instanceof MeshError) || error.code !== 'no-such-chute') throw error
+  }
+  try {
+    return inspectAp(ap, findAp(ap, text))
+  } catch (error) {
+    if (!(error instanceof MeshError) || error.code !== 'no-such-ap') throw error
+    throw new MeshError('no-such-thing', `there is no chute and no AP "${text}"; see "dropmesh ls" and "dropmesh aps"`)
+  }
+}
+
+const iso = (ms: number): string => new Date(ms).toISOString()
+
+function inspectChute(ap: Ap, chute: Chute): object {
+  const { deployment } = chute
+  const { ledger } = ap.ledgerStore
+  return {
+    kind: 'chute',
+    chute: chute.id.name,
+    publisher: hex(chute.id.publisher),
+    creation: hex(chute.id.creation),
+    revision: chute.revision,
+    desired: chute.desired,
+    record: {
+      hash: hex(deployment.hash),
+      signer: hex(deployment.signer),
+      signed: iso(deployment.clock[0]),
+      signature: 'verified',
+    },
+    resources: resourcesOf(chute.spec),
+    spec: readable(chute.spec),
+    instances: instances(ap).filter(({ chuteKey }) => chuteKey === hex(chute.key)),
+    claims: [...ap.outlook.claims.values()]
+      .flat()
+      .filter(({ subject }) => equalBytes(subject.subarray(0, 20), chute.key))
+      .map(({ signer, clock, body, hash }) => ({
+        ap: apId(signer),
+        apName: ap.nameOf(apId(signer)),
+        epoch: body.epoch,
+        cause: body.cause,
+        signed: iso(clock[0]),
+        hash: hex(hash),
+      })),
+    history: ledger.history('deployment', deployment.subject).map(({ body, clock, hash, signer }) => ({
+      revision: body.revision,
+      creation: hex(body.creation),
+      signed: iso(clock[0]),
+      signer: hex(signer),
+      hash: hex(hash),
+    })),
+  }
+}
+
+function inspectAp(ap: Ap, id: string): object {
+  const { member, state, beacon } = ap.outlook.candidates.get(id)!
+  return {
+    kind: 'ap',
+    id,
+    name: member.name,
+    state,
+    role: member.role,
+    draining: member.draining,
+    labels: member.labels,
+    since: iso(member.since[0]),
+    lastHeard: ap.lastHeard(id),
+    watchers: ap.watchers(id).map((watcher) => ({ id: watcher, name: ap.nameOf(watcher) })),
+    accusations: ap.accusations(id).map(({ signer, clock, body }) => ({
+      by: apId(signer),
+      byName: ap.nameOf(apId(signer)),
+      signed: iso(clock[0]),
+      ...body,
+    })),
+    beacon: beacon === undefined ? null : readable(beacon),
+    instances: instances(ap).filter((row) => row.ap === id),
+  }
+}
+
+/** Bytes as hex, all the way down. */
+function readable(value: unknown): unknown {
+  if (value instanceof Uint8Array) return hex(value)
+  if (Array.isArray(value)) return value.map(readable)
+  if (value === null || typeof value !== 'object') return value
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, readable(item)]))
+}
+
+/** What a publisher must know to sign the next record of a chute: its creation id, revision and clock. */
+export function next(ap: Ap, publisher: Uint8Array, name: string) {
+  const all = ap.outlook.chutes.filter(({ id }) => equalBytes(id.publisher, publisher) && id.name === name)
+  const chute = all.find(({ desired }) => desired !== 'removed')
+  const { ledger, clock } = ap.ledgerStore
+  const history = ledger.history('deployment', all[0]?.deployment.subject ?? new Uint8Array())
+  const removals = ledger.history('removal', all[0]?.deployment.subject ?? new Uint8Array())
+  const creations = [...history, ...removals].map(({ body }) => body.creation).sort((a, b) => Buffer.compare(b, a))
+  return {
+    mesh: hex(ap.ledgerStore.mesh),
+    clock: clock.next(),
+    creation: chute === undefined ? null : hex(chute.id.creation),
+    lastCreation: creations[0] === undefined ? null : hex(creations[0]),
+    revision: Math.max(0, ...history.map(({ body }) => body.revision)) + 1,
+    restarts: chute?.restarts ?? 0,
+    desired: chute?.desired ?? null,
+  }
+}
+
+/** Publisher and name of a chute, for signing its registers. */
+export function chuteIdentity(ap: Ap, text: string) {
+  const { deployment } = findChute(ap, text)
+  const { publisher, name } = readChuteSubject(deployment.subject)
+  return { publisher: hex(publisher), name }
+}

@@ -1,0 +1,367 @@
+// The reconciler: compares what this AP should run with what Docker says it runs, again and again, and closes the gap.
+// Level-triggered: a lost event, a restart of the node or the engine, and a person with `docker rm` are all the same case.
+import { hex, unhex } from '../../protocols/bytes.js'
+import { type ImageSpec, isPinnedByData } from '../../protocols/deployment.js'
+import { MeshError, messageOf } from '../../protocols/error.js'
+import type { Body, InstanceState } from '../../protocols/kinds.js'
+import type { ContainerState, Engine, EngineInfo, InstancePlan } from './engine.js'
+
+/** All in milliseconds. */
+const EVERY = 5000
+/** An engine that does not answer for so long is gone; a restart of it takes less, and must not move work. */
+const ENGINE_GRACE = 15_000
+const ENGINE_RETRY = 1000
+const BACKOFF_FIRST = 1000
+const BACKOFF_CAP = 60_000
+/** A container that ran so long has recovered from its crashes. */
+const RECOVERED = 60_000
+/** How long an AP that cannot run an instance lets others try; doubled each time. */
+const CANNOT_FIRST = 30_000
+const CANNOT_CAP = 600_000
+
+/** One instance that this AP should run. */
+export interface Desired {
+  readonly plan: InstancePlan
+  readonly subject: Uint8Array
+  readonly revision: number
+  readonly epoch: number
+}
+
+export type Report = Body<'beacon'>['instances'][number]
+export type Cannot = Body<'beacon'>['cannot'][number]
+
+export interface ReconcilerOptions {
+  readonly engine: Engine
+  /** Makes an image present, from wherever it is. @throws MeshError with the reason */
+  readonly fetchImage: (image: ImageSpec) => Promise<void>
+  readonly hasImage: (image: ImageSpec) => Promise<boolean>
+  /** Milliseconds since 1970. */
+  readonly now: () => number
+  /** Something that the beacon says has changed. */
+  readonly onChange: () => void
+  readonly onEvent: (kind: string, fields: Record<string, unknown>) => void
+}
+
+interface Backoff {
+  failures: number
+  notBefore: number
+  /** True while a crash was noted and the restart is what comes after the wait. */
+  restart: boolean
+}
+
+export class Reconciler {
+  private desired: ReadonlyMap<string, Desired> = new Map()
+  private kept: ReadonlySet<string> = new Set()
+  private readonly reports = new Map<string, Report>()
+  private readonly refusals = new Map<string, Cannot & { times: number }>()
+  private readonly busy = new Set<string>()
+  private readonly backoffs = new Map<string, Backoff>()
+  private readonly stopping = new AbortController()
+  private info: EngineInfo | undefined
+  private silentSince: number | undefined
+  private passing = false
+  private kicked = false
+  private timer: NodeJS.Timeout | undefined
+  private actual: ReadonlyMap<string, ContainerState[]> = new Map()
+
+  constructor(private readonly options: ReconcilerOptions) {}
+
+  start(): void {
+    this.kick()
+    void this.followEngine()
+  }
+
+  /** Stops reconciling. Containers stay as they are. */
+  stop(): void {
+    this.stopping.abort()
+    clearTimeout(this.timer)
+  }
+
+  /** Sets what this AP should run, and what it should leave alone until another AP has taken it over. */
+  want(desired: ReadonlyMap<string, Desired>, kept: ReadonlySet<string>): void {
+    for (const key of this.backoffs.keys()) {
+      if (desired.get(key)?.plan.generation !== this.desired.get(key)?.plan.generation) this.backoffs.delete(key)
+    }
+    this.desired = desired
+    this.kept = kept
+    this.kick()
+  }
+
+  /** The engine, or undefined where none has answered for a while. */
+  engineInfo(): EngineInfo | undefined {
+    return this.info
+  }
+
+  /** What each instance on this AP is doing, by hex of its subject. */
+  instances(): Report[] {
+    return [...this.reports.values()]
+  }
+
+  /** What this AP cannot run at the moment. */
+  cannot(): Cannot[] {
+    return [...this.refusals.values()]
+      .filter(({ until }) => until > this.options.now())
+      .map(({ times: _, ...cannot }) => cannot)
+  }
+
+  /** True while containers of this AP exist. */
+  isRunningAnything(): boolean {
+    return this.actual.size > 0 || this.busy.size > 0
+  }
+
+  private kick(): void {
+    if (this.stopping.signal.aborted) return
+    this.kicked = true
+    if (!this.passing) void this.passUntilQuiet()
+  }
+
+  private async passUntilQuiet(): Promise<void> {
+    this.passing = true
+    clearTimeout(this.timer)
+    while (this.kicked && !this.stopping.signal.aborted) {
+      this.kicked = false
+      await this.pass()
+    }
+    this.passing = false
+    if (!this.stopping.signal.aborted) this.timer = setTimeout(() => this.kick(), this.nextDue())
+  }
+
+  private nextDue(): number {
+    if (this.silentSince !== undefined) return ENGINE_RETRY
+    const waits = [...this.backoffs.values()]
+      .map(({ notBefore }) => notBefore - performance.now())
+      .filter((ms) => ms > 0)
+    return Math.min(EVERY, ...waits)
+  }
+
+  private async pass(): Promise<void> {
+    const { engine } = this.options
+    let containers: ContainerState[]
+    try {
+      if (this.info === undefined || this.silentSince !== undefined) this.setInfo(await engine.info())
+      containers = await engine.containers()
+      this.silentSince = undefined
+    } catch (error) {
+      this.engineSilent(error)
+      return
+    }
+    const actual = new Map<string, ContainerState[]>()
+    for (const container of containers) actual.set(container.key, [...(actual.get(container.key) ?? []), container])
+    this.actual = actual
+    for (const key of new Set([...this.desired.keys(), ...actual.keys()])) {
+      if (this.busy.has(key) || (this.backoffs.get(key)?.notBefore ?? 0) > performance.now()) continue
+      const desired = this.desired.get(key)
+      if (desired !== undefined) this.converge(key, desired, actual.get(key) ?? [])
+      else if (!this.kept.has(key)) this.act(key, () => this.removeUnwanted(key))
+      else this.noteHealth(key, actual.get(key)!)
+    }
+    for (const key of this.reports.keys()) {
+      if (!this.desired.has(key) && !actual.has(key) && !this.busy.has(key)) this.forget(key)
+    }
+  }
+
+  private engineSilent(error: unknown): void {
+    this.silentSince ??= performance.now()
+    if (this.info === undefined || performance.now() - this.silentSince < ENGINE_GRACE) return
+    this.info = undefined
+    this.options.onEvent('engine-lost', { reason: messageOf(error) })
+    this.options.onChange()
+  }
+
+  private setInfo(info: EngineInfo): void {
+    const isNew = this.info === undefined
+    this.info = info
+    if (!isNew) return
+    this.options.onEvent('engine-found', { version: info.version })
+    this.options.onChange()
+  }
+
+  private async followEngine(): Promise<void> {
+    const { signal } = this.stopping
+    while (!signal.aborted) {
+      await this.options.engine.changes(() => this.kick(), signal).catch(() => {})
+      this.kick()
+      await new Promise((resolve) => setTimeout(resolve, ENGINE_RETRY))
+    }
+  }
+
+  private converge(key: string, desired: Desired, containers: ContainerState[]): void {
+    const { spec, generation } = desired.plan
+    const current = containers.filter((container) => container.generation === generation)
+    const complete = spec.services.every(({ name }) => current.some(({ service }) => service === name))
+    if (!complete || current.length < containers.length) {
+      this.act(key, () => this.bringUp(key, desired, containers.length > 0))
+      return
+    }
+    const crashed = current.filter((container) => !container.running)
+    if (crashed.some((container) => container.startedAt !== null)) {
+      const backoff = this.backoffs.get(key)
+      if (backoff?.restart) {
+        backoff.restart = false
+        this.act(key, () => this.options.engine.start(key))
+        return
+      }
+      const { service, exitCode, oomKilled, error } = crashed[0]!
+      const why = error || (oomKilled ? 'ran out of memory' : `exited with status ${exitCode}`)
+      this.options.onEvent('crashed', { instance: desired.plan.instance, service, reason: why })
+      this.retryLater(key, desired, `${service} ${why}`, current).restart = true
+      this.kick()
+    } else if (crashed.length > 0) {
+      this.act(key, () => this.options.engine.start(key))
+    } else if (current.some(({ health }) => health === 'unhealthy')) {
+      const service = current.find(({ health }) => health === 'unhealthy')!.service
+      this.options.onEvent('unhealthy', { instance: desired.plan.instance, service })
+      this.report(key, desired, 'unhealthy', `${service} fails its health check`)
+      this.retryLater(key, desired, undefined, current)
+      this.act(key, () => this.options.engine.remove(key))
+    } else {
+      this.noteHealth(key, current, desired)
+    }
+  }
+
+  /** Runs one step for an instance, then looks again. */
+  private act(key: string, step: () => Promise<void>): void {
+    this.busy.add(key)
+    void step()
+      .catch((error) => {
+        if (error instanceof MeshError && error.code === 'no-engine') this.engineSilent(error)
+        else this.refuse(key, error)
+      })
+      .finally(() => {
+        this.busy.delete(key)
+        this.kick()
+      })
+  }
+
+  private async bringUp(key: string, desired: Desired, replaces: boolean): Promise<void> {
+    const { engine, hasImage, fetchImage } = this.options
+    const { plan } = desired
+    for (const { image } of plan.spec.services) {
+      if (await hasImage(image)) continue
+      // What runs goes on running while the image of the next revision is fetched.
+      if (!replaces) this.report(key, desired, 'fetching')
+      await fetchImage(image)
+    }
+    if (!this.stillWanted(key, desired)) return
+    if (replaces) await engine.remove(key)
+    this.report(key, desired, 'starting')
+    await engine.create(plan)
+    await engine.start(key)
+    this.options.onEvent('started', { instance: plan.instance, epoch: desired.epoch, revision: desired.revision })
+  }
+
+  private stillWanted(key: string, desired: Desired): boolean {
+    return this.desired.get(key)?.plan.generation === desired.plan.generation
+  }
+
+  private async removeUnwanted(key: string): Promise<void> {
+    const report = this.reports.get(key)
+    if (report !== undefined) this.setReport(key, { ...report, state: 'stopping', since: this.options.now() })
+    const instance = this.actual.get(key)?.[0]?.instance
+    await this.options.engine.remove(key)
+    this.options.onEvent('stopped', { instance })
+  }
+
+  // A step failed for a reason that lies on this AP. Where the data is elsewhere or nowhere, others get their turn.
+  private refuse(key: string, error: unknown): void {
+    const desired = this.desired.get(key)
+    const reason = messageOf(error).slice(0, 250)
+    if (desired === undefined) {
+      this.retryLater(key, undefined, reason, [])
+      return
+    }
+    this.retryLater(key, desired, reason, [])
+    void this.holdsData(desired).then((holdsData) => {
+      if (holdsData) return
+      const before = this.refusals.get(key)
+      const times = before?.revision === desired.revision ? before.times + 1 : 1
+      const until = this.options.now() + Math.min(CANNOT_CAP, CANNOT_FIRST * 2 ** (times - 1))
+      this.refusals.set(key, { instance: desired.subject, revision: desired.revision, reason, until, times })
+      this.options.onEvent('cannot', { instance: desired.plan.instance, reason })
+      this.options.onChange()
+    })
+  }
+
+  private async holdsData({ plan }: Desired): Promise<boolean> {
+    if (!isPinnedByData(plan.spec)) return false
+    return (await this.options.engine.volumes(plan.chuteKey).catch(() => ['unknown'])).length > 0
+  }
+
+  // The first restart is immediate; each one after it waits twice as long, until the containers have run for a while.
+  private retryLater(
+    key: string,
+    desired: Desired | undefined,
+    reason: string | undefined,
+    containers: ContainerState[],
+  ): Backoff {
+    const ranFor = Math.max(
+      0,
+      ...containers.map(({ startedAt }) => (startedAt ? Date.now() - Date.parse(startedAt) : 0)),
+    )
+    const before = ranFor > RECOVERED ? 0 : (this.backoffs.get(key)?.failures ?? 0)
+    const wait = before === 0 && containers.length > 0 ? 0 : Math.min(BACKOFF_CAP, BACKOFF_FIRST * 2 ** before)
+    const backoff = { failures: before + 1, notBefore: performance.now() + wait, restart: false }
+    this.backoffs.set(key, backoff)
+    if (desired !== undefined && reason !== undefined) this.report(key, desired, 'failed', reason)
+    return backoff
+  }
+
+  private noteHealth(key: string, containers: ContainerState[], desired?: Desired): void {
+    const healths = containers.map(({ health }) => health)
+    const state: InstanceState = containers.some(({ running }) => !running)
+      ? 'failed'
+      : healths.includes('unhealthy')
+        ? 'unhealthy'
+        : healths.includes('starting')
+          ? 'starting'
+          : healths.includes('healthy')
+            ? 'healthy'
+            : 'running'
+    const ports = containers.flatMap((container) => container.ports)
+    const { epoch, revision } = containers[0]!
+    const found = { subject: unhex(key), epoch: Number(epoch), revision: Number(revision) }
+    this.report(key, desired ?? found, state, undefined, ports)
+    if (desired !== undefined && (state === 'healthy' || state === 'running')) this.refusals.delete(key)
+  }
+
+  private report(
+    key: string,
+    of: Omit<Desired, 'plan'>,
+    state: InstanceState,
+    reason?: string,
+    ports: Report['ports'] = [],
+  ): void {
+    const { subject: instance, epoch, revision } = of
+    const before = this.reports.get(key)
+    const isSame = before?.state === state && before.epoch === epoch && before.revision === revision
+    const since = isSame ? before.since : this.options.now()
+    this.setReport(key, {
+      instance,
+      epoch,
+      revision,
+      state,
+      since,
+      reason: reason?.slice(0, 250),
+      ports: ports.slice(0, 64),
+    })
+  }
+
+  private setReport(key: string, report: Report): void {
+    const before = this.reports.get(key)
+    this.reports.set(key, report)
+    if (JSON.stringify(before) !== JSON.stringify(report)) this.options.onChange()
+  }
+
+  private forget(key: string): void {
+    this.reports.delete(key)
+    this.backoffs.delete(key)
+    this.options.onChange()
+  }
+}
+
+/**
+ * What makes two containers interchangeable: the same deployment, epoch and restarts. A change of it replaces them; a
+ * restart of the node does not.
+ */
+export const generationOf = (deployment: Uint8Array, epoch: number, restarts: number): string =>
+  `${hex(deployment.subarray(0, 8))}.${epoch}.${restarts}`

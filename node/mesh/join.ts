@@ -1,0 +1,106 @@
+// Joining: a newcomer hands its ticket's grant and its own member record to any member, which lets it in or says why not.
+import type { Connection, Stream } from '@libp2p/interface'
+import { apId } from '../../protocols/bytes.js'
+import type { SignedRecord } from '../../protocols/envelope.js'
+import { MeshError, messageOf } from '../../protocols/error.js'
+import { isKind } from '../../protocols/kinds.js'
+import { Ledger } from '../../protocols/ledger.js'
+import { MAX_CLOCK_AHEAD, MAX_JOIN_FRAME } from '../../protocols/limits.js'
+import { type Membership, membershipOf } from '../../protocols/membership.js'
+import { joinReply, joinRequest, type protocolIds } from '../../protocols/wire.js'
+import type { LedgerStore } from '../store/ledger-store.js'
+import { exchange, Frames } from './frames.js'
+import { type Host, openStream } from './host.js'
+
+const DEADLINE = 5000
+
+export interface Admission {
+  readonly grant: SignedRecord
+  readonly member: SignedRecord
+}
+
+/** Lets newcomers in. `onJoined` is called after both records are on disk. */
+export async function admitNewcomers(
+  host: Host,
+  ids: ReturnType<typeof protocolIds>,
+  store: LedgerStore,
+  meshKey: Uint8Array,
+  isMember: () => boolean,
+  onJoined: (records: readonly SignedRecord[]) => void,
+): Promise<void> {
+  await host.handle(
+    ids.join,
+    async (stream: Stream, connection: Connection) => {
+      await exchange(stream, async () => {
+        const frames = new Frames(stream, MAX_JOIN_FRAME, DEADLINE)
+        const [, grant, member] = await frames.read(joinRequest)
+        try {
+          if (!isMember()) throw new MeshError('not-a-member', 'this AP is not a member itself yet')
+          const admission = checkAdmission(store, grant, member, connection.remotePeer.toString())
+          const trial = new Ledger() // a stranger's records reach the ledger only if they let it in
+          for (const record of [...store.ledger.records(), admission.grant, admission.member]) trial.merge(record)
+          const id = apId(admission.member.signer)
+          const membership = membershipOf(trial, meshKey, store.clock.now())
+          if (!membership.members.has(id)) throw new MeshError('not-admitted', whyNot(membership, id))
+          await store.acceptOne(admission.grant)
+          await store.acceptOne(admission.member)
+          onJoined([admission.grant, admission.member])
+          await frames.write(['welcome', store.clock.now()])
+        } catch (error) {
+          await frames.write(['refused', messageOf(error).slice(0, 500)])
+        }
+      }).catch(() => {})
+    },
+    { maxInboundStreams: 1 },
+  )
+}
+
+/** @throws MeshError with the reason to give to the newcomer */
+function checkAdmission(
+  store: LedgerStore,
+  grantBytes: Uint8Array,
+  memberBytes: Uint8Array,
+  remote: string,
+): Admission {
+  const grant = store.check(grantBytes)
+  const member = store.check(memberBytes)
+  if (!isKind(grant, 'grant') || !isKind(member, 'member'))
+    throw new MeshError('malformed', 'not a grant and a member record')
+  if (apId(member.signer) !== remote) throw new MeshError('not-admitted', 'the member record is of another AP')
+  const now = store.clock.now()
+  if (member.clock[0] > now + MAX_CLOCK_AHEAD) {
+    throw new MeshError('clock-ahead', 'the clock of the newcomer is more than five minutes ahead; set it')
+  }
+  if (grant.body.expires !== 0 && now > grant.body.expires)
+    throw new MeshError('ticket-expired', 'the ticket has expired')
+  if (Buffer.compare(grant.subject, member.body.admission.ticket) !== 0) {
+    throw new MeshError('not-admitted', 'the ticket of the member record is not the one that was granted')
+  }
+  return { grant, member }
+}
+
+const whyNot = (membership: Membership, id: string): string =>
+  membership.forgotten.has(id)
+    ? 'this AP was forgotten; it needs a new ticket'
+    : 'the ticket is used up, expired, or not signed by an admin of this mesh'
+
+/**
+ * Asks a member to be let in.
+ * @returns the member's time in milliseconds since 1970
+ * @throws MeshError `join-refused` with the member's reason
+ */
+export async function askToJoin(
+  host: Host,
+  ids: ReturnType<typeof protocolIds>,
+  ap: string,
+  admission: Admission,
+): Promise<number> {
+  const stream = await openStream(host, ap, ids.join, AbortSignal.timeout(DEADLINE))
+  const reply = await exchange(stream, async () => {
+    const frames = new Frames(stream, MAX_JOIN_FRAME, DEADLINE)
+    await frames.write(['join', admission.grant.bytes, admission.member.bytes])
+    return frames.read(joinReply)
+  })
+  if (reply[0] === 'refused') throw new MeshError('join-refused', reply[1])
+  return reply[1]
+}

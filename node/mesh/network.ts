@@ -1,0 +1,291 @@
+// The network side of an AP: one object over host, dialler, gossip, pulses, probes, sync and joining. It carries; what is
+// carried is decided elsewhere.
+import type { Connection, Stream } from '@libp2p/interface'
+import { equalBytes } from '../../protocols/bytes.js'
+import type { SignedRecord } from '../../protocols/envelope.js'
+import type { MeshError } from '../../protocols/error.js'
+import { isKind, type RecordOf } from '../../protocols/kinds.js'
+import { protocolIds } from '../../protocols/wire.js'
+import type { LedgerStore } from '../store/ledger-store.js'
+import { Dialler } from './dialler.js'
+import { exchange } from './frames.js'
+import { Gossip } from './gossip.js'
+import { connectionTo, createHost, type Host, openStream } from './host.js'
+import { type Admission, admitNewcomers, askToJoin } from './join.js'
+import { type LifeSign, Probes, Pulses } from './liveness.js'
+import { answerSync, initiateSync, type SyncResult } from './sync.js'
+
+/** Milliseconds. A digest may differ for as long as gossip takes; after that, sync. */
+const DIFFERENCE_PATIENCE = 1500
+/** And now and then with anyone, in case a digest was never heard. */
+const SYNC_EVERY = 30_000
+/** How many peers are asked to hold a record before its submitter hears that it is safe, and for how long, in ms. */
+const REPLICAS = 3
+const REPLICATE_DEADLINE = 3000
+/** A stranger that was not let in by then is disconnected, in milliseconds. */
+const STRANGER_PATIENCE = 15_000
+
+export interface NetworkOptions {
+  readonly seed: Uint8Array
+  readonly self: string
+  /** Mesh id as text. */
+  readonly mesh: string
+  readonly meshKey: Uint8Array
+  readonly listen: readonly string[]
+  readonly mdns: boolean
+  /** Addresses known from before, by AP id. */
+  readonly peers: Readonly<Record<string, readonly string[]>>
+}
+
+export interface NetworkHandlers {
+  isMember(ap: string): boolean
+  sign(): LifeSign
+  beacons(): Uint8Array[]
+  /** Returns whether it was newer than what is known. */
+  onBeacon(beacon: RecordOf<'beacon'>): boolean
+  onPulse(from: string, sign: LifeSign): void
+  onConnected(ap: string): void
+  onLost(ap: string): void
+  onAddresses(peers: Record<string, string[]>): void
+  onSynced(ap: string, result: SyncResult): void
+  onRefused(from: string, error: MeshError): void
+  onNewcomer(record: SignedRecord): void
+  onFailure(what: string, error: unknown): void
+}
+
+export class Network {
+  readonly dialler: Dialler
+  readonly probes: Probes
+  private readonly ids: ReturnType<typeof protocolIds>
+  private readonly gossip: Gossip
+  private readonly pulses: Pulses
+  private readonly syncing = new Map<string, Promise<SyncResult>>()
+  private readonly differsSince = new Map<string, number>()
+  private readonly timers: NodeJS.Timeout[] = []
+  private lastRandomSync = performance.now()
+  /** True once one exchange with a member was completed. */
+  hasSynced = false
+
+  private constructor(
+    readonly host: Host,
+    private readonly options: NetworkOptions,
+    private readonly store: LedgerStore,
+    private readonly handlers: NetworkHandlers,
+  ) {
+    this.ids = protocolIds(options.mesh)
+    const isWanted = (ap: string) => handlers.isMember(ap) || !handlers.isMember(options.self)
+    this.dialler = new Dialler(host, options.self, isWanted, () => handlers.onAddresses(this.dialler.addresses()))
+    for (const [ap, addresses] of Object.entries(options.peers)) this.dialler.learn(ap, addresses)
+    const liveness = {
+      isMember: handlers.isMember,
+      sign: handlers.sign,
+      ledgerDigest: () => store.ledger.digest(),
+      onPulse: (from: string, sign: LifeSign, ledger: Uint8Array) => {
+        this.compareDigest(from, ledger)
+        handlers.onPulse(from, sign)
+      },
+    }
+    this.pulses = new Pulses(host, this.ids, liveness)
+    this.probes = new Probes(host, this.ids, this.dialler, liveness)
+    this.gossip = new Gossip(host, options.mesh, {
+      isMember: handlers.isMember,
+      onRecord: async (bytes) => ((await store.acceptOne(store.check(bytes))) ? 'new' : 'old'),
+      onBeacon: async (bytes) => (this.takeBeacon(store.check(bytes)) ? 'new' : 'old'),
+      onRefused: handlers.onRefused,
+    })
+  }
+
+  static async create(options: NetworkOptions, store: LedgerStore, handlers: NetworkHandlers): Promise<Network> {
+    const bootstrap = Object.entries(options.peers).flatMap(([ap, addresses]) =>
+      addresses.map((address) => `${address.replace(/\/p2p\/[^/]+$/, '')}/p2p/${ap}`),
+    )
+    const host = await createHost({ ...options, bootstrap, isMember: handlers.isMember })
+    return new Network(host, options, store, handlers)
+  }
+
+  async start(): Promise<void> {
+    this.host.addEventListener('connection:open', ({ detail }) => this.onConnection(detail))
+    this.host.addEventListener('peer:disconnect', ({ detail }) => {
+      if (this.handlers.isMember(detail.toString())) this.handlers.onLost(detail.toString())
+    })
+    const { host, ids, store, handlers } = this
+    await this.pulses.start()
+    await this.probes.start()
+    await admitNewcomers(
+      host,
+      ids,
+      store,
+      this.options.meshKey,
+      () => handlers.isMember(this.options.self),
+      (records) => {
+        for (const record of records) this.gossip.publishRecord(record.bytes)
+        for (const record of records) handlers.onNewcomer(record)
+      },
+    )
+    await host.handle(
+      ids.sync,
+      async (stream: Stream, connection: Connection) => {
+        const from = connection.remotePeer.toString()
+        if (!handlers.isMember(from)) return stream.abort(new Error('not a member'))
+        await exchange(stream, () => answerSync(stream, this.syncDependencies(from)))
+          .then((result) => this.noteSynced(from, result))
+          .catch((error) => handlers.onFailure(`sync from ${from}`, error))
+      },
+      { maxInboundStreams: 4 },
+    )
+    await host.start()
+    this.gossip.start()
+    this.dialler.start()
+    this.timers.push(setInterval(() => this.syncWhereDue(), 500))
+  }
+
+  async stop(): Promise<void> {
+    for (const timer of this.timers) clearInterval(timer)
+    this.dialler.stop()
+    await Promise.race([this.host.stop(), new Promise((resolve) => setTimeout(resolve, 3000).unref())])
+  }
+
+  /** Members this AP is connected to. */
+  connected(): string[] {
+    return [...new Set(this.host.getConnections().map(({ remotePeer }) => remotePeer.toString()))].filter(
+      this.handlers.isMember,
+    )
+  }
+
+  /** This AP's own addresses, each ending in `/p2p/…`. */
+  addresses(): string[] {
+    return this.host.getMultiaddrs().map(String)
+  }
+
+  publishRecords(records: readonly SignedRecord[]): void {
+    for (const record of records) this.gossip.publishRecord(record.bytes)
+  }
+
+  publishBeacon(beacon: SignedRecord): void {
+    this.gossip.publishBeacon(beacon.bytes)
+  }
+
+  sendPulses(watchers: readonly string[]): void {
+    this.pulses.send(watchers)
+  }
+
+  /** Brings this AP's ledger to a few connected members. Returns how many have it on disk. */
+  async replicate(): Promise<number> {
+    const results = await Promise.all(
+      this.connected()
+        .slice(0, REPLICAS)
+        .map((ap) =>
+          Promise.race([
+            this.sync(ap).then(
+              () => true,
+              () => false,
+            ),
+            new Promise<boolean>((resolve) => setTimeout(resolve, REPLICATE_DEADLINE, false).unref()),
+          ]),
+        ),
+    )
+    return results.filter(Boolean).length
+  }
+
+  /** Asks any connected AP to let this one in. @returns its time; @throws the last refusal */
+  async join(admission: Admission): Promise<number> {
+    let refusal: unknown = new Error('no member is reachable')
+    for (const peer of this.host.getPeers()) {
+      try {
+        const now = await askToJoin(this.host, this.ids, peer.toString(), admission)
+        await this.sync(peer.toString())
+        return now
+      } catch (error) {
+        refusal = error
+      }
+    }
+    throw refusal
+  }
+
+  /** Makes the two ledgers equal. A call that comes during another one runs after it, for it may have come too late for it. */
+  async sync(ap: string): Promise<SyncResult> {
+    const running = this.syncing.get(ap)
+    const next = (running?.catch(() => {}) ?? Promise.resolve()).then(async () => {
+      const stream = await openStream(this.host, ap, this.ids.sync, AbortSignal.timeout(5000))
+      return exchange(stream, () => initiateSync(stream, this.syncDependencies(ap)))
+    })
+    this.syncing.set(ap, next)
+    try {
+      const result = await next
+      this.noteSynced(ap, result)
+      return result
+    } finally {
+      if (this.syncing.get(ap) === next) this.syncing.delete(ap)
+    }
+  }
+
+  /** Opens a connection for bulk alone. The caller closes it. */
+  async connectForBulk(ap: string, signal: AbortSignal): Promise<Connection> {
+    return this.host.dial(this.dialler.multiaddrs(ap), { force: true, signal })
+  }
+
+  get imageProtocol(): string {
+    return this.ids.image
+  }
+
+  private onConnection(connection: Connection): void {
+    const ap = connection.remotePeer.toString()
+    if (connection.direction === 'outbound') this.dialler.learn(ap, [connection.remoteAddr.toString()])
+    if (!this.handlers.isMember(ap)) {
+      // It may be a newcomer that joins now; or this AP is one, and learns of the members by joining.
+      setTimeout(() => {
+        if (this.handlers.isMember(this.options.self) && !this.handlers.isMember(ap))
+          void connection.close().catch(() => {})
+      }, STRANGER_PATIENCE).unref()
+      return
+    }
+    if (connectionTo(this.host, ap)?.id !== connection.id) return
+    this.handlers.onConnected(ap)
+    if (connection.direction === 'outbound') {
+      this.sync(ap).catch((error) => this.handlers.onFailure(`sync with ${ap}`, error))
+    }
+  }
+
+  private takeBeacon(record: SignedRecord): boolean {
+    return isKind(record, 'beacon') && this.handlers.onBeacon(record)
+  }
+
+  private syncDependencies(ap: string) {
+    return {
+      store: this.store,
+      beacons: this.handlers.beacons,
+      onBeacon: (beacon: SignedRecord) => void this.takeBeacon(beacon),
+      onTime: (ms: number) => {
+        // Only a box that knows no better takes its time from a peer: one that starts with an empty ledger.
+        if (this.store.ledger.size <= 2 && this.handlers.isMember(ap)) this.store.clock.raise(ms)
+      },
+    }
+  }
+
+  private noteSynced(ap: string, result: SyncResult): void {
+    this.hasSynced = true
+    this.differsSince.delete(ap)
+    this.handlers.onSynced(ap, result)
+  }
+
+  /** Notes that a peer's ledger differs, or does not any more. */
+  compareDigest(ap: string, digest: Uint8Array): void {
+    if (equalBytes(digest, this.store.ledger.digest())) this.differsSince.delete(ap)
+    else if (!this.differsSince.has(ap)) this.differsSince.set(ap, performance.now())
+  }
+
+  private syncWhereDue(): void {
+    const now = performance.now()
+    const connected = this.connected()
+    const due = connected.filter((ap) => now - (this.differsSince.get(ap) ?? now) > DIFFERENCE_PATIENCE)
+    if (now - this.lastRandomSync > SYNC_EVERY && connected.length > 0) {
+      this.lastRandomSync = now
+      due.push(connected[Math.floor(Math.random() * connected.length)]!)
+    }
+    for (const ap of due) {
+      if (this.syncing.has(ap)) continue
+      this.differsSince.delete(ap)
+      this.sync(ap).catch((error) => this.handlers.onFailure(`sync with ${ap}`, error))
+    }
+  }
+}

@@ -1,0 +1,155 @@
+// Sync: makes the ledgers of two APs equal, at a cost that follows their difference. protocols/README.md says how.
+import type { Stream } from '@libp2p/interface'
+import { concat, equalBytes, hex } from '../../protocols/bytes.js'
+import type { SignedRecord } from '../../protocols/envelope.js'
+import { MeshError } from '../../protocols/error.js'
+import { BUCKETS } from '../../protocols/ledger.js'
+import { MAX_SYNC_FRAME } from '../../protocols/limits.js'
+import { type SyncFrame, splitHashes, syncFrame } from '../../protocols/wire.js'
+import type { LedgerStore } from '../store/ledger-store.js'
+import { Frames } from './frames.js'
+
+/** Of each read or write, in milliseconds; and of a whole exchange. */
+const FRAME_DEADLINE = 10_000
+const DEADLINE = 120_000
+/** A page of records in bytes, and of hashes in number. */
+const PAGE_BYTES = MAX_SYNC_FRAME - 40 * 1024
+const PAGE_HASHES = 4096
+/** Frames one side may send in one exchange: a million records, and an end to a peer that never ends. */
+const MAX_FRAMES = 20_000
+
+export interface SyncDependencies {
+  readonly store: LedgerStore
+  /** Latest beacons of everyone, which travel along. */
+  beacons(): Uint8Array[]
+  onBeacon(beacon: SignedRecord): void
+  /** The peer's time in milliseconds since 1970. */
+  onTime?(ms: number): void
+}
+
+export interface SyncResult {
+  readonly received: number
+  readonly sent: number
+}
+
+/** Initiates an exchange. When it resolves, both sides have synced to disk what they got. */
+export async function initiateSync(stream: Stream, deps: SyncDependencies): Promise<SyncResult> {
+  const link = new SyncLink(stream, deps)
+  const { ledger, clock } = deps.store
+  await link.write(['hello', ledger.digest(), clock.now()])
+  const hello = await link.expect('hello')
+  deps.onTime?.(hello[2])
+  if (!equalBytes(hello[1], ledger.digest())) {
+    const [, theirs] = await link.expect('buckets')
+    const ours = ledger.bucketDigests()
+    for (let bucket = 0; bucket < BUCKETS; bucket++) {
+      if (equalBytes(theirs[bucket]!, ours[bucket]!)) continue
+      const hashes = ledger.bucket(bucket)
+      for (let at = 0; at === 0 || at < hashes.length; at += PAGE_HASHES) {
+        await link.write(['hashes', bucket, concat(...hashes.slice(at, at + PAGE_HASHES))])
+      }
+    }
+  }
+  await link.write(['end'])
+  const { received, wanted } = await link.receive()
+  const sent = await link.send(wanted)
+  await link.expect('end')
+  return { received, sent }
+}
+
+/** Answers an exchange. */
+export async function answerSync(stream: Stream, deps: SyncDependencies): Promise<SyncResult> {
+  const link = new SyncLink(stream, deps)
+  const { ledger, clock } = deps.store
+  const hello = await link.expect('hello')
+  const digest = ledger.digest()
+  const buckets = ledger.bucketDigests()
+  await link.write(['hello', digest, clock.now()])
+  if (!equalBytes(hello[1], digest)) await link.write(['buckets', buckets])
+
+  const theirs = new Map<number, Set<string>>()
+  const unknown: Uint8Array[] = []
+  for (;;) {
+    const frame = await link.read()
+    if (frame[0] === 'end') break
+    if (frame[0] !== 'hashes') throw unexpected(frame)
+    const seen = theirs.get(frame[1]) ?? new Set()
+    theirs.set(frame[1], seen)
+    for (const hash of splitHashes(frame[2])) {
+      seen.add(hex(hash))
+      if (!ledger.has(hash)) unknown.push(hash)
+    }
+  }
+  const lacking = [...theirs].flatMap(([bucket, seen]) => ledger.bucket(bucket).filter((hash) => !seen.has(hex(hash))))
+  for (let at = 0; at < unknown.length; at += PAGE_HASHES) {
+    await link.write(['want', concat(...unknown.slice(at, at + PAGE_HASHES))])
+  }
+  const sent = await link.send(lacking)
+  const { received } = await link.receive()
+  await link.write(['end'])
+  return { received, sent }
+}
+
+class SyncLink {
+  private readonly frames: Frames
+  private count = 0
+
+  constructor(
+    stream: Stream,
+    private readonly deps: SyncDependencies,
+  ) {
+    this.frames = new Frames(stream, MAX_SYNC_FRAME, FRAME_DEADLINE, AbortSignal.timeout(DEADLINE))
+  }
+
+  write(frame: SyncFrame): Promise<void> {
+    return this.frames.write(frame)
+  }
+
+  async read(): Promise<SyncFrame> {
+    if (++this.count > MAX_FRAMES) throw new MeshError('malformed', `a sync of more than ${MAX_FRAMES} frames`)
+    return this.frames.read(syncFrame)
+  }
+
+  async expect<K extends SyncFrame[0]>(kind: K): Promise<Extract<SyncFrame, [K, ...unknown[]]>> {
+    const frame = await this.read()
+    if (frame[0] !== kind) throw unexpected(frame)
+    return frame as Extract<SyncFrame, [K, ...unknown[]]>
+  }
+
+  /** Sends records, then all beacons, then `end`. */
+  async send(hashes: Uint8Array[]): Promise<number> {
+    const records = hashes.flatMap((hash) => this.deps.store.ledger.get(hash)?.bytes ?? [])
+    let page: Uint8Array[] = []
+    let size = 0
+    for (const bytes of [...records, ...this.deps.beacons()]) {
+      if (page.length > 0 && (size + bytes.length > PAGE_BYTES || page.length === PAGE_HASHES)) {
+        await this.write(['records', page])
+        page = []
+        size = 0
+      }
+      page.push(bytes)
+      size += bytes.length
+    }
+    if (page.length > 0) await this.write(['records', page])
+    await this.write(['end'])
+    return records.length
+  }
+
+  /** Takes in records until `end`, and collects what the peer wants. */
+  async receive(): Promise<{ received: number; wanted: Uint8Array[] }> {
+    let received = 0
+    const wanted: Uint8Array[] = []
+    for (;;) {
+      const frame = await this.read()
+      if (frame[0] === 'end') return { received, wanted }
+      if (frame[0] === 'want') wanted.push(...splitHashes(frame[1]))
+      else if (frame[0] === 'records') {
+        const { added, beacons } = await this.deps.store.accept(frame[1])
+        received += added.length
+        for (const beacon of beacons) this.deps.onBeacon(beacon)
+      } else throw unexpected(frame)
+    }
+  }
+}
+
+const unexpected = (frame: SyncFrame): MeshError => new MeshError('malformed', `a ${frame[0]} frame where none belongs`)

@@ -1,0 +1,452 @@
+// The images in the local engine: what is there, and how one leaves it for a peer and comes in from one. An image is
+// what its config and its uncompressed layers are (decision 16); what one engine or another calls it stays in here.
+//
+// Docker has two ways of keeping images. In the legacy store an image's id is the digest of its config. In the
+// containerd store it is the digest of a manifest, which says how the layers are compressed and so differs from AP to
+// AP; nothing there can be asked for by config. So every image that the mesh holds has a name made of its config digest,
+// too. The name also keeps it from `docker image prune`, which removes what has none.
+import { createHash } from 'node:crypto'
+import { posix } from 'node:path'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { createGunzip } from 'node:zlib'
+import type Docker from 'dockerode'
+import { hex, sha256, unhex } from '../../protocols/bytes.js'
+import type { ImageSpec } from '../../protocols/deployment.js'
+import { MeshError, messageOf } from '../../protocols/error.js'
+import { MAX_IMAGE } from '../../protocols/limits.js'
+import { aborted, ask, type Progress, unhung, unless, work } from '../chutes/docker-client.js'
+import { EngineError } from '../chutes/engine.js'
+import { collect, entriesOf, skip, type TarFile, tarOf } from './tar.js'
+
+/** Bytes of an image's config, or of an archive's manifest: a few kB in practice. */
+const MAX_JSON = 4 * 1024 ** 2
+
+/** Images whose layout in `docker save` is remembered; each is about a kB. */
+const MAX_SURVEYS = 128
+
+const HELD = 'dropmesh/image'
+
+/** The name under which the mesh holds an image. */
+export const heldName = (image: ImageSpec): string => `${HELD}:${hex(image.config)}`
+
+/** `os/architecture` as image configs say it. arm64 has one variant, which some write and some do not. */
+export function platformOf(os: string, architecture: string, variant?: string): string {
+  return [os, architecture, ...(variant && !(architecture === 'arm64' && variant === 'v8') ? [variant] : [])].join('/')
+}
+
+/** What `docker save` gives of an image: its config, and under which name in the archive each layer lies. */
+interface Survey {
+  config: Buffer
+  /** By diffId in hex; `size` is that of the uncompressed layer. */
+  layers: Map<string, { entry: string; size: number; gzip: boolean }>
+}
+
+export class Images {
+  private readonly surveys = new Map<string, Survey>()
+
+  /** @param limit in bytes: what `import` reads at most of an image. */
+  constructor(
+    private readonly docker: Docker,
+    private readonly limit: number = MAX_IMAGE,
+  ) {}
+
+  /**
+   * What the engine has under a name or an id; from then on held. `size` is in bytes, as the engine counts.
+   *
+   * In a containerd store this reads the whole image once, since nothing else tells its config.
+   * @throws EngineError `no-image`; MeshError `image-name` where this can be no name of an image.
+   */
+  async inspect(name: string): Promise<ImageSpec & { size: number }> {
+    checkName(name)
+    const found = await this.look(name)
+    if (found === undefined) throw new EngineError('no-image', `there is no image "${name}" in the local engine`)
+    const containerd = await this.isContainerd()
+    const config = containerd ? sha256((await this.survey(found.Id)).config) : unhex(found.Id.replace('sha256:', ''))
+    const image: ImageSpec = {
+      config,
+      diffIds: layersOf(found).map(unhex),
+      platform: platformOf(found.Os, found.Architecture, found.Variant),
+    }
+    // A containerd store claims a digest in a registry for images that never saw one.
+    const [repository] = name.split(/@|:(?!.*\/)/)
+    const digests = containerd ? [] : (found.RepoDigests ?? [])
+    const pull = digests.find((digest) => digest.startsWith(`${repository}@`)) ?? digests[0]
+    if (pull !== undefined) image.pull = pull
+    await this.hold(found.Id, image)
+    return { ...image, size: found.Size }
+  }
+
+  /** Whether the engine has exactly this image. */
+  async has(image: ImageSpec): Promise<boolean> {
+    return (await this.reference(image)) !== undefined
+  }
+
+  /** What this engine calls the image, as `docker run` would want it; undefined where it has none. */
+  async reference(image: ImageSpec): Promise<string | undefined> {
+    return (await this.find(image))?.name
+  }
+
+  /** Config digests, in hex, of all images that `has` would find. */
+  async list(): Promise<string[]> {
+    const images = await ask('list images', (abortSignal) => this.docker.listImages({ all: true, abortSignal }))
+    const containerd = await this.isContainerd()
+    const names = images.flatMap((image) => image.RepoTags ?? []).filter((tag) => tag.startsWith(`${HELD}:`))
+    const ids = containerd ? [] : images.map((image) => image.Id.replace('sha256:', ''))
+    return [...new Set([...names.map((tag) => tag.slice(HELD.length + 1)), ...ids])]
+  }
+
+  /**
+   * How many of the image's layers, from the lowest, the engine has already: `import` does without them. A containerd
+   * store loads no image of which a layer is missing in the archive, so there it is none.
+   */
+  async held(image: ImageSpec): Promise<number> {
+    if (await this.isContainerd()) return 0
+    const wanted = image.diffIds.map(hex)
+    const images = await ask('list images', (abortSignal) => this.docker.listImages({ abortSignal }))
+    const counts = await Promise.all(
+      images.map(async ({ Id }) => {
+        const layers = layersOf(await this.look(Id))
+        const differs = wanted.findIndex((layer, i) => layer !== layers[i])
+        return differs === -1 ? wanted.length : differs
+      }),
+    )
+    return Math.max(0, ...counts)
+  }
+
+  /**
+   * The image as an archive that `docker load` and `import` understand: config, manifest, and those layers that do not
+   * lie among the lowest `skip`.
+   *
+   * `docker save` sends whole images, says only at the end what is which, and on some engines sends layers compressed,
+   * so that their size is not known beforehand. So the first export of an image reads all of it to learn that.
+   * @throws EngineError `no-image`.
+   */
+  async *export(image: ImageSpec, skipLayers: number): AsyncGenerator<Uint8Array> {
+    const found = await this.find(image)
+    if (found === undefined) throw new EngineError('no-image', `the local engine has no image ${short(image)}`)
+    const survey = await this.survey(found.id)
+    if (hex(sha256(survey.config)) !== hex(image.config)) {
+      throw new EngineError('no-image', `the local engine has another image under the name ${found.name}`)
+    }
+    yield* tarOf(this.exported(image, skipLayers, found.id, survey))
+  }
+
+  private async *exported(image: ImageSpec, skipLayers: number, id: string, survey: Survey) {
+    yield jsonFile(`${hex(image.config)}.json`, survey.config)
+    yield manifestOf(image)
+    const wanted = new Map<string, string>()
+    for (const diffId of image.diffIds.slice(skipLayers).map(hex)) {
+      wanted.set(survey.layers.get(diffId)?.entry ?? '', diffId)
+    }
+    if (wanted.size === 0) return
+    for await (const { header, body } of this.save(id)) {
+      const diffId = wanted.get(header.name)
+      const layer = diffId === undefined ? undefined : survey.layers.get(diffId)
+      if (diffId === undefined || layer === undefined) {
+        await skip(body)
+        continue
+      }
+      yield { name: layerFile(diffId), size: layer.size, body: layer.gzip ? gunzip(body) : body } satisfies TarFile
+      wanted.delete(header.name)
+      if (wanted.size === 0) return
+    }
+    this.surveys.delete(id)
+    throw new EngineError('refused', `cannot export image ${short(image)}: docker save changed its mind; try again`)
+  }
+
+  /**
+   * Takes in an image that `export` sent, from a peer that may be hostile: nothing of it is kept unless all of it is
+   * what `image` says. Layers that the engine has need not be in it.
+   * @throws MeshError `image-refused` when the archive is not the image.
+   */
+  async import(image: ImageSpec, source: AsyncIterable<Uint8Array>, signal?: AbortSignal): Promise<void> {
+    const held = await this.held(image)
+    let failure: unknown
+    const { limit } = this
+    async function* received() {
+      let total = 0
+      try {
+        for await (const chunk of abortable(source, signal)) {
+          total += chunk.length
+          if (total > limit) throw refusal(image, `it has more than ${limit} bytes`)
+          yield chunk
+        }
+      } catch (error) {
+        failure = error
+        throw error
+      }
+    }
+    try {
+      const archive = tarOf(this.checked(image, received(), held))
+      await work(`load image ${short(image)}`, archive, (body, abortSignal) =>
+        this.docker.loadImage(body, { abortSignal }),
+      )
+    } catch (error) {
+      // What neither the source nor the engine complained of is an archive that cannot be read.
+      throw error === failure || error instanceof MeshError ? error : refusal(image, messageOf(error))
+    }
+    await this.confirm(image, heldName(image))
+  }
+
+  // The archive as it should be, made of one that is checked on the way. The manifest is what makes the engine take an
+  // archive for an image; it comes last here, and only when everything before it was right.
+  private async *checked(image: ImageSpec, source: AsyncIterable<Uint8Array>, held: number): AsyncGenerator<TarFile> {
+    const refused = (why: string) => refusal(image, why)
+    const config = `${hex(image.config)}.json`
+    const expected = new Set(['manifest.json', config, ...image.diffIds.map((diffId) => layerFile(hex(diffId)))])
+    const here = new Set(image.diffIds.slice(0, held).map((diffId) => layerFile(hex(diffId))))
+    for await (const { header, body } of entriesOf(source)) {
+      if (header.type !== 'file') throw refused(`${quoted(header.name)} is a ${header.type}`)
+      if (!expected.delete(header.name)) throw refused(`${quoted(header.name)} has no place in it`)
+      if (header.name.endsWith('.json')) {
+        if (header.size > MAX_JSON) throw refused(`${header.name} has ${header.size} bytes`)
+        const bytes = await collect(body)
+        if (header.name !== config) continue
+        checkConfig(image, bytes, refused)
+        yield jsonFile(config, bytes)
+      } else {
+        yield { name: header.name, size: header.size, body: checkedLayer(header.name, body, refused) }
+      }
+    }
+    const missing = [...expected].filter((name) => name !== 'manifest.json' && !here.has(name))
+    if (missing.length > 0) throw refused(`${missing.join(', ')} is missing`)
+    yield manifestOf(image)
+  }
+
+  /**
+   * Has the engine pull `image.pull`, a registry reference with a digest, and holds what came.
+   * @throws MeshError `image-refused` when the registry has something else there, which is removed again.
+   */
+  async pull(image: ImageSpec, onProgress?: (message: Progress) => void): Promise<void> {
+    const reference = image.pull ?? ''
+    checkName(reference)
+    if (!/@sha256:[0-9a-f]{64}$/.test(reference)) {
+      throw new MeshError('image-name', `"${reference}" names no digest: a pulled image must have one`)
+    }
+    const before = await this.look(reference)
+    await work(
+      `pull ${reference}`,
+      null,
+      (_, abortSignal) => this.docker.createImage({ fromImage: reference, platform: image.platform, abortSignal }),
+      onProgress,
+    )
+    const found = await this.look(reference)
+    const same = found !== undefined && hex(await this.configOf(found.Id)) === hex(image.config)
+    if (!same) {
+      if (before === undefined) await this.drop(reference)
+      throw new MeshError('image-refused', `${reference} is not image ${short(image)}, though a record says so`)
+    }
+    await this.hold(found.Id, image)
+    await this.confirm(image, reference)
+  }
+
+  /** Lets go of an image. The engine removes it unless it has another name, or a container uses it. */
+  async remove(image: ImageSpec): Promise<void> {
+    await this.drop(heldName(image))
+  }
+
+  private async find(image: ImageSpec): Promise<{ name: string; id: string } | undefined> {
+    for (const name of [`sha256:${hex(image.config)}`, heldName(image)]) {
+      const found = await this.look(name)
+      if (found !== undefined && equalLayers(layersOf(found), image)) return { name, id: found.Id }
+    }
+    return undefined
+  }
+
+  private async confirm(image: ImageSpec, name: string): Promise<void> {
+    if (await this.has(image)) return
+    await this.drop(name)
+    throw new MeshError('image-refused', `the engine understood image ${short(image)} differently; it was removed`)
+  }
+
+  private async hold(id: string, image: ImageSpec): Promise<void> {
+    await ask(`name image ${id}`, () => this.docker.getImage(id).tag({ repo: HELD, tag: hex(image.config) }))
+  }
+
+  private async drop(name: string): Promise<void> {
+    await unless(
+      [404, 409],
+      ask(`remove image ${name}`, () => this.docker.getImage(name).remove()),
+    )
+  }
+
+  private async configOf(id: string): Promise<Uint8Array> {
+    return (await this.isContainerd()) ? sha256((await this.survey(id)).config) : unhex(id.replace('sha256:', ''))
+  }
+
+  private async look(name: string): Promise<Docker.ImageInspectInfo | undefined> {
+    return unless(
+      [404],
+      ask(`look at image ${name}`, () => this.docker.getImage(name).inspect()),
+    )
+  }
+
+  // Asked each time: an engine may be set up anew while the node runs.
+  private async isContainerd(): Promise<boolean> {
+    const info = await ask('ask for its state', () => this.docker.info())
+    return (info.DriverStatus ?? []).some(([, value]: [string, string]) => value?.startsWith('io.containerd.'))
+  }
+
+  private save(id: string) {
+    const what = `save image ${id}`
+    const source = async function* (docker: Docker) {
+      // No deadline for its begin: the engine first writes all of the image to its own disk.
+      const stream = await docker.getImage(id).get()
+      yield* stream as AsyncIterable<Uint8Array>
+    }
+    return entriesOf(unhung(what, source(this.docker)))
+  }
+
+  /** Reads an image once for where its parts lie in `docker save`, whose order and names differ between engines. */
+  private async survey(id: string): Promise<Survey> {
+    const known = this.surveys.get(id)
+    if (known !== undefined) return known
+    const files = new Map<string, Awaited<ReturnType<typeof measure>>>()
+    // A layer that occurs twice is a link the second time, in engines before 25.
+    const links = new Map<string, string>()
+    for await (const { header, body } of this.save(id)) {
+      if (header.type === 'symlink') links.set(header.name, posix.join(posix.dirname(header.name), header.linkname))
+      if (header.type === 'file') files.set(header.name, await measure(body, header.size))
+      else await skip(body)
+    }
+    const read = (name: string): Buffer => {
+      const bytes = files.get(name)?.bytes
+      if (bytes === undefined) throw new EngineError('refused', `docker save of ${id} has no ${name}`)
+      return bytes
+    }
+    const [manifest] = JSON.parse(read('manifest.json').toString()) as { Config: string; Layers: string[] }[]
+    const survey: Survey = { config: read(manifest?.Config ?? ''), layers: new Map() }
+    const { rootfs } = JSON.parse(survey.config.toString()) as { rootfs: { diff_ids: string[] } }
+    for (const [i, diffId] of rootfs.diff_ids.entries()) {
+      const layer = manifest?.Layers[i] ?? ''
+      const entry = links.get(layer) ?? layer
+      const file = files.get(entry)
+      if (file === undefined) throw new EngineError('refused', `docker save of ${id} has no layer ${diffId}`)
+      if (file.compression === 'other') {
+        throw new EngineError('refused', `cannot export ${id}: layer ${diffId} is compressed other than by gzip`)
+      }
+      survey.layers.set(diffId.replace('sha256:', ''), { entry, size: file.size, gzip: file.compression === 'gzip' })
+    }
+    if (this.surveys.size >= MAX_SURVEYS) this.surveys.clear()
+    this.surveys.set(id, survey)
+    return survey
+  }
+}
+
+const refusal = (image: ImageSpec, why: string) =>
+  new MeshError('image-refused', `what came is not image ${short(image)}: ${why}`)
+
+/** What a stranger wrote, fit for a message. */
+const quoted = (text: string): string => JSON.stringify(text.slice(0, 128))
+
+const short = (image: ImageSpec): string => hex(image.config).slice(0, 12)
+
+const layerFile = (diffId: string): string => `${diffId}.tar`
+
+const layersOf = (found: Docker.ImageInspectInfo | undefined): string[] =>
+  (found?.RootFS.Layers ?? []).map((layer) => layer.replace('sha256:', ''))
+
+const equalLayers = (layers: string[], image: ImageSpec): boolean => layers.join() === image.diffIds.map(hex).join()
+
+const jsonFile = (name: string, bytes: Buffer): TarFile => ({ name, size: bytes.length, body: [bytes] })
+
+/** The document by which `docker load` finds config and layers, and names the image. */
+function manifestOf(image: ImageSpec): TarFile {
+  const document = {
+    Config: `${hex(image.config)}.json`,
+    RepoTags: [heldName(image)],
+    Layers: image.diffIds.map((diffId) => layerFile(hex(diffId))),
+  }
+  return jsonFile('manifest.json', Buffer.from(JSON.stringify([document])))
+}
+
+/** Names go into the path of a request, so that one of "../containers" would ask for something else. */
+function checkName(name: string): void {
+  if (name.length > 512 || !/^[a-zA-Z0-9][\w./:@-]*$/.test(name) || name.includes('..')) {
+    throw new MeshError('image-name', `${quoted(name)} cannot be the name of an image`)
+  }
+}
+
+type Refusal = (why: string) => MeshError
+
+function checkConfig(image: ImageSpec, bytes: Buffer, refused: Refusal): void {
+  if (hex(sha256(bytes)) !== hex(image.config)) throw refused('the config has another digest')
+  let config: { os?: string; architecture?: string; variant?: string; rootfs?: { diff_ids?: string[] } }
+  try {
+    config = JSON.parse(bytes.toString())
+  } catch {
+    throw refused('the config is not JSON')
+  }
+  const diffIds = config?.rootfs?.diff_ids ?? []
+  if (!Array.isArray(diffIds) || diffIds.join() !== image.diffIds.map((id) => `sha256:${hex(id)}`).join()) {
+    throw refused('the config names other layers')
+  }
+  const platform = platformOf(config.os ?? '', config.architecture ?? '', config.variant)
+  if (platform !== image.platform) throw refused(`the config is for ${quoted(platform)}`)
+}
+
+/**
+ * Passes a layer on and fails at its end unless it is the one it is named for. It also has to be a plain archive: the
+ * engine would inflate a compressed one in full before it sees that the digest is another.
+ */
+async function* checkedLayer(name: string, body: AsyncIterable<Uint8Array>, refused: Refusal) {
+  const hash = createHash('sha256')
+  let head = ''
+  for await (const chunk of body) {
+    if (head.length < 12) head += hex(chunk.subarray(0, 6))
+    if (COMPRESSED.test(head)) throw refused(`layer ${name} is compressed`)
+    hash.update(chunk)
+    yield chunk
+  }
+  if (`${hash.digest('hex')}.tar` !== name) throw refused(`layer ${name} has another digest`)
+}
+
+/** What Docker takes for gzip, bzip2, xz and zstd (with its skippable frames). */
+const COMPRESSED = /^(1f8b08|425a68|fd377a585a00|28b52ffd|5.2a4d18)/
+
+/** The chunks of a source, until the signal aborts, even while the source keeps silent. */
+async function* abortable(source: AsyncIterable<Uint8Array>, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
+  if (signal === undefined) return yield* source
+  const chunks = source[Symbol.asyncIterator]()
+  const abort = aborted(signal)
+  try {
+    for (;;) {
+      const next = await Promise.race([chunks.next(), abort])
+      if (next.done) return
+      yield next.value
+    }
+  } finally {
+    // Not awaited: a source that hangs would hold up its own end as well.
+    void Promise.resolve(chunks.return?.()).catch(() => {})
+  }
+}
+
+async function* gunzip(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const inflate = createGunzip()
+  // The iteration fails with the same error.
+  pipeline(Readable.from(body, { objectMode: false }), inflate).catch(() => {})
+  yield* inflate
+}
+
+/** The size of a file when it is uncompressed; of JSON documents also what is in them. */
+async function measure(body: AsyncIterable<Uint8Array>, size: number) {
+  const chunks = body[Symbol.asyncIterator]()
+  const first = await chunks.next()
+  const head: Uint8Array = first.done ? new Uint8Array() : first.value
+  async function* whole() {
+    yield head
+    yield* { [Symbol.asyncIterator]: () => chunks }
+  }
+  const magic = hex(head.subarray(0, 6))
+  const gzip = magic.startsWith('1f8b08')
+  const compression = gzip ? 'gzip' : COMPRESSED.test(magic) ? 'other' : 'none'
+  const json = size <= MAX_JSON && (head[0] === 0x7b || head[0] === 0x5b)
+  const kept: Uint8Array[] = []
+  let length = 0
+  for await (const chunk of gzip ? gunzip(whole()) : whole()) {
+    length += chunk.length
+    if (json) kept.push(chunk)
+  }
+  return { size: length, compression, bytes: json ? Buffer.concat(kept) : undefined }
+}

@@ -1,0 +1,84 @@
+// Where an AP gets an image from: its engine, else an AP that has it, else the registry the manifest named. Never
+// anywhere else.
+import { hex } from '../../protocols/bytes.js'
+import type { ImageSpec } from '../../protocols/deployment.js'
+import { MeshError, messageOf } from '../../protocols/error.js'
+import type { Images } from './images.js'
+
+/** A fresh deployment can be here before the beacon that says who has its image: wait so long for one, in milliseconds. */
+const HOLDER_PATIENCE = 15_000
+const HOLDER_RETRY = 500
+
+export interface SupplyOptions {
+  readonly images: Images
+  /** Connected APs whose beacon says that they have the image. */
+  readonly holders: (config: string) => string[]
+  readonly fetchFrom: (ap: string, image: ImageSpec) => Promise<number>
+  readonly onEvent: (kind: string, fields: Record<string, unknown>) => void
+  /** The set of images that this AP can hand out has changed. */
+  readonly onChange: () => void
+}
+
+export class Supply {
+  private readonly running = new Map<string, Promise<void>>()
+  private held: Uint8Array[] = []
+
+  constructor(private readonly options: SupplyOptions) {}
+
+  has(image: ImageSpec): Promise<boolean> {
+    return this.options.images.has(image)
+  }
+
+  /** Config digests, as of the last `look`. */
+  holdings(): Uint8Array[] {
+    return this.held
+  }
+
+  /** Looks which of these images the engine has. */
+  async look(wanted: readonly ImageSpec[]): Promise<void> {
+    const unique = [...new Map(wanted.map((image) => [hex(image.config), image])).values()]
+    const found: Uint8Array[] = []
+    for (const image of unique) if (await this.has(image).catch(() => false)) found.push(image.config)
+    const isSame = found.length === this.held.length && found.every((config, i) => hex(config) === hex(this.held[i]!))
+    this.held = found
+    if (!isSame) this.options.onChange()
+  }
+
+  /** Makes an image present in the engine. @throws MeshError `no-image` saying who was asked */
+  ensure(image: ImageSpec): Promise<void> {
+    const key = hex(image.config)
+    let running = this.running.get(key)
+    if (running === undefined) {
+      running = this.obtain(image).finally(() => this.running.delete(key))
+      this.running.set(key, running)
+    }
+    return running
+  }
+
+  private async obtain(image: ImageSpec): Promise<void> {
+    const config = hex(image.config)
+    const { images, holders, fetchFrom, onEvent } = this.options
+    if (await images.has(image)) return
+    const failures: string[] = []
+    const until = performance.now() + HOLDER_PATIENCE
+    do {
+      for (const ap of holders(config)) {
+        try {
+          const bytes = await fetchFrom(ap, image)
+          onEvent('image-fetched', { image: config, from: ap, bytes })
+          return
+        } catch (error) {
+          failures.push(messageOf(error))
+        }
+      }
+      if (failures.length > 0 || image.pull !== undefined) break
+      await new Promise((resolve) => setTimeout(resolve, HOLDER_RETRY))
+    } while (performance.now() < until)
+    if (image.pull !== undefined) {
+      await images.pull(image)
+      return
+    }
+    const why = failures.length > 0 ? failures.join('; ') : 'no reachable AP has it'
+    throw new MeshError('no-image', `image ${config.slice(0, 12)} cannot be had: ${why}`)
+  }
+}

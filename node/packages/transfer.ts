@@ -1,0 +1,81 @@
+// Images between APs: a stream of checked chunks on a connection of its own. A later package store replaces this file and
+// supply.ts; the reconciler knows of neither.
+import type { Connection, Stream } from '@libp2p/interface'
+import { hex } from '../../protocols/bytes.js'
+import type { ImageSpec } from '../../protocols/deployment.js'
+import { MeshError, messageOf } from '../../protocols/error.js'
+import { MAX_CHUNK } from '../../protocols/limits.js'
+import { imageReply, imageRequest } from '../../protocols/wire.js'
+import { exchange, Frames } from '../mesh/frames.js'
+import { setBulk } from '../mesh/host.js'
+import type { Network } from '../mesh/network.js'
+import type { Images } from './images.js'
+
+/** A chunk that takes longer than this ends the transfer, in milliseconds: 256 kB at 70 kbit/s. */
+const CHUNK_DEADLINE = 30_000
+
+export interface TransferOptions {
+  readonly network: Network
+  readonly images: Images
+  readonly isMember: (ap: string) => boolean
+  /** The image of a chute with this config digest, in hex: nothing else on this engine is handed out. */
+  readonly imageOf: (config: string) => ImageSpec | undefined
+}
+
+/** Serves the images of chutes to other APs. */
+export async function serveImages({ network, images, isMember, imageOf }: TransferOptions): Promise<void> {
+  await network.host.handle(
+    network.imageProtocol,
+    async (stream: Stream, connection: Connection) => {
+      if (!isMember(connection.remotePeer.toString())) return stream.abort(new Error('not a member'))
+      setBulk(connection)
+      await exchange(stream, async () => {
+        const frames = new Frames(stream, MAX_CHUNK, CHUNK_DEADLINE)
+        const { config, skip } = await frames.read(imageRequest)
+        const image = imageOf(hex(config))
+        if (image === undefined || !(await images.has(image))) {
+          await frames.write(['refused', 'this AP does not have that image'])
+          return
+        }
+        await frames.write(['sending'])
+        for await (const bytes of images.export(image, skip)) {
+          for (let at = 0; at < bytes.length; at += MAX_CHUNK)
+            await frames.writeBytes(bytes.subarray(at, at + MAX_CHUNK))
+        }
+        await frames.writeBytes(new Uint8Array())
+      }).catch(() => {})
+    },
+    { maxInboundStreams: 2 },
+  )
+}
+
+/** Fetches an image from one AP into the local engine. Returns the bytes received. @throws with the reason */
+export async function fetchImage(network: Network, images: Images, ap: string, image: ImageSpec): Promise<number> {
+  const skip = await images.held(image)
+  const connection = await network.connectForBulk(ap, AbortSignal.timeout(10_000))
+  setBulk(connection)
+  try {
+    const stream = await connection.newStream(network.imageProtocol, { signal: AbortSignal.timeout(10_000) })
+    return await exchange(stream, async () => {
+      const frames = new Frames(stream, MAX_CHUNK, CHUNK_DEADLINE)
+      await frames.write({ config: image.config, skip })
+      const reply = await frames.read(imageReply)
+      if (reply[0] === 'refused') throw new MeshError('no-image', reply[1])
+      let received = 0
+      async function* chunks() {
+        for (;;) {
+          const chunk = await frames.readBytes()
+          if (chunk.length === 0) return
+          received += chunk.length
+          yield chunk
+        }
+      }
+      await images.import(image, chunks())
+      return received
+    })
+  } catch (error) {
+    throw new MeshError('no-image', `${ap} did not deliver the image: ${messageOf(error)}`, { cause: error })
+  } finally {
+    await connection.close().catch(() => {})
+  }
+}

@@ -1,0 +1,54 @@
+// Identities of chutes and of their instances: the subjects of their records, and the names people type.
+import { concat, sha256, utf8 } from './bytes.js'
+import { NAME } from './deployment.js'
+import { MeshError } from './error.js'
+
+/** (publisher key, name, creation id): two chutes are the same only where all three are. */
+export interface ChuteId {
+  readonly publisher: Uint8Array
+  readonly name: string
+  /** 16 bytes: 48 bits of milliseconds since 1970, big-endian, and 80 random bits. A later creation compares greater. */
+  readonly creation: Uint8Array
+}
+
+/** Makes a creation id that is later than `after`, the latest one known of this name. `random` is 10 bytes. */
+export function newCreation(nowMs: number, random: Uint8Array, after?: Uint8Array): Uint8Array {
+  const ms = after === undefined ? nowMs : Math.max(nowMs, creationTime(after) + 1)
+  const id = new Uint8Array(16)
+  new DataView(id.buffer).setBigUint64(0, BigInt(ms) << 16n)
+  id.set(random.subarray(0, 10), 6)
+  return id
+}
+
+/** Milliseconds since 1970. */
+export const creationTime = (creation: Uint8Array): number => Buffer.from(creation).readUIntBE(0, 6)
+
+/** The subject of a chute's registers. All creations of one name share it, so that one removal covers them for ever. */
+export const chuteSubject = (publisher: Uint8Array, name: string): Uint8Array => concat(publisher, utf8(name))
+
+/** @throws MeshError `malformed` when `subject` is not publisher and name. */
+export function readChuteSubject(subject: Uint8Array): { publisher: Uint8Array; name: string } {
+  const name = Buffer.from(subject.subarray(32)).toString('latin1')
+  if (subject.length < 33 || !NAME.test(name))
+    throw new MeshError('malformed', 'a subject that is no publisher and name')
+  return { publisher: subject.slice(0, 32), name }
+}
+
+/** 20 bytes that stand for a chute where its three parts would be too long. */
+export const chuteKey = (id: ChuteId): Uint8Array =>
+  sha256(utf8('dropmesh chute 1\0'), id.publisher, id.creation, utf8(id.name)).slice(0, 20)
+
+/** Which copy of a chute: its ordinal, or for `everywhere` the key of the AP it is for. */
+export type Copy = number | Uint8Array
+
+/** The subject of an instance's claims: chute key, then 0 and the ordinal (4 bytes, big-endian), or 1 and the AP's key. */
+export function instanceSubject(chute: Uint8Array, copy: Copy): Uint8Array {
+  if (typeof copy !== 'number') return concat(chute, Uint8Array.of(1), copy)
+  const ordinal = new Uint8Array(4)
+  new DataView(ordinal.buffer).setUint32(0, copy)
+  return concat(chute, Uint8Array.of(0), ordinal)
+}
+
+/** True where `subject` has the shape of an instance's subject. */
+export const isInstanceSubject = (subject: Uint8Array): boolean =>
+  (subject[20] === 0 && subject.length === 25) || (subject[20] === 1 && subject.length === 53)

@@ -1,0 +1,48 @@
+// Strict CBOR: the deterministic subset of RFC 8949 (section 4.2.1) in which everything on the wire is written.
+import * as cborg from 'cborg'
+import { z } from 'zod'
+import { MeshError } from './error.js'
+
+const ENCODE = cborg.rfc8949EncodeOptions
+const DECODE: cborg.DecodeOptions = {
+  strict: true,
+  allowIndefinite: false,
+  allowUndefined: false,
+  allowInfinity: false,
+  allowNaN: false,
+  allowBigInt: false,
+  rejectDuplicateMapKeys: true,
+}
+
+/** @throws Error where `value` holds something the wire has no form for (`undefined` in an array, a bigint over 2^53). */
+export const encode = (value: unknown): Uint8Array => cborg.encode(withoutUndefined(value), ENCODE)
+
+/**
+ * @throws MeshError `malformed` on anything but one canonical CBOR item. Deep nesting ends here too, as the stack error
+ * it provokes; `bytes` must have passed its size limit before.
+ */
+export function decode(bytes: Uint8Array): unknown {
+  try {
+    return cborg.decode(bytes, DECODE)
+  } catch (cause) {
+    throw new MeshError('malformed', 'not canonical CBOR', { cause })
+  }
+}
+
+// An absent optional field and one that is `undefined` are the same thing to TypeScript; on the wire only absence exists.
+function withoutUndefined(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(withoutUndefined)
+  if (value === null || typeof value !== 'object' || value instanceof Uint8Array) return value
+  return Object.fromEntries(
+    Object.entries(value)
+      .filter(([, item]) => item !== undefined)
+      .map(([key, item]) => [key, withoutUndefined(item)]),
+  )
+}
+
+/** A byte string of `min` to `max` bytes, for schemas of what came over the wire. */
+export const byteString = (min: number, max = min) =>
+  z.custom<Uint8Array>(
+    (value) => value instanceof Uint8Array && value.length >= min && value.length <= max,
+    `${min === max ? min : `${min} to ${max}`} bytes`,
+  )

@@ -1,0 +1,111 @@
+// What a chute is: the content of a deployment record. Written by the manifest, read by placement and the reconciler.
+import { z } from 'zod'
+import { byteString } from './codec.js'
+
+const MAX_TEXT = 4096
+const text = z.string().max(MAX_TEXT)
+
+/** A DNS label: chutes, services and volumes are named so, since services are reached by their name. */
+export const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
+const name = z.string().regex(NAME)
+
+/** An image, identified by what legacy and containerd image stores share (decision 16). */
+const image = z.object({
+  /** SHA-256 of the image's config JSON. */
+  config: byteString(32),
+  /** SHA-256 of each uncompressed layer, lowest first. */
+  diffIds: z.array(byteString(32)).max(128),
+  /** `os/architecture` as Docker names them: `linux/amd64`. */
+  platform: z
+    .string()
+    .regex(/^[a-z0-9]+\/[a-z0-9]+(\/[a-z0-9]+)?$/)
+    .max(64),
+  /** A registry reference with digest, where the manifest named a registry image: what an AP may pull by itself. */
+  pull: z.string().max(512).optional(),
+})
+
+const port = z.int().min(1).max(65535)
+
+const service = z.object({
+  name,
+  image,
+  command: z.array(text).max(256).optional(),
+  entrypoint: z.array(text).max(256).optional(),
+  environment: z.record(z.string().min(1).max(256), text),
+  /** Published ports; without `host` the engine picks a free one. */
+  ports: z.array(z.object({ container: port, host: port.optional(), protocol: z.enum(['tcp', 'udp']) })).max(64),
+  mounts: z
+    .array(z.object({ volume: name, path: z.string().startsWith('/').max(1024), readOnly: z.boolean() }))
+    .max(64),
+  /** Sized tmpfs beside the one every service has on /tmp; size in bytes. */
+  tmpfs: z.array(z.object({ path: z.string().startsWith('/').max(1024), size: z.int().min(4096) })).max(16),
+  /** Docker's health check; times in milliseconds. `test` is Docker's form: `["CMD", …]` or `["CMD-SHELL", line]`. */
+  healthcheck: z
+    .object({
+      test: z.array(text).min(1).max(256),
+      interval: z.int().min(1),
+      timeout: z.int().min(1),
+      startPeriod: z.int().min(0),
+      retries: z.int().min(1).max(1000),
+    })
+    .optional(),
+  user: z.string().max(256).optional(),
+  workingDir: z.string().max(1024).optional(),
+  /** Milliseconds between SIGTERM and SIGKILL. */
+  stopGrace: z.int().min(0).max(3_600_000),
+  /** Limits, which are also what placement reckons with: thousandths of a CPU, bytes, processes. */
+  limits: z.object({
+    cpu: z.int().min(10).max(1_024_000),
+    memory: z.int().min(6 * 1024 ** 2),
+    pids: z.int().min(1).max(100_000),
+  }),
+})
+
+export const chuteSpec = z
+  .object({
+    services: z.array(service).min(1).max(32),
+    /** An ephemeral volume may be lost with its AP; any other pins its chute to the AP that has the data (decision 13). */
+    volumes: z.array(z.object({ name, ephemeral: z.boolean() })).max(64),
+    /** How many instances, or one on every AP that fits. */
+    replicas: z.union([z.int().min(0).max(1000), z.literal('everywhere')]),
+    /** All must hold for the labels of the AP. */
+    constraints: z.array(z.object({ label: z.string().min(1).max(128), value: z.string().max(256) })).max(32),
+  })
+  .refine((spec) => new Set(spec.services.map((s) => s.name)).size === spec.services.length, 'two services of one name')
+  .refine(
+    (spec) => spec.services.every((s) => s.mounts.every((m) => spec.volumes.some((v) => v.name === m.volume))),
+    'a service mounts a volume that is not declared',
+  )
+
+export type ChuteSpec = z.infer<typeof chuteSpec>
+export type ServiceSpec = ChuteSpec['services'][number]
+export type ImageSpec = ServiceSpec['image']
+
+/** Limits of a service whose manifest states none: small enough that a 2 GB box holds several. */
+export const DEFAULT_LIMITS = { cpu: 500, memory: 256 * 1024 ** 2, pids: 256 } as const
+
+/** Docker's own default grace between SIGTERM and SIGKILL, in milliseconds. */
+export const DEFAULT_STOP_GRACE = 10_000
+
+export interface Resources {
+  /** Thousandths of a CPU. */
+  cpu: number
+  /** Bytes. */
+  memory: number
+  /** Fixed host ports as `8080/tcp`. */
+  ports: string[]
+}
+
+/** What one instance takes of its AP. */
+export function resourcesOf(spec: ChuteSpec): Resources {
+  return {
+    cpu: spec.services.reduce((sum, s) => sum + s.limits.cpu, 0),
+    memory: spec.services.reduce((sum, s) => sum + s.limits.memory, 0),
+    ports: spec.services.flatMap((s) =>
+      s.ports.flatMap((p) => (p.host === undefined ? [] : [`${p.host}/${p.protocol}`])),
+    ),
+  }
+}
+
+/** True where an instance leaves data behind that does not migrate yet. */
+export const isPinnedByData = (spec: ChuteSpec): boolean => spec.volumes.some((volume) => !volume.ephemeral)

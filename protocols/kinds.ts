@@ -1,0 +1,175 @@
+// What each kind of record says: its subject, its body, how much history of it is kept. One row a kind.
+import { z } from 'zod'
+import { concat, equalBytes, utf8 } from './bytes.js'
+import { creationTime, isInstanceSubject, readChuteSubject } from './chute.js'
+import { type Clock, clockSchema, compareClocks } from './clock.js'
+import { byteString, encode } from './codec.js'
+import { chuteSpec } from './deployment.js'
+import { describe, FORMAT, type SignedRecord } from './envelope.js'
+import { MeshError } from './error.js'
+import { verify } from './keys.js'
+import { DEPLOYMENT_HISTORY, HISTORY } from './limits.js'
+
+const instance = byteString(25, 53).refine(isInstanceSubject, 'an instance')
+const uint = z
+  .int()
+  .min(0)
+  .max(2 ** 48)
+const labels = z
+  .record(z.string().min(1).max(128), z.string().max(256))
+  .refine((l) => Object.keys(l).length <= 32, 'over 32 labels')
+
+/** How an AP came in: a ticket's key (or the mesh key itself, for the founder) signed for the AP's key. */
+const admission = z.object({ ticket: byteString(32), at: clockSchema, signature: byteString(64) })
+
+/** Subject: the AP's key, which is also the signer. An AP renews its own record when its name or labels change. */
+const member = z.object({ name: z.string().regex(/^[\w.-]{1,63}$/), labels, admission })
+
+/** Subject: the key that is granted something. `expires` is in milliseconds since 1970, 0 for never. */
+const grant = z.object({ role: z.enum(['ap', 'publisher', 'admin']), uses: z.int().min(1).max(10_000), expires: uint })
+
+/** Subject: the key of an AP that is a member no more, by every admission up to this record's clock. */
+const forget = z.object({})
+
+/** Subject: publisher and name. Signer: the publisher. */
+const deployment = z.object({
+  creation: byteString(16),
+  revision: z
+    .int()
+    .min(1)
+    .max(2 ** 32),
+  spec: chuteSpec,
+})
+const wanted = z.object({ creation: byteString(16), desired: z.enum(['running', 'stopped']), restarts: uint })
+/** Removes this creation and every earlier one of the name. */
+const removal = z.object({ creation: byteString(16) })
+
+/** Subject: an instance. Signer: the AP that holds it. `previous` is the hash of the claim it takes over from. */
+const claim = z.object({
+  epoch: z
+    .int()
+    .min(1)
+    .max(2 ** 48),
+  cause: z.string().regex(/^[a-z-]{1,32}$/),
+  previous: byteString(32).optional(),
+})
+
+/** Subject: the key of the AP that could not be reached. `boot` and `sequence` are the last heard of it. */
+const statement = z.object({ boot: uint, sequence: uint, silence: uint, probes: uint })
+
+/** Subject: the AP's key, also the signer: it left on purpose, in this boot. */
+const goodbye = z.object({ boot: uint })
+
+/** Subject: the AP's key. Signer: the AP itself, or an admin. */
+const drain = z.object({ draining: z.boolean() })
+
+const instanceState = z.enum(['fetching', 'starting', 'running', 'healthy', 'unhealthy', 'stopping', 'failed'])
+export type InstanceState = z.infer<typeof instanceState>
+
+/** Subject: the AP's key, also the signer. Gossiped and held in memory, not in the ledger. */
+const beacon = z.object({
+  boot: uint,
+  sequence: uint,
+  version: z.string().max(32),
+  addresses: z.array(z.string().max(256)).max(32),
+  /** The container engine, absent where none answers. Nominal capacity: thousandths of a CPU, bytes. */
+  engine: z.object({ version: z.string().max(64), platform: z.string().max(64), cpu: uint, memory: uint }).optional(),
+  instances: z
+    .array(
+      z.object({
+        instance,
+        epoch: uint,
+        revision: uint,
+        state: instanceState,
+        /** Milliseconds since 1970 at which it came into this state. */
+        since: uint,
+        reason: z.string().max(256).optional(),
+        ports: z.array(z.object({ container: uint, host: uint, protocol: z.enum(['tcp', 'udp']) })).max(64),
+      }),
+    )
+    .max(256),
+  /** What this AP cannot run for now, though placement may say that it should. `until` in milliseconds since 1970. */
+  cannot: z
+    .array(
+      z.object({
+        instance,
+        revision: uint,
+        reason: z.string().max(256),
+        until: uint,
+      }),
+    )
+    .max(64),
+  /** Config digests of the images of chutes that this AP can hand out. */
+  images: z.array(byteString(32)).max(256),
+  /** Digest of this AP's ledger. */
+  ledger: byteString(16),
+})
+
+const meshKinds = { member, grant, forget, deployment, wanted, removal, claim, statement, goodbye, drain, beacon }
+
+export type Kind = keyof typeof meshKinds
+export type Body<K extends Kind> = z.infer<(typeof meshKinds)[K]>
+export interface RecordOf<K extends Kind> extends SignedRecord {
+  readonly kind: K
+  readonly body: Body<K>
+}
+
+/** Kinds whose content a later version fills. They are registers like the others: stored, merged and forwarded. */
+export const RESERVED = ['ticket-use', 'revocation', 'voters', 'lease', 'snapshot-head', 'settings'] as const
+
+const isKey = (subject: Uint8Array) => subject.length === 32
+const isSigner = (record: SignedRecord) => equalBytes(record.subject, record.signer)
+
+/** What must hold between a record's parts, beyond the shape of its body. Never depends on the receiver or its clock. */
+const rules: { [K in Kind]: (record: RecordOf<K>) => boolean } = {
+  member: (r) => isSigner(r) && compareClocks(r.body.admission.at, r.clock) <= 0 && isAdmitted(r),
+  grant: (r) => isKey(r.subject),
+  forget: (r) => isKey(r.subject),
+  deployment: (r) => signedByPublisher(r) && creationTime(r.body.creation) <= r.clock[0],
+  wanted: (r) => signedByPublisher(r),
+  removal: (r) => signedByPublisher(r) && creationTime(r.body.creation) <= r.clock[0],
+  claim: (r) => isInstanceSubject(r.subject),
+  statement: (r) => isKey(r.subject) && !isSigner(r),
+  goodbye: isSigner,
+  drain: (r) => isKey(r.subject),
+  beacon: isSigner,
+}
+
+/** What a ticket's key signs to let an AP in. */
+export const admissionBytes = (mesh: Uint8Array, ap: Uint8Array, at: Clock): Uint8Array =>
+  concat(utf8('dropmesh admission 1\0'), mesh, ap, encode(at))
+
+const isAdmitted = (r: RecordOf<'member'>) =>
+  verify(r.body.admission.ticket, admissionBytes(r.mesh, r.signer, r.body.admission.at), r.body.admission.signature)
+
+function signedByPublisher(record: SignedRecord): boolean {
+  const { publisher } = readChuteSubject(record.subject)
+  return equalBytes(publisher, record.signer)
+}
+
+const isKnown = (record: SignedRecord): record is RecordOf<Kind> =>
+  record.format === FORMAT && Object.hasOwn(meshKinds, record.kind)
+
+/** Narrows a record to one kind of the format this version understands. Its shape was checked by `checkKind` on entry. */
+export const isKind = <K extends Kind>(record: SignedRecord, kind: K): record is RecordOf<K> =>
+  record.kind === kind && record.format === FORMAT
+
+/**
+ * Checks the body and the structural rules of a record whose kind is known; others pass.
+ * @throws MeshError `malformed`
+ */
+export function checkKind(record: SignedRecord): void {
+  if (!isKnown(record)) return
+  const body = meshKinds[record.kind].safeParse(record.body)
+  if (!body.success) throw new MeshError('malformed', `a ${record.kind} record with a wrong ${describe(body.error)}`)
+  if (!(rules[record.kind] as (r: SignedRecord) => boolean)(record)) {
+    throw new MeshError('malformed', `a ${record.kind} record whose subject, signer or clock does not fit its body`)
+  }
+}
+
+/** How many records a register keeps per signer, or `undefined` for a kind this version does not know. */
+export function historyOf(record: SignedRecord): number | undefined {
+  if (record.kind === 'deployment') return DEPLOYMENT_HISTORY
+  const known = Object.hasOwn(meshKinds, record.kind) || (RESERVED as readonly string[]).includes(record.kind)
+  return known ? HISTORY : undefined
+}

@@ -1,0 +1,30 @@
+// Every hard size limit of the wire, in one place. What exceeds one is refused before it is parsed.
+
+/** A whole envelope, in bytes. What is bigger is a blob that a record names by digest. */
+export const MAX_RECORD = 32 * 1024
+
+/** A subject, the key of a register, in bytes. */
+export const MAX_SUBJECT = 128
+
+/** A frame of the pulse, probe and join protocols, in bytes; a join carries two envelopes. */
+export const MAX_SMALL_FRAME = 1024
+export const MAX_JOIN_FRAME = 2 * MAX_RECORD + 1024
+
+/** A frame of the sync protocol, in bytes: 256 bucket digests, or a page of hashes or records. */
+export const MAX_SYNC_FRAME = 256 * 1024
+
+/** A chunk of an image on the wire, in bytes (decision 5: bulk yields often). */
+export const MAX_CHUNK = 256 * 1024
+
+/** A chute's image, in bytes, all layers together: what one AP accepts from another. */
+export const MAX_IMAGE = 4 * 1024 ** 3
+
+/** How far ahead of the receiver a record's clock may be where it is first submitted, in milliseconds (decision 8). */
+export const MAX_CLOCK_AHEAD = 5 * 60_000
+
+/** Records kept per register and signer, newest first. A deployment's history is what `rollback` can reach. */
+export const HISTORY = 2
+export const DEPLOYMENT_HISTORY = 10
+
+/** Records of kinds this version does not know, kept per signer, newest first. */
+export const UNKNOWN_HISTORY = 64

@@ -1,0 +1,409 @@
+// From the text of a compose.yaml to a checked chute (decision 17): the tables from PORT to MANIFEST say which keys are
+// accepted and how each is read; any other is refused by its name and line. Keys are named as in the Compose
+// specification, https://github.com/compose-spec/compose-spec. Pure: reads no file and no environment, builds no image.
+import {
+  attempt,
+  byKind,
+  defined,
+  type Fields,
+  fields,
+  flag,
+  issueText,
+  items,
+  list,
+  ManifestError,
+  open,
+  type Placed,
+  parsing,
+  placed,
+  plain,
+  printable,
+  type Reader,
+  text,
+  textOrNumber,
+  texts,
+  type Value,
+  within,
+} from './compose-reader.js'
+import * as compose from './compose-values.js'
+import {
+  type ChuteSpec,
+  chuteSpec,
+  DEFAULT_LIMITS,
+  DEFAULT_STOP_GRACE,
+  type ImageSpec,
+  type ServiceSpec,
+} from './deployment.js'
+import { MeshError } from './error.js'
+
+export { ManifestError }
+
+/** Docker's own defaults of a health check, in milliseconds. */
+const DEFAULT_HEALTHCHECK = { interval: 30_000, timeout: 30_000, startPeriod: 0, retries: 3 }
+
+/** Where a service's image comes from. A build's paths are relative: the context to the manifest, the dockerfile to it. */
+export type ImageSource =
+  | { image: string }
+  | { build: { context: string; dockerfile: string; args: Record<string, string> } }
+
+export type ManifestService = Omit<ServiceSpec, 'image'> & { source: ImageSource }
+
+/** A checked chute that has no images yet. */
+export type Manifest = Omit<ChuteSpec, 'services'> & { name?: string; services: ManifestService[] }
+
+// --- What the keys of a chute are, and how each is read ----------------------------------------------------------------
+
+/** What a deployment record itself demands, so that its limits stand in one place. */
+const SPEC = chuteSpec.shape
+const SERVICE_SPEC = SPEC.services.element.shape
+
+/** The names of services and volumes are the publisher's to choose, within NAME. */
+const named = <T>(read: Reader<T>) =>
+  byKind<Map<string, Placed<T>>>({
+    map: (value) => {
+      const all = new Map<string, Placed<T>>()
+      for (const [name, at] of value.map()) {
+        attempt(at, name, compose.name)
+        const is = read(at)
+        if (is !== undefined) all.set(name, { at, is })
+      }
+      return all
+    },
+  })
+
+const words = byKind<string[]>({ nothing: () => undefined, text: parsing(compose.shellWords), list: texts })
+
+const variables = byKind<Record<string, string>>({
+  list: (value) => variableMap(items(placed(text(compose.variable)))(value) ?? []),
+  map: (value) => {
+    const entries: Placed<[string, string]>[] = []
+    for (const [key, at] of value.map()) {
+      const pair = parsing((text): [string, string] => [compose.variableName(key), text])
+      const is = byKind({ text: pair, number: pair, flag: pair, nothing: () => at.refuse(compose.noValue(key)) })(at)
+      if (is) entries.push({ at, is })
+    }
+    return variableMap(entries)
+  },
+})
+
+function variableMap(entries: Placed<[string, string]>[]): Record<string, string> {
+  const seen = new Map<string, string>()
+  for (const { at, is } of entries) {
+    if (seen.has(is[0])) at.refuse(`${is[0]} is given twice`)
+    seen.set(...is)
+  }
+  return Object.fromEntries(seen)
+}
+
+const PORT = fields(
+  {
+    target: textOrNumber(compose.port),
+    published: textOrNumber(compose.port),
+    protocol: text(compose.oneOf('tcp', 'udp')),
+    // Compose writes "ingress" by default and acts alike on both: the port opens where the container runs.
+    mode: text(compose.oneOf('host', 'ingress')),
+  },
+  { host_ip: 'no two APs share an address' },
+)
+
+const port = byKind<ServiceSpec['ports'][number]>({
+  text: parsing(compose.portMapping),
+  number: parsing(compose.portMapping),
+  map: (value) => {
+    const read = PORT(value) ?? {}
+    if (!('target' in read)) value.refuse('needs a target, the port in the container')
+    if (!read.target) return undefined
+    return { container: read.target, protocol: read.protocol ?? 'tcp', ...defined({ host: read.published }) }
+  },
+})
+
+const MOUNT = fields(
+  { type: text(compose.mountType), source: text(compose.volumeName), target: text(compose.mountPath), read_only: flag },
+  { bind: 'a chute moves between hosts', tmpfs: 'write it under tmpfs of the service' },
+)
+
+const mount = byKind<ServiceSpec['mounts'][number]>({
+  text: parsing(compose.mount),
+  map: (value) => {
+    const read = MOUNT(value) ?? {}
+    if (!('type' in read)) value.refuse('needs a type: volume')
+    else if (!read.type) return undefined
+    if (!('source' in read)) value.refuse('is an anonymous volume, whose data nobody could find: name its source')
+    if (!('target' in read)) value.refuse('needs a target, the path in the container')
+    if (!read.source || !read.target) return undefined
+    return { volume: read.source, path: read.target, readOnly: read.read_only ?? false }
+  },
+})
+
+const oneTmpfs = placed(within(SERVICE_SPEC.tmpfs.element, text(compose.tmpfs)))
+const tmpfs = byKind({ text: (value) => [oneTmpfs(value) ?? []].flat(), list: items(oneTmpfs) })
+
+const CHECK_SPEC = SERVICE_SPEC.healthcheck.unwrap().shape
+
+const checkTest: Reader<string[]> = (value) => {
+  const test = texts(value)
+  if (!test) return undefined
+  const [form, ...rest] = test
+  const sound =
+    form === 'CMD' ? rest.length > 0 : form === 'CMD-SHELL' ? rest.length === 1 : form === 'NONE' && rest.length === 0
+  return sound ? test : value.refuse('must be text, ["CMD", PROGRAM, …], ["CMD-SHELL", LINE] or ["NONE"]')
+}
+
+const HEALTHCHECK = fields({
+  test: within(CHECK_SPEC.test, byKind({ text: parsing((line) => ['CMD-SHELL', line]), list: checkTest })),
+  interval: within(CHECK_SPEC.interval, textOrNumber(compose.duration), 'ms'),
+  timeout: within(CHECK_SPEC.timeout, textOrNumber(compose.duration), 'ms'),
+  start_period: within(CHECK_SPEC.startPeriod, textOrNumber(compose.duration), 'ms'),
+  retries: within(CHECK_SPEC.retries, textOrNumber(compose.whole)),
+  disable: flag,
+})
+
+const healthcheck: Reader<NonNullable<ServiceSpec['healthcheck']>> = (value) => {
+  const check = HEALTHCHECK(value)
+  if (!check) return undefined
+  if (check.disable) {
+    if (Object.keys(check).length > 1) value.refuse('disable: true stands alone')
+    return { test: ['NONE'], ...DEFAULT_HEALTHCHECK }
+  }
+  if (!('test' in check)) value.refuse("needs a test: the image's own check cannot be tuned, only replaced")
+  if (!check.test) return undefined
+  const { interval, timeout, start_period: startPeriod, retries } = check
+  return { test: check.test, ...DEFAULT_HEALTHCHECK, ...defined({ interval, timeout, startPeriod, retries }) }
+}
+
+const BUILD = fields({ context: text(compose.ownPath), dockerfile: text(compose.ownPath), args: variables })
+
+const build = byKind({
+  text: (value) => withBuildDefaults({ context: parsing(compose.ownPath)(value) }),
+  map: (value) => withBuildDefaults(BUILD(value)),
+})
+
+const withBuildDefaults = (build: Fields<typeof BUILD> | undefined) => ({
+  context: build?.context ?? '.',
+  dockerfile: build?.dockerfile ?? 'Dockerfile',
+  args: build?.args ?? {},
+})
+
+const DEPLOY = fields(
+  {
+    replicas: placed(within(SPEC.replicas, textOrNumber(compose.whole))),
+    placement: fields({ constraints: list(placed(within(SPEC.constraints.element, text(compose.constraint)))) }),
+    resources: fields(
+      {
+        limits: fields({
+          cpus: within(SERVICE_SPEC.limits.shape.cpu, textOrNumber(compose.cpus), 'thousandths of a CPU'),
+          memory: within(SERVICE_SPEC.limits.shape.memory, textOrNumber(compose.size), 'bytes'),
+          pids: within(SERVICE_SPEC.limits.shape.pids, textOrNumber(compose.whole)),
+        }),
+      },
+      { reservations: 'an AP reserves the limits' },
+    ),
+  },
+  {
+    mode: 'for one on every AP write x-dropmesh: {everywhere: true} at the top level',
+    restart_policy: 'an AP restarts what stopped',
+  },
+)
+
+const HOST = 'a chute has no access to its host'
+const SERVICE = fields(
+  {
+    image: text(compose.imageReference),
+    build,
+    command: within(SERVICE_SPEC.command, words),
+    entrypoint: within(SERVICE_SPEC.entrypoint, words),
+    environment: within(SERVICE_SPEC.environment, variables),
+    ports: list(placed(port)),
+    volumes: list(placed(within(SERVICE_SPEC.mounts.element, mount))),
+    tmpfs,
+    healthcheck,
+    user: within(SERVICE_SPEC.user, plain),
+    working_dir: within(SERVICE_SPEC.workingDir, text(compose.containerPath)),
+    stop_grace_period: within(SERVICE_SPEC.stopGrace, textOrNumber(compose.duration), 'ms'),
+    deploy: byKind({ nothing: () => undefined, map: DEPLOY }),
+  },
+  {
+    ...Object.fromEntries(
+      ['cgroup', 'cgroup_parent', 'device_cgroup_rules', 'devices', 'gpus', 'ipc', 'network_mode', 'pid', 'privileged']
+        .concat(['runtime', 'sysctls', 'userns_mode', 'use_api_socket', 'uts', 'volumes_from'])
+        .map((key) => [key, HOST]),
+    ),
+    cap_add: 'a chute runs without capabilities',
+    cap_drop: 'all capabilities are dropped already',
+    container_name: 'a service is reached by its own name',
+    depends_on: 'services start together, and again until they succeed',
+    env_file: 'write the variables under environment',
+    extends: 'write the service out',
+    links: 'a service is reached by its own name',
+    mem_limit: 'write deploy.resources.limits.memory',
+    cpus: 'write deploy.resources.limits.cpus',
+    pids_limit: 'write deploy.resources.limits.pids',
+    networks: 'the services of a chute share one network, which is theirs alone',
+    read_only: 'the root of a container is always read-only',
+    restart: 'an AP restarts what stopped',
+    scale: 'write deploy.replicas',
+    security_opt: 'the hardening of a chute is fixed',
+  },
+)
+
+const VOLUME = fields(
+  { 'x-dropmesh': fields({ ephemeral: flag }) },
+  { external: 'a volume belongs to its chute', name: 'a volume is named by its key', driver: HOST, driver_opts: HOST },
+)
+
+const MANIFEST = fields(
+  {
+    name: text(compose.name),
+    version: textOrNumber(() => undefined), // obsolete in Compose, and without meaning
+    services: named(SERVICE),
+    // What is wrong with a volume is recorded; that it was declared still counts.
+    volumes: named((value) => byKind<Fields<typeof VOLUME>>({ nothing: () => ({}), map: VOLUME })(value) ?? {}),
+    'x-dropmesh': fields({ everywhere: placed(flag) }),
+  },
+  {
+    include: 'a chute is one file',
+    networks: 'the services of a chute share one network, which is theirs alone',
+  },
+)
+
+// --- The chute ---------------------------------------------------------------------------------------------------------
+
+type Services = Map<string, Placed<Fields<typeof SERVICE>>>
+
+/**
+ * Reads a compose.yaml.
+ * @param file what errors call it
+ * @throws ManifestError, and nothing else, with all that is wrong
+ */
+export function parseManifest(text: string, file: string): Manifest {
+  const root = open(text, file)
+  const read = MANIFEST(root) ?? {}
+  const services: Services = read.services ?? new Map()
+  if (root.kind === 'map' && (!('services' in read) || read.services?.size === 0)) root.refuse('has no services')
+  refuseStrayMounts(services, 'volumes' in read ? read.volumes : new Map())
+  refuseSharedPorts(services)
+  const manifest: Manifest = {
+    ...defined({ name: read.name }),
+    services: [...services].map(([name, service]) => serviceOf(name, service)),
+    volumes: [...(read.volumes ?? [])].map(([name, { is }]) => ({
+      name,
+      ephemeral: is['x-dropmesh']?.ephemeral ?? false,
+    })),
+    replicas: replicasOf(services, read['x-dropmesh']?.everywhere),
+    constraints: constraintsOf(services),
+  }
+  // What the readers do not count: how many there may be of each thing.
+  const { error } = root.reading.problems.length > 0 ? {} : chuteSpec.safeParse(specOf(manifest, () => ANY_IMAGE))
+  for (const { path, message } of error?.issues ?? []) {
+    const service = path[0] === 'services' ? [...services.values()][Number(path[1])] : undefined
+    if (service) service.at.refuse(issueText({ path: path.slice(2), message }))
+    else root.refuse(issueText({ path, message }))
+  }
+  if (root.reading.problems.length > 0) throw new ManifestError(file, root.reading.problems)
+  return manifest
+}
+
+/**
+ * The content of a deployment record.
+ * @param images by name of service
+ * @throws MeshError `manifest` where a service has no image, or the record would be refused
+ */
+export function toSpec(manifest: Manifest, images: ReadonlyMap<string, ImageSpec>): ChuteSpec {
+  const spec = specOf(manifest, (service) => {
+    const image = images.get(service)
+    if (!image) throw new MeshError('manifest', `service ${service} has no image: it was neither built nor found`)
+    return image
+  })
+  const { data, error } = chuteSpec.safeParse(spec)
+  if (data) return data
+  const issues = error.issues.map((issue) => printable(issueText(issue)))
+  throw new MeshError('manifest', `the manifest makes no valid chute: ${issues.join('; ')}`, { cause: error })
+}
+
+/** Stands in for the images that are not there yet. */
+const ANY_IMAGE: ImageSpec = { config: new Uint8Array(32), diffIds: [], platform: 'linux/amd64' }
+
+function specOf(
+  { services, volumes, replicas, constraints }: Manifest,
+  image: (service: string) => ImageSpec,
+): ChuteSpec {
+  const withImage = ({ source: _, ...service }: ManifestService) => ({ ...service, image: image(service.name) })
+  return { services: services.map(withImage), volumes, replicas, constraints }
+}
+
+function serviceOf(name: string, { at, is: read }: Placed<Fields<typeof SERVICE>>): ManifestService {
+  if (!('image' in read) && !('build' in read)) at.refuse('needs an image or a build')
+  const bare = <T>(values: Placed<T>[] | undefined): T[] => (values ?? []).map(({ is }) => is)
+  const limits = read.deploy?.resources?.limits ?? {}
+  return {
+    name,
+    // Where there is a build, Compose takes the image for the name to give to it. Here an image is its digest.
+    source: read.build ? { build: read.build } : { image: read.image ?? '' },
+    environment: read.environment ?? {},
+    ports: bare(read.ports),
+    mounts: bare(read.volumes),
+    tmpfs: bare(read.tmpfs),
+    stopGrace: read.stop_grace_period ?? DEFAULT_STOP_GRACE,
+    limits: { ...DEFAULT_LIMITS, ...defined({ cpu: limits.cpus, memory: limits.memory, pids: limits.pids }) },
+    ...defined({
+      command: read.command,
+      entrypoint: read.entrypoint,
+      healthcheck: read.healthcheck,
+      user: read.user,
+      workingDir: read.working_dir,
+    }),
+  }
+}
+
+function refuseStrayMounts(services: Services, volumes: ReadonlyMap<string, unknown> | undefined): void {
+  for (const { is: service } of services.values()) {
+    const paths = new Map<string, Value>()
+    for (const { at, is } of [...(service.volumes ?? []), ...(service.tmpfs ?? [])]) {
+      const earlier = paths.get(is.path)
+      if (earlier) at.refuse(`${is.path} is mounted twice, first on line ${earlier.line}`)
+      else paths.set(is.path, at)
+      if (!volumes || !('volume' in is) || volumes.has(is.volume)) continue
+      at.refuse(`volume ${is.volume} is not declared: add it under volumes`)
+    }
+  }
+}
+
+/** The services of an instance run on one AP, where each port can be had once. */
+function refuseSharedPorts(services: Services): void {
+  const taken = new Map<string, Value>()
+  for (const { at, is } of [...services.values()].flatMap((service) => service.is.ports ?? [])) {
+    if (is.host === undefined) continue
+    const port = `${is.host}/${is.protocol}`
+    const earlier = taken.get(port)
+    if (earlier) at.refuse(`port ${port} is published twice, first on line ${earlier.line}`)
+    else taken.set(port, at)
+  }
+}
+
+// An instance is all services of a chute together, on one AP. Compose states placement by service, so they must agree.
+
+function replicasOf(services: Services, everywhere: Placed<boolean> | undefined): ChuteSpec['replicas'] {
+  const [first, ...others] = [...services.values()].flatMap(({ is }) => is.deploy?.replicas ?? [])
+  for (const { at, is } of others) {
+    if (is === first!.is) continue
+    at.refuse(`the services of a chute run together, and ${first!.at.path} on line ${first!.at.line} says ${first!.is}`)
+  }
+  if (!everywhere?.is) return first?.is ?? 1
+  first?.at.refuse(`contradicts ${everywhere.at.path} on line ${everywhere.at.line}: remove one of the two`)
+  return 'everywhere'
+}
+
+function constraintsOf(services: Services): ChuteSpec['constraints'] {
+  const all = new Map<string, Placed<ChuteSpec['constraints'][number]>>()
+  const stated = [...services.values()].flatMap(({ is }) => is.deploy?.placement?.constraints ?? [])
+  for (const { at, is } of stated) {
+    const earlier = all.get(is.label)
+    if (!earlier) all.set(is.label, { at, is })
+    else if (earlier.is.value !== is.value) {
+      at.refuse(
+        `no AP can fit: the services of a chute run together, and line ${earlier.at.line} wants ${earlier.is.value}`,
+      )
+    }
+  }
+  return [...all.values()].map(({ is }) => is)
+}

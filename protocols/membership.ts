@@ -1,0 +1,94 @@
+// Who is a member, and who may let others in: a view over the ledger that comes out the same on every AP.
+import { apId, compareBytes, hex, sha256, toBase32, utf8 } from './bytes.js'
+import { type Clock, compareClocks } from './clock.js'
+import type { SignedRecord } from './envelope.js'
+import type { Body, RecordOf } from './kinds.js'
+import type { Ledger } from './ledger.js'
+
+/** The 20 bytes that stand for a mesh in every record. */
+export const meshIdOf = (meshKey: Uint8Array): Uint8Array => sha256(utf8('dropmesh mesh 1\0'), meshKey).slice(0, 20)
+
+/** The mesh id people see: 32 characters, fit for a DNS label. */
+export const meshText = (mesh: Uint8Array): string => toBase32(mesh)
+
+export interface Member {
+  /** AP id as libp2p prints it. */
+  readonly id: string
+  readonly key: Uint8Array
+  readonly name: string
+  readonly labels: Readonly<Record<string, string>>
+  readonly role: Body<'grant'>['role']
+  readonly since: Clock
+  readonly draining: boolean
+}
+
+export interface Membership {
+  /** Members by AP id. */
+  readonly members: ReadonlyMap<string, Member>
+  /** AP ids that were members once. */
+  readonly forgotten: ReadonlySet<string>
+  /** True for the key of the mesh and of every member that was let in as an admin. */
+  isAdmin(key: Uint8Array): boolean
+}
+
+/**
+ * Folds grants, admissions and forgets in the order of their clocks, beginning with the mesh key as the only authority:
+ * a grant counts if its signer was an admin at that moment, an admission if its ticket had uses left, a forget if an
+ * admin (or the AP itself) signed it. Records that come later but are older change the outcome on every AP alike.
+ */
+export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Membership {
+  const events = [
+    ...ledger.effective('grant', nowMs).map((record) => ({ at: record.clock, record: record as SignedRecord })),
+    ...ledger
+      .effective('member', nowMs)
+      .map((record) => ({ at: record.body.admission.at, record: record as SignedRecord })),
+    ...ledger.effective('forget', nowMs).map((record) => ({ at: record.clock, record: record as SignedRecord })),
+  ].sort((a, b) => compareClocks(a.at, b.at) || compareBytes(a.record.hash, b.record.hash))
+
+  const tickets = new Map<string, { role: Member['role']; uses: number; expires: number }>()
+  tickets.set(hex(meshKey), { role: 'admin', uses: 1, expires: 0 })
+  const admins = new Set([hex(meshKey)])
+  const members = new Map<string, Member>()
+  const forgotten = new Set<string>()
+  const drains = drainsOf(ledger, nowMs)
+
+  for (const { at, record } of events) {
+    if (record.kind === 'grant') {
+      const grant = record as RecordOf<'grant'>
+      if (admins.has(hex(grant.signer))) tickets.set(hex(grant.subject), { ...grant.body })
+    } else if (record.kind === 'member') {
+      const { body, signer } = record as RecordOf<'member'>
+      const ticket = tickets.get(hex(body.admission.ticket))
+      if (ticket === undefined || ticket.uses === 0 || (ticket.expires !== 0 && at[0] > ticket.expires)) continue
+      ticket.uses--
+      const id = apId(signer)
+      members.set(id, {
+        id,
+        key: signer,
+        name: body.name,
+        labels: body.labels,
+        role: ticket.role,
+        since: at,
+        draining: false,
+      })
+      forgotten.delete(id)
+      if (ticket.role === 'admin') admins.add(hex(signer))
+    } else {
+      const id = apId(record.subject)
+      if (!admins.has(hex(record.signer)) && compareBytes(record.signer, record.subject) !== 0) continue
+      if (members.delete(id)) forgotten.add(id)
+      admins.delete(hex(record.subject))
+    }
+  }
+  for (const [id, member] of members) {
+    const drain = drains
+      .filter((d) => compareBytes(d.subject, member.key) === 0)
+      .find((d) => compareBytes(d.signer, member.key) === 0 || admins.has(hex(d.signer)))
+    if (drain?.body.draining) members.set(id, { ...member, draining: true })
+  }
+  return { members, forgotten, isAdmin: (key) => admins.has(hex(key)) }
+}
+
+/** Drain records, newest first. */
+const drainsOf = (ledger: Ledger, nowMs: number): RecordOf<'drain'>[] =>
+  ledger.effective('drain', nowMs).sort((a, b) => compareClocks(b.clock, a.clock) || compareBytes(b.hash, a.hash))

@@ -1,0 +1,180 @@
+// Placement: from what is wanted, who claims what, and who is alive, to who should run each instance. Pure, and the same
+// on every AP that knows the same; where two know different things both claim, and the order of claims settles it.
+import { apId, hex } from './bytes.js'
+import { type Copy, instanceSubject } from './chute.js'
+import { compareClocks } from './clock.js'
+import { isPinnedByData, type Resources, resourcesOf } from './deployment.js'
+import { type Chute, copiesOf } from './desired.js'
+import type { RecordOf } from './kinds.js'
+import type { Member } from './membership.js'
+import { score } from './rendezvous.js'
+import type { RosterState } from './roster.js'
+
+/** An AP as placement sees it. */
+export interface Candidate {
+  readonly member: Member
+  readonly state: RosterState
+  readonly beacon: RecordOf<'beacon'>['body'] | undefined
+}
+
+/** Why a claim does not hold, or why none can be made. */
+type Cause = 'new' | 'dead' | 'left' | 'forgotten' | 'drain' | 'labels' | 'engine' | 'cannot' | 'full'
+
+export interface Placed {
+  readonly chute: Chute
+  readonly copy: Copy
+  /** Hex of the instance's subject. */
+  readonly instance: string
+  readonly subject: Uint8Array
+  /** The strongest claim by a member, whether it holds or not. */
+  readonly claim: RecordOf<'claim'> | undefined
+  /** The AP whose claim holds. */
+  readonly holder: string | undefined
+  /** Why there is no holder. */
+  readonly cause: Cause | undefined
+  /** Who may claim it, first rank first: empty while it has a holder, waits for data, or fits nowhere. */
+  readonly ranks: readonly string[]
+  /** The AP that has the data of an instance that does not migrate, while that AP cannot run it. */
+  readonly waitsFor: string | undefined
+  /** Why each AP that may not claim it may not: for people. */
+  readonly obstacles: ReadonlyMap<string, string>
+}
+
+interface Free {
+  cpu: number
+  memory: number
+  ports: Set<string>
+  /** Instances of each chute, by hex of the chute's key. */
+  chutes: Map<string, number>
+}
+
+/**
+ * @param nowMs milliseconds since 1970, for the end of a `cannot`
+ * @returns one entry for each wanted instance
+ */
+export function place(
+  chutes: readonly Chute[],
+  claims: ReadonlyMap<string, readonly RecordOf<'claim'>[]>,
+  candidates: ReadonlyMap<string, Candidate>,
+  nowMs: number,
+): Placed[] {
+  const members = new Map([...candidates].map(([id, { member }]) => [id, member]))
+  const free = new Map([...candidates].map(([id, candidate]) => [id, capacityOf(candidate)]))
+
+  const wanted = chutes.flatMap((chute) =>
+    copiesOf(chute, members).map((copy) => {
+      const subject = instanceSubject(chute.key, copy)
+      const instance = hex(subject)
+      const claim = claims.get(instance)?.find(({ signer }) => members.has(apId(signer)))
+      return { chute, copy, subject, instance, claim, hadClaim: claims.has(instance) }
+    }),
+  )
+
+  // Claims that hold come first, the oldest first, so that a newcomer never pushes out what runs.
+  const placed = new Map<string, Placed>()
+  const byAge = [...wanted].sort((a, b) => (a.claim && b.claim ? compareClocks(a.claim.clock, b.claim.clock) : 0))
+  for (const { hadClaim, ...item } of byAge) {
+    const base = { ...item, ranks: [], obstacles: new Map<string, string>() }
+    if (item.claim === undefined) {
+      const cause = hadClaim ? 'forgotten' : 'new'
+      placed.set(item.instance, { ...base, holder: undefined, cause, waitsFor: undefined })
+      continue
+    }
+    const holder = apId(item.claim.signer)
+    const cause = whyNotHold(item.chute, item.instance, candidates.get(holder)!, free.get(holder)!, nowMs)
+    if (cause === undefined) take(free.get(holder)!, item.chute)
+    const waits = cause !== undefined && cause !== 'cannot' && isPinnedByData(item.chute.spec)
+    placed.set(item.instance, {
+      ...base,
+      holder: cause ? undefined : holder,
+      cause,
+      waitsFor: waits ? holder : undefined,
+    })
+  }
+
+  return wanted.map(({ instance }) => {
+    const entry = placed.get(instance)!
+    if (entry.holder !== undefined || entry.waitsFor !== undefined) return entry
+    const obstacles = new Map<string, string>()
+    const open = [...candidates].filter(([id, candidate]) => {
+      const obstacle = whyNotClaim(entry, candidate, free.get(id)!, nowMs)
+      if (obstacle !== undefined) obstacles.set(id, obstacle)
+      return obstacle === undefined
+    })
+    const ranks = open
+      .map(([id, candidate]) => ({
+        id,
+        crowd: free.get(id)!.chutes.get(hex(entry.chute.key)) ?? 0,
+        score: score('placement 1', entry.subject, candidate.member.key, weightOf(candidate)),
+      }))
+      .sort((a, b) => a.crowd - b.crowd || b.score - a.score || (a.id < b.id ? -1 : 1))
+      .map(({ id }) => id)
+    if (ranks[0] !== undefined) take(free.get(ranks[0])!, entry.chute)
+    return { ...entry, ranks, obstacles }
+  })
+}
+
+/** Nominal capacity only: a weight that followed live use would move work for ever. */
+const weightOf = ({ beacon }: Candidate): number =>
+  Math.min((beacon?.engine?.cpu ?? 0) / 1000, (beacon?.engine?.memory ?? 0) / 1024 ** 3)
+
+const capacityOf = ({ beacon }: Candidate): Free => ({
+  cpu: beacon?.engine?.cpu ?? 0,
+  memory: beacon?.engine?.memory ?? 0,
+  ports: new Set(),
+  chutes: new Map(),
+})
+
+function take(free: Free, chute: Chute): void {
+  const { cpu, memory, ports } = resourcesOf(chute.spec)
+  free.cpu -= cpu
+  free.memory -= memory
+  for (const port of ports) free.ports.add(port)
+  const key = hex(chute.key)
+  free.chutes.set(key, (free.chutes.get(key) ?? 0) + 1)
+}
+
+function whatLacks(needs: Resources, free: Free): string | undefined {
+  if (needs.cpu > free.cpu) return `needs ${needs.cpu / 1000} CPUs, ${Math.max(0, free.cpu) / 1000} are free`
+  if (needs.memory > free.memory)
+    return `needs ${mib(needs.memory)} MiB of memory, ${mib(Math.max(0, free.memory))} are free`
+  const port = needs.ports.find((p) => free.ports.has(p))
+  return port === undefined ? undefined : `port ${port} is taken by another chute`
+}
+
+const mib = (bytes: number): number => Math.round(bytes / 1024 ** 2)
+
+const cannotOf = (beacon: Candidate['beacon'], chute: Chute, instance: string, nowMs: number) =>
+  beacon?.cannot.find((c) => c.revision === chute.revision && c.until > nowMs && hex(c.instance) === instance)
+
+const unmetConstraint = (chute: Chute, member: Member) =>
+  chute.spec.constraints.find(({ label, value }) => member.labels[label] !== value)
+
+const foreignPlatform = (chute: Chute, platform: string) =>
+  chute.spec.services.find((service) => service.image.platform !== platform)
+
+// A suspect keeps what it has, and one whose beacon has not reached us yet is not judged by it.
+function whyNotHold(chute: Chute, instance: string, of: Candidate, free: Free, nowMs: number): Cause | undefined {
+  if (of.state === 'dead' || of.state === 'left') return of.state
+  if (of.member.draining) return 'drain'
+  if (unmetConstraint(chute, of.member) !== undefined) return 'labels'
+  if (of.beacon === undefined) return undefined
+  if (of.beacon.engine === undefined) return 'engine'
+  if (cannotOf(of.beacon, chute, instance, nowMs) !== undefined) return 'cannot'
+  return whatLacks(resourcesOf(chute.spec), free) === undefined ? undefined : 'full'
+}
+
+function whyNotClaim({ chute, copy, instance }: Placed, of: Candidate, free: Free, nowMs: number): string | undefined {
+  if (typeof copy !== 'number' && hex(copy) !== hex(of.member.key)) return 'this copy is for another AP'
+  if (of.state !== 'alive') return `is ${of.state}`
+  if (of.member.draining) return 'is draining'
+  const unmet = unmetConstraint(chute, of.member)
+  if (unmet !== undefined) return `has no label ${unmet.label}=${unmet.value}`
+  const engine = of.beacon?.engine
+  if (of.beacon === undefined || engine === undefined) return 'has no container engine'
+  const foreign = foreignPlatform(chute, engine.platform)
+  if (foreign !== undefined) return `is ${engine.platform}, the image is ${foreign.image.platform}`
+  const cannot = cannotOf(of.beacon, chute, instance, nowMs)
+  if (cannot !== undefined) return `cannot: ${cannot.reason}`
+  return whatLacks(resourcesOf(chute.spec), free)
+}

@@ -1,0 +1,260 @@
+// The roster: what an AP believes of the others. It hears of pulses, beacons, broken connections, probes and signed
+// statements, and says whom to probe, what to sign, and who is alive, suspect, dead or left.
+import { compareBytes, hex } from './bytes.js'
+import type { Body, RecordOf } from './kinds.js'
+import type { Member } from './membership.js'
+import { majority, watchersOf } from './rendezvous.js'
+
+/** All in milliseconds. */
+export interface Timing {
+  /** How often an AP pulses to its watchers. */
+  pulse: number
+  /** Silence after which a watcher suspects: three pulses may be late or lost before that. */
+  suspect: number
+  /** How often a suspect is probed, and the deadline of a direct probe: far above a round trip, far below `accuse`. */
+  probe: number
+  /** Silence after which a watcher whose probes all failed signs. Above `suspect`, or a restart of the process would move work. */
+  accuse: number
+  /** What replaces a majority where most watchers are gone too, and silence where an AP was not heard in this life. */
+  unwitnessed: number
+  /** A gap between two ticks longer than this means that we slept, not that the others died. */
+  pause: number
+}
+
+export const TIMING: Timing = { pulse: 500, suspect: 1500, probe: 400, accuse: 1800, unwitnessed: 30_000, pause: 1000 }
+
+export type RosterState = 'alive' | 'suspect' | 'dead' | 'left'
+
+export type RosterEffect =
+  /** Reach the AP directly and tell `probed`; then, or if it fails, ask `via` to do the same. */
+  | { readonly do: 'probe'; readonly ap: string; readonly via: readonly string[] }
+  /** Sign and publish a statement. */
+  | { readonly do: 'accuse'; readonly ap: string; readonly statement: Body<'statement'> }
+  | { readonly do: 'tell'; readonly ap: string; readonly from: RosterState; readonly to: RosterState }
+
+interface Heard {
+  boot: number
+  sequence: number
+  /** When it last gave a sign of itself, local milliseconds; undefined if never since we started. */
+  at: number | undefined
+  /** When we first knew of it as a member. */
+  knownAt: number
+  suspectedAt: number | undefined
+  probedAt: number
+  failedProbes: number
+  beacon: RecordOf<'beacon'> | undefined
+  told: RosterState
+  accused: string
+}
+
+/** True where (boot, sequence) `a` is later than `b`. */
+export const isNewer = (a: { boot: number; sequence: number }, b: { boot: number; sequence: number }): boolean =>
+  a.boot !== b.boot ? a.boot > b.boot : a.sequence > b.sequence
+
+/** Pure: time comes in as local milliseconds on any monotonic scale. Statements and goodbyes come from the ledger. */
+export class Roster {
+  private members: ReadonlyMap<string, Member> = new Map()
+  private readonly heardOf = new Map<string, Heard>()
+  private readonly watcherCache = new Map<string, string[]>()
+  private statements = new Map<string, RecordOf<'statement'>[]>()
+  private goodbyes = new Map<string, number>()
+  private readonly firstAccused = new Map<string, number>()
+  private lastTick: number
+
+  constructor(
+    private readonly self: string,
+    startedAt: number,
+    private readonly timing: Timing = TIMING,
+  ) {
+    this.lastTick = startedAt
+  }
+
+  setMembers(members: ReadonlyMap<string, Member>, now: number): void {
+    this.members = members
+    this.watcherCache.clear()
+    for (const id of members.keys()) {
+      if (id !== this.self && !this.heardOf.has(id)) this.heardOf.set(id, newlyKnown(now))
+    }
+    for (const id of this.heardOf.keys()) if (!members.has(id)) this.heardOf.delete(id)
+  }
+
+  /** Takes the effective statements and goodbyes of the ledger. */
+  setRecords(
+    statements: RecordOf<'statement'>[],
+    goodbyes: RecordOf<'goodbye'>[],
+    idOf: (key: Uint8Array) => string,
+  ): void {
+    this.statements = new Map()
+    for (const statement of statements) {
+      const ap = idOf(statement.subject)
+      this.statements.set(ap, [...(this.statements.get(ap) ?? []), statement])
+    }
+    this.goodbyes = new Map(goodbyes.map((goodbye) => [idOf(goodbye.subject), goodbye.body.boot]))
+  }
+
+  /** A pulse, or the answer to a probe: authenticated by its channel, and no refutation of what others signed. */
+  heard(ap: string, sign: { boot: number; sequence: number }, now: number): void {
+    const of = this.heardOf.get(ap)
+    if (of === undefined || sign.boot < of.boot) return
+    if (isNewer(sign, of)) Object.assign(of, { boot: sign.boot, sequence: sign.sequence })
+    of.at = now
+    of.suspectedAt = undefined
+    of.failedProbes = 0
+  }
+
+  /** A signed beacon. Returns false for one that is not newer than what is known. */
+  beacon(ap: string, record: RecordOf<'beacon'>, now: number): boolean {
+    const of = this.heardOf.get(ap)
+    if (of === undefined || (of.beacon !== undefined && !isNewer(record.body, of.beacon.body))) return false
+    of.beacon = record
+    // An old beacon that reaches us late is knowledge of its content, not a sign of life.
+    if (isNewer(record.body, of) || of.at === undefined) this.heard(ap, record.body, now)
+    return true
+  }
+
+  /** The last connection to an AP broke: suspect at once, and probe. */
+  lost(ap: string, now: number): void {
+    const of = this.heardOf.get(ap)
+    if (of !== undefined) of.suspectedAt ??= now
+  }
+
+  /** All ways to reach a suspect failed. (Where one succeeded, tell `heard`.) */
+  unreachable(ap: string, now: number): void {
+    const of = this.heardOf.get(ap)
+    if (of === undefined) return
+    of.suspectedAt ??= now
+    of.failedProbes++
+  }
+
+  latestBeacon(ap: string): RecordOf<'beacon'> | undefined {
+    return this.heardOf.get(ap)?.beacon
+  }
+
+  /** When the AP last gave a sign of itself to us, local milliseconds. */
+  lastHeard(ap: string): number | undefined {
+    return this.heardOf.get(ap)?.at
+  }
+
+  watchers(ap: string): string[] {
+    let watchers = this.watcherCache.get(ap)
+    if (watchers === undefined) {
+      const member = this.members.get(ap)
+      watchers = member === undefined ? [] : watchersOf(member.key, ap, this.members)
+      this.watcherCache.set(ap, watchers)
+    }
+    return watchers
+  }
+
+  /** The statements that stand against an AP: by members, and not refuted by a newer beacon. */
+  accusations(ap: string): RecordOf<'statement'>[] {
+    const beacon = this.heardOf.get(ap)?.beacon?.body
+    return (this.statements.get(ap) ?? []).filter(
+      ({ body, signer }) =>
+        (beacon === undefined || !isNewer(beacon, body)) &&
+        [...this.members.values()].some((member) => compareBytes(member.key, signer) === 0),
+    )
+  }
+
+  /** The statements of a majority of an AP's watchers, or undefined: what makes an AP dead. */
+  certificate(ap: string): RecordOf<'statement'>[] | undefined {
+    const watchers = this.watchers(ap)
+    const keys = new Set(watchers.map((id) => hex(this.members.get(id)!.key)))
+    const counted = this.accusations(ap).filter(({ signer }) => keys.has(hex(signer)))
+    return watchers.length > 0 && counted.length >= majority(watchers.length) ? counted : undefined
+  }
+
+  state(ap: string, now: number): RosterState {
+    if (ap === this.self) return 'alive'
+    const of = this.heardOf.get(ap)
+    if (of === undefined) return 'left'
+    const goodbye = this.goodbyes.get(ap)
+    if (goodbye !== undefined && goodbye >= (of.beacon?.body.boot ?? of.boot)) return 'left'
+    if (this.certificate(ap) !== undefined || this.isUnwitnessedDeath(ap, now)) return 'dead'
+    return of.suspectedAt !== undefined || of.beacon === undefined || this.accusations(ap).length > 0
+      ? 'suspect'
+      : 'alive'
+  }
+
+  /** True where more than half of the others seem gone: then it is more likely this AP that is cut off. */
+  isIsolated(now: number): boolean {
+    const others = [...this.heardOf.keys()].filter((id) => this.state(id, now) !== 'left')
+    const gone = others.filter((id) => this.state(id, now) !== 'alive')
+    return others.length > 0 && gone.length * 2 > others.length
+  }
+
+  // Most watchers died with the AP they watched: after a long wait the statements of those that remain must do.
+  private isUnwitnessedDeath(ap: string, now: number): boolean {
+    const accusations = this.accusations(ap)
+    if (accusations.length === 0) {
+      this.firstAccused.delete(ap)
+      return false
+    }
+    const first = this.firstAccused.get(ap) ?? now
+    this.firstAccused.set(ap, first)
+    if (now - first < this.timing.unwitnessed) return false
+    const signers = new Set(accusations.map(({ signer }) => hex(signer)))
+    return this.watchers(ap).every((id) => signers.has(hex(this.members.get(id)!.key)) || this.isSilent(id))
+  }
+
+  private isSilent(ap: string): boolean {
+    return ap !== this.self && this.heardOf.get(ap)?.suspectedAt !== undefined
+  }
+
+  // An AP answers for those it watches, and for those whose watchers are all gone.
+  private answersFor(ap: string): boolean {
+    const watchers = this.watchers(ap)
+    return watchers.includes(this.self) || watchers.every((id) => this.isSilent(id))
+  }
+
+  /** Call it at least every `probe` milliseconds. */
+  tick(now: number): RosterEffect[] {
+    const gap = now - this.lastTick
+    this.lastTick = now
+    const slept = gap > this.timing.pause
+    const effects: RosterEffect[] = []
+    for (const [ap, of] of this.heardOf) {
+      if (slept && of.at !== undefined) of.at += gap
+      const before = of.told
+      of.told = this.state(ap, now)
+      if (of.told !== before) effects.push({ do: 'tell', ap, from: before, to: of.told })
+      if (of.told !== 'left' && this.answersFor(ap)) effects.push(...this.watch(ap, of, now))
+    }
+    return effects
+  }
+
+  private watch(ap: string, of: Heard, now: number): RosterEffect[] {
+    const silence = now - (of.at ?? of.knownAt)
+    const isWatcher = this.watchers(ap).includes(this.self)
+    // One that does not watch hears beacons, not pulses, and one that was not heard in this life may just be late.
+    const patience = of.at === undefined || !isWatcher ? this.timing.unwitnessed : this.timing.suspect
+    if (silence > patience) of.suspectedAt ??= now
+    if (of.suspectedAt === undefined) return []
+    const effects: RosterEffect[] = []
+    if (now - of.probedAt >= this.timing.probe) {
+      of.probedAt = now
+      const via = this.watchers(ap).filter((id) => id !== this.self && !this.isSilent(id))
+      effects.push({ do: 'probe', ap, via: via.slice(0, 2) })
+    }
+    const enough = of.at === undefined ? this.timing.unwitnessed : this.timing.accuse
+    const mark = `${of.boot}.${of.sequence}`
+    if (silence >= enough && of.failedProbes > 0 && of.accused !== mark) {
+      of.accused = mark
+      const { boot, sequence, failedProbes: probes } = of
+      effects.push({ do: 'accuse', ap, statement: { boot, sequence, silence: Math.round(silence), probes } })
+    }
+    return effects
+  }
+}
+
+const newlyKnown = (now: number): Heard => ({
+  boot: 0,
+  sequence: 0,
+  at: undefined,
+  knownAt: now,
+  suspectedAt: undefined,
+  probedAt: Number.NEGATIVE_INFINITY,
+  failedProbes: 0,
+  beacon: undefined,
+  told: 'suspect',
+  accused: '',
+})

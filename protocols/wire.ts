@@ -1,0 +1,81 @@
+// Names and frames of the wire: topics, protocol ids, and the messages of each stream protocol. protocols/README.md says
+// who sends which when.
+import { z } from 'zod'
+import { byteString, decode } from './codec.js'
+import { describe } from './envelope.js'
+import { MeshError } from './error.js'
+import { BUCKETS } from './ledger.js'
+import { MAX_RECORD } from './limits.js'
+
+/** Until a mesh is split, everyone is in the one neighbourhood of this name. */
+const WHOLE_MESH = 'all'
+
+/** Gossip topics. Deployment records and membership go mesh-wide, beacons stay in a neighbourhood. */
+export const topics = (mesh: string, neighbourhood = WHOLE_MESH) => ({
+  records: `/dropmesh/1/${mesh}/records`,
+  beacons: `/dropmesh/1/${mesh}/${neighbourhood}/beacons`,
+})
+
+/** Stream protocols. Two meshes on one network never speak to each other. */
+export const protocolIds = (mesh: string) => ({
+  join: `/dropmesh/1/${mesh}/join`,
+  sync: `/dropmesh/1/${mesh}/sync`,
+  pulse: `/dropmesh/1/${mesh}/pulse`,
+  probe: `/dropmesh/1/${mesh}/probe`,
+  image: `/dropmesh/1/${mesh}/image`,
+})
+
+/** The mDNS service: a DNS label of at most 63 characters, so that two meshes on one LAN do not answer each other. */
+export const mdnsService = (mesh: string): string => `_dropmesh-${mesh}._udp.local`
+
+const uint = z
+  .int()
+  .min(0)
+  .max(2 ** 48)
+const envelope = byteString(1, MAX_RECORD)
+const reason = z.string().max(512)
+
+/** Joiner: grant and member record. Member: welcome with its time (milliseconds since 1970), or a reason. */
+export const joinRequest = z.tuple([z.literal('join'), envelope, envelope])
+export const joinReply = z.union([z.tuple([z.literal('welcome'), uint]), z.tuple([z.literal('refused'), reason])])
+
+/** One frame each half second on a stream that stays open. */
+export const pulse = z.object({ boot: uint, sequence: uint, ledger: byteString(16) })
+
+/** Empty `ap`: are you there? Else: can you reach this AP (by key)? */
+export const probeRequest = z.object({ ap: byteString(32).optional() })
+export const probeReply = z.object({ boot: uint, sequence: uint, reached: z.boolean() })
+
+/** Hashes travel as one byte string, 32 bytes each. */
+const hashes = byteString(0, 4096 * 32).refine((b) => b.length % 32 === 0, 'whole hashes')
+
+export const syncFrame = z.union([
+  z.tuple([z.literal('hello'), byteString(16), uint]),
+  z.tuple([z.literal('buckets'), z.array(byteString(16)).length(BUCKETS)]),
+  z.tuple([
+    z.literal('hashes'),
+    z
+      .int()
+      .min(0)
+      .max(BUCKETS - 1),
+    hashes,
+  ]),
+  z.tuple([z.literal('records'), z.array(envelope).max(4096)]),
+  z.tuple([z.literal('want'), hashes]),
+  z.tuple([z.literal('end')]),
+])
+export type SyncFrame = z.infer<typeof syncFrame>
+
+/** `skip`: how many of the image's lowest layers the receiver has. The reply is followed by chunks, the last one empty. */
+export const imageRequest = z.object({ config: byteString(32), skip: z.int().min(0).max(128) })
+export const imageReply = z.union([z.tuple([z.literal('sending')]), z.tuple([z.literal('refused'), reason])])
+
+/** Reads one frame. @throws MeshError `malformed` */
+export function readFrame<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {
+  const parsed = schema.safeParse(decode(bytes))
+  if (!parsed.success) throw new MeshError('malformed', `a frame with a wrong ${describe(parsed.error)}`)
+  return parsed.data
+}
+
+export const splitHashes = (joined: Uint8Array): Uint8Array[] =>
+  Array.from({ length: joined.length / 32 }, (_, i) => joined.subarray(i * 32, i * 32 + 32))
