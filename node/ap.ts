@@ -44,7 +44,7 @@ const BEACON_SLOW = 5000
 const BEACON_PER_MEMBER = 1000
 /** Alone in the dark, an AP waits so long for news before it starts what it held. */
 const DARK_PATIENCE = 5000
-const JOIN_RETRY = 1000
+const JOIN_RETRY = 250
 const JOIN_RETRY_CAP = 30_000
 const LOOK_AT_IMAGES = 5000
 /** How long a planned stop waits for others to take over, and then for containers to end. */
@@ -320,7 +320,8 @@ export class Ap {
           if (received + sent > 0) this.events.add('synced', { ap, received, sent })
         },
         onRefused: (from, error) => this.events.add('refused', { from, code: error.code, reason: error.message }),
-        onNewcomer: () => this.scheduleRefresh(),
+        // At once: the newcomer syncs right after its welcome, and must be known by then.
+        onNewcomer: () => this.refresh(),
         onFailure: (what, error) => this.log.debug({ reason: messageOf(error) }, `${what} failed`),
       },
     )
@@ -492,9 +493,11 @@ export class Ap {
         this.refresh()
       } catch (error) {
         const reason = messageOf(error)
-        if (reason !== this.joinRefusal) this.events.add('join-failed', { reason })
+        // That nobody has answered yet is no news while the first connection is being made.
+        const isRefusal = error instanceof MeshError
+        if (isRefusal && reason !== this.joinRefusal) this.events.add('join-failed', { reason })
         this.joinRefusal = reason
-        wait = error instanceof MeshError ? Math.min(JOIN_RETRY_CAP, wait * 2) : JOIN_RETRY
+        wait = isRefusal ? Math.min(JOIN_RETRY_CAP, wait * 2) : JOIN_RETRY
       }
     }
   }
@@ -590,7 +593,9 @@ export class Ap {
 
   private tellMembership(before: Outlook, after: Outlook): void {
     for (const [ap, { name }] of after.membership.members) {
-      if (!before.membership.members.has(ap)) this.events.add('joined', { ap, name })
+      if (before.membership.members.has(ap)) continue
+      this.events.add('joined', { ap, name })
+      this.network.membersChanged()
     }
     for (const [ap, { name }] of before.membership.members) {
       if (after.membership.members.has(ap)) continue

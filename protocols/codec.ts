@@ -1,7 +1,9 @@
 // Strict CBOR: the deterministic subset of RFC 8949 (section 4.2.1) in which everything on the wire is written.
 import * as cborg from 'cborg'
 import { z } from 'zod'
+import { equalBytes } from './bytes.js'
 import { MeshError } from './error.js'
+import { MAX_DEPTH } from './limits.js'
 
 const ENCODE = cborg.rfc8949EncodeOptions
 const DECODE: cborg.DecodeOptions = {
@@ -18,15 +20,24 @@ const DECODE: cborg.DecodeOptions = {
 export const encode = (value: unknown): Uint8Array => cborg.encode(withoutUndefined(value), ENCODE)
 
 /**
- * @throws MeshError `malformed` on anything but one canonical CBOR item. Deep nesting ends here too, as the stack error
- * it provokes; `bytes` must have passed its size limit before.
+ * @throws MeshError `malformed` on anything but one canonical CBOR item, and on one that is nested more than MAX_DEPTH
+ * deep; `bytes` must have passed its size limit before.
  */
 export function decode(bytes: Uint8Array): unknown {
   try {
-    return cborg.decode(bytes, DECODE)
+    const value = cborg.decode(bytes, DECODE)
+    // cborg's strict mode lets keys out of order, long floats and broken UTF-8 pass. Writing the value again does not.
+    if (isWithinDepth(value, MAX_DEPTH) && equalBytes(cborg.encode(value, ENCODE), bytes)) return value
   } catch (cause) {
     throw new MeshError('malformed', 'not canonical CBOR', { cause })
   }
+  throw new MeshError('malformed', 'not canonical CBOR, or nested too deep')
+}
+
+// A stack that overflows is no limit that is the same on two APs.
+function isWithinDepth(value: unknown, depth: number): boolean {
+  if (value === null || typeof value !== 'object' || value instanceof Uint8Array) return true
+  return depth > 0 && Object.values(value).every((item) => isWithinDepth(item, depth - 1))
 }
 
 // An absent optional field and one that is `undefined` are the same thing to TypeScript; on the wire only absence exists.

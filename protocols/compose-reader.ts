@@ -220,7 +220,7 @@ export function open(text: string, file: string): Value {
         if (isAlias(node)) {
           const target = anchors.get(node.source)
           if (target) reading.aliases.set(node, target)
-          else bad(node.range?.[0] ?? 0, `there is no anchor &${node.source} before this alias`)
+          else bad(node.range?.[0] ?? 0, `there is no anchor &${node.source.slice(0, 80)} before this alias`)
         } else if (node.anchor) anchors.set(node.anchor, node)
       },
     })

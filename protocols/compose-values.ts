@@ -124,8 +124,9 @@ export const mountType = (text: string): 'volume' =>
 export function mount(text: string): ServiceSpec['mounts'][number] {
   if (/^[A-Za-z]:\\/.test(text)) return refuse(hostPath(text))
   const [source = '', target, mode = 'rw', ...rest] = text.split(':')
-  if (target === undefined)
+  if (target === undefined) {
     return refuse(`${show(text)} is an anonymous volume, whose data nobody could find: name it, as in data:/data`)
+  }
   const volume = volumeName(source)
   if (rest.length > 0 || (mode !== 'ro' && mode !== 'rw')) {
     return refuse(`option ${show([mode, ...rest].join(':'))} of a volume is not supported: ro or rw`)
@@ -138,8 +139,9 @@ export function tmpfs(text: string): ServiceSpec['tmpfs'][number] {
   const colon = text.indexOf(':')
   if (colon < 0) return { path: mountPath(text), size: DEFAULT_TMPFS }
   const [, bytes] = /^size=([^,]*)$/.exec(text.slice(colon + 1)) ?? []
-  if (bytes === undefined)
+  if (bytes === undefined) {
     return refuse(`option ${show(text.slice(colon + 1))} of a tmpfs is not supported: size=64m alone`)
+  }
   return { path: mountPath(text.slice(0, colon)), size: size(bytes) }
 }
 
@@ -161,7 +163,7 @@ export function variableName(text: string): string {
 
 /** `node.labels.zone == roof`. */
 export function constraint(text: string): { label: string; value: string } {
-  const [, label, value] = /^node\.labels\.([\w./-]+) *== *(\S(?:.*\S)?)$/.exec(text) ?? []
+  const [, label, value] = /^node\.labels\.([\w./-]+) *== *([^\s=](?:.*\S)?)$/.exec(text) ?? []
   if (label === undefined || value === undefined) {
     return refuse(`${show(text)} is not supported: write node.labels.KEY == VALUE`)
   }
@@ -174,8 +176,9 @@ export const imageReference = (text: string): string =>
 /** A path of the manifest's own folder. Whoever publishes a stranger's manifest must not give away their own files. */
 export function ownPath(text: string): string {
   const segments = text.split('/').filter((segment) => segment !== '' && segment !== '.')
-  if (/^[a-z][a-z0-9+.-]*:\/\/|^git@/i.test(text))
+  if (/^[a-z][a-z0-9+.-]*:\/\/|^git@/i.test(text)) {
     return refuse(`${show(text)} is an address: publish that repository instead`)
+  }
   if (text === '' || /^[/~]|\\/.test(text) || segments.includes('..')) {
     return refuse(`${show(text)} is not a path inside the folder of the manifest`)
   }

@@ -6,6 +6,9 @@ export const MAX_RECORD = 32 * 1024
 /** A subject, the key of a register, in bytes. */
 export const MAX_SUBJECT = 128
 
+/** Arrays and maps within each other, in anything that is decoded. A deployment, the deepest kind, needs eight. */
+export const MAX_DEPTH = 32
+
 /** A frame of the pulse, probe and join protocols, in bytes; a join carries two envelopes. */
 export const MAX_SMALL_FRAME = 1024
 export const MAX_JOIN_FRAME = 2 * MAX_RECORD + 1024

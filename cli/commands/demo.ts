@@ -9,6 +9,7 @@ import type { Command } from 'commander'
 import type Docker from 'dockerode'
 import type { ApRow, InstanceRow, Status } from '../../node/api/queries.js'
 import { connectDocker } from '../../node/chutes/docker-client.js'
+import { killLabelled, removeLabelled } from '../../node/chutes/sweep.js'
 import type { MeshEvent } from '../../node/events.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { Client } from '../client.js'
@@ -207,7 +208,7 @@ async function play(stage: Stage, count: number, options: DemoOptions): Promise<
   await chapter(`Power cut: ${victim.name} and its containers are killed, with no goodbye`)
   const crashedAt = Date.now()
   victim.kill()
-  await killContainers(stage.docker, before.row.ap!)
+  await killLabelled(stage.docker, `dropmesh.ap=${before.row.ap}`)
   print(`${new Date(crashedAt).toISOString().slice(11, 23)}  crash          SIGKILL for the node and its containers`)
   const after = await until('the chute to serve from another AP', async () => {
     const found = await serving(observer.client)
@@ -259,49 +260,6 @@ async function eventsSince(client: Client, since: string): Promise<MeshEvent[]> 
   const events: MeshEvent[] = []
   for await (const event of client.lines<MeshEvent>('GET', '/v1/events', { since })) events.push(event)
   return events
-}
-
-async function killContainers(docker: Docker, ap: string): Promise<void> {
-  const containers = await docker.listContainers({ filters: { label: [`dropmesh.ap=${ap}`] } })
-  await Promise.all(
-    containers.map(({ Id }) =>
-      docker
-        .getContainer(Id)
-        .kill()
-        .catch(() => {}),
-    ),
-  )
-}
-
-async function removeLabelled(docker: Docker, label: string): Promise<void> {
-  const filters = { label: [label] }
-  const containers = await docker.listContainers({ all: true, filters })
-  await Promise.all(
-    containers.map(({ Id }) =>
-      docker
-        .getContainer(Id)
-        .remove({ force: true, v: true })
-        .catch(() => {}),
-    ),
-  )
-  const networks = await docker.listNetworks({ filters })
-  await Promise.all(
-    networks.map(({ Id }) =>
-      docker
-        .getNetwork(Id)
-        .remove()
-        .catch(() => {}),
-    ),
-  )
-  const { Volumes } = await docker.listVolumes({ filters })
-  await Promise.all(
-    (Volumes ?? []).map(({ Name }) =>
-      docker
-        .getVolume(Name)
-        .remove()
-        .catch(() => {}),
-    ),
-  )
 }
 
 /** Asks again until there is an answer. A probe that throws has none yet; a MeshError of the demo ends the wait. */

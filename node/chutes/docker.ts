@@ -87,6 +87,8 @@ export class DockerEngine implements Engine {
   async start(key: string): Promise<void> {
     const containers = await this.find(key)
     if (containers.length === 0) throw new EngineError('refused', `cannot start ${key}: it has no containers`)
+    // Somebody's `docker network prune` takes the networks of what does not run at that moment.
+    if ((await this.networks(key)).length === 0) await this.reconnect(containers)
     // A paused container runs, and a person wants it so.
     const idle = containers.filter(({ State }) => State !== 'running' && State !== 'paused')
     // All to their end, so that nothing of this call is still under way when it throws.
@@ -209,21 +211,34 @@ export class DockerEngine implements Engine {
   }
 
   private async ensureNetwork(plan: InstancePlan): Promise<string> {
-    const Name = this.name(plan.instance, plan.key)
-    if ((await this.networks(plan.key)).length > 0) return Name
+    const name = this.networkName(plan.instance, plan.key)
+    if ((await this.networks(plan.key)).length === 0) await this.makeNetwork(name, this.labelsOf(plan))
+    return name
+  }
+
+  private networkName(instance: string, key: string): string {
+    return this.name(instance, key)
+  }
+
+  private async makeNetwork(Name: string, Labels: Record<string, string>): Promise<void> {
+    const options = { Name, Driver: 'bridge', CheckDuplicate: true, Labels }
     await this.ask(
       `make network ${Name}`,
-      (abortSignal) =>
-        this.docker.createNetwork({
-          Name,
-          Driver: 'bridge',
-          CheckDuplicate: true,
-          Labels: this.labelsOf(plan),
-          abortSignal,
-        }),
+      (abortSignal) => this.docker.createNetwork({ ...options, abortSignal }),
       SLOW_DEADLINE,
     )
-    return Name
+  }
+
+  private async reconnect(containers: Docker.ContainerInfo[]): Promise<void> {
+    const { Labels } = containers[0]!
+    const name = this.networkName(Labels['dropmesh.instance'] ?? '', Labels['dropmesh.key'] ?? '')
+    await this.makeNetwork(name, { ...Labels, 'dropmesh.service': '' })
+    for (const { Id, Labels } of containers) {
+      const EndpointConfig = { Aliases: [Labels['dropmesh.service'] ?? ''] } as Docker.EndpointSettings
+      await this.ask(`connect to network ${name}`, (abortSignal) =>
+        this.docker.getNetwork(name).connect({ Container: Id, EndpointConfig, abortSignal }),
+      )
+    }
   }
 
   private volumeName(plan: InstancePlan, volume: string): string {
@@ -240,10 +255,11 @@ export class DockerEngine implements Engine {
       'dropmesh.volume': name,
       ...(ephemeral && { 'dropmesh.ephemeral': 'true' }),
     }
-    // Of a volume that exists, Docker returns what it is, and leaves its labels as they were.
-    const volume = (await this.ask(`make volume ${Name}`, (abortSignal) =>
-      this.docker.createVolume({ Name, Labels: labels, abortSignal }),
-    )) as unknown as Docker.VolumeInspectInfo
+    // Of a volume that exists Docker leaves the labels as they were.
+    const volume = await this.ask(`make volume ${Name}`, async (abortSignal) => {
+      await this.docker.createVolume({ Name, Labels: labels, abortSignal })
+      return this.docker.getVolume(Name).inspect()
+    })
     if (volume.Labels?.['dropmesh.ap'] !== this.owner.ap || volume.Labels['dropmesh.mesh'] !== this.owner.mesh) {
       throw new EngineError('refused', `volume ${Name} exists and was not made by this AP: remove or rename it`)
     }

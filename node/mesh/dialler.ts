@@ -7,7 +7,7 @@ import { connectionTo, type Host, peerId } from './host.js'
 const BACKOFF_FIRST = 500
 const BACKOFF_CAP = 15_000
 /** Of two APs the one with the smaller id dials at once; the other gives it this head start, or they connect twice. */
-const HEAD_START = 2000
+const HEAD_START = 1000
 const DIAL_DEADLINE = 5000
 const ADDRESSES_KEPT = 16
 

@@ -10,7 +10,7 @@ import type { LedgerStore } from '../store/ledger-store.js'
 import { Dialler } from './dialler.js'
 import { exchange } from './frames.js'
 import { Gossip } from './gossip.js'
-import { connectionTo, createHost, type Host, openStream } from './host.js'
+import { connectionTo, createHost, type Host, openStream, peerId } from './host.js'
 import { type Admission, admitNewcomers, askToJoin } from './join.js'
 import { type LifeSign, Probes, Pulses } from './liveness.js'
 import { answerSync, initiateSync, type SyncResult } from './sync.js'
@@ -24,6 +24,11 @@ const REPLICAS = 3
 const REPLICATE_DEADLINE = 3000
 /** A stranger that was not let in by then is disconnected, in milliseconds. */
 const STRANGER_PATIENCE = 15_000
+/**
+ * Gossipsub ignores a stranger, its subscriptions included, and remembers that for a heartbeat (one second). Who becomes a
+ * member while connected is therefore disconnected after that, and dialled anew. In milliseconds.
+ */
+const RENEW_AFTER = 1500
 
 export interface NetworkOptions {
   readonly seed: Uint8Array
@@ -61,6 +66,9 @@ export class Network {
   private readonly pulses: Pulses
   private readonly syncing = new Map<string, Promise<SyncResult>>()
   private readonly differsSince = new Map<string, number>()
+  /** Connected APs that were no members when they connected, and those of them that have become members since. */
+  private readonly strangers = new Set<string>()
+  private readonly renewing = new Set<string>()
   private readonly timers: NodeJS.Timeout[] = []
   private lastRandomSync = performance.now()
   /** True once one exchange with a member was completed. */
@@ -106,7 +114,9 @@ export class Network {
   async start(): Promise<void> {
     this.host.addEventListener('connection:open', ({ detail }) => this.onConnection(detail))
     this.host.addEventListener('peer:disconnect', ({ detail }) => {
-      if (this.handlers.isMember(detail.toString())) this.handlers.onLost(detail.toString())
+      const ap = detail.toString()
+      this.strangers.delete(ap)
+      if (this.handlers.isMember(ap) && !this.renewing.has(ap)) this.handlers.onLost(ap)
     })
     const { host, ids, store, handlers } = this
     await this.pulses.start()
@@ -232,6 +242,7 @@ export class Network {
     const ap = connection.remotePeer.toString()
     if (connection.direction === 'outbound') this.dialler.learn(ap, [connection.remoteAddr.toString()])
     if (!this.handlers.isMember(ap)) {
+      this.strangers.add(ap)
       // It may be a newcomer that joins now; or this AP is one, and learns of the members by joining.
       setTimeout(() => {
         if (this.handlers.isMember(this.options.self) && !this.handlers.isMember(ap))
@@ -240,9 +251,22 @@ export class Network {
       return
     }
     if (connectionTo(this.host, ap)?.id !== connection.id) return
+    this.renewing.delete(ap)
     this.handlers.onConnected(ap)
     if (connection.direction === 'outbound') {
       this.sync(ap).catch((error) => this.handlers.onFailure(`sync with ${ap}`, error))
+    }
+  }
+
+  /** Tells that the members are others now. */
+  membersChanged(): void {
+    for (const ap of this.strangers) {
+      if (!this.handlers.isMember(ap)) continue
+      this.strangers.delete(ap)
+      this.renewing.add(ap)
+      setTimeout(() => {
+        for (const connection of this.host.getConnections(peerId(ap))) void connection.close().catch(() => {})
+      }, RENEW_AFTER).unref()
     }
   }
 

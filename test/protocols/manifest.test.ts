@@ -1,3 +1,4 @@
+// What a compose.yaml may say, and that everything else is refused by its name and line.
 import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -290,7 +291,7 @@ test('no text makes it throw anything but its own error', () => {
         assert.not.match(message.replaceAll('\n', ''), /\p{C}/u)
         return
       } finally {
-        assert.ok(performance.now() - before < 1000)
+        assert.ok(performance.now() - before < 5000)
       }
       const spec = toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, image])))
       assert.equal(chuteSpec.parse(spec), spec)
@@ -305,7 +306,11 @@ test('the largest and most twisted texts are refused in bounded time', () => {
     'a: &a0 {image: x}',
     ...Array.from({ length: 20 }, (_, i) => `b${i}: &a${i + 1} {<<: [*a${i}, *a${i}, *a${i}]}`),
   ]
-  const wide = `services:\n  web: &w\n    image: x\n    environment: &e\n${Array.from({ length: 900 }, (_, i) => `      A${i}: x\n`).join('')}${Array.from({ length: 900 }, (_, i) => `  s${i}: *w\n`).join('')}`
+  const many = (row: (i: number) => string) => Array.from({ length: 900 }, (_, i) => row(i))
+  const wide = `${web('environment:', ...many((i) => `  A${i}: x`))}\n${many((i) => `  s${i}: *w`).join('\n')}`.replace(
+    'web:',
+    'web: &w',
+  )
   for (const [text, says] of [
     [full('['), /nested more than 64 deep/],
     [full('- '), /nested more than 64 deep/],

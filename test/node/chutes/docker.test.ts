@@ -1,5 +1,6 @@
 // The Docker engine of an AP, against a real Docker.
 import { randomBytes } from 'node:crypto'
+import { request } from 'node:http'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -28,12 +29,19 @@ test.before(async () => {
 
 test.after(async () => {
   const filters = { label: [`dropmesh.mesh=${mesh}`] }
-  for (const { Id } of await docker.listContainers({ all: true, filters })) {
-    await docker.getContainer(Id).remove({ force: true, v: true })
-  }
-  for (const { Id } of await docker.listNetworks({ filters })) await docker.getNetwork(Id).remove()
-  for (const { Name } of (await docker.listVolumes({ filters } as never)).Volumes) await docker.getVolume(Name).remove()
+  const containers = await docker.listContainers({ all: true, filters })
+  await Promise.allSettled(containers.map(({ Id }) => docker.getContainer(Id).remove({ force: true, v: true })))
+  const networks = await docker.listNetworks({ filters })
+  await Promise.allSettled(networks.map(({ Id }) => docker.getNetwork(Id).remove()))
+  await Promise.allSettled(
+    (await volumesWith(`dropmesh.mesh=${mesh}`)).map(({ Name }) => docker.getVolume(Name).remove()),
+  )
 })
+
+// dockerode's types know no filters here.
+const volumesWith = async (...label: string[]) =>
+  (await (docker.listVolumes as (options: object) => ReturnType<typeof docker.listVolumes>)({ filters: { label } }))
+    .Volumes
 
 const service = (more: Partial<ServiceSpec> = {}): ServiceSpec => ({
   name: 'web',
@@ -117,6 +125,14 @@ async function run(line: string, more: Partial<ServiceSpec> = {}, rest: Paramete
   return { state, output: await outputOf(state), instance }
 }
 
+const get = (port: number) =>
+  new Promise<string | undefined>((resolve) => {
+    request({ port, path: '/index.html' }, (answer) => answer.on('data', (chunk) => resolve(String(chunk))))
+      .on('close', () => resolve(undefined))
+      .on('error', () => resolve(undefined))
+      .end()
+  })
+
 async function rejection(promise: Promise<unknown>): Promise<EngineError> {
   const error = await promise.then(
     () => undefined,
@@ -163,7 +179,7 @@ test('create makes everything with its labels and starts nothing', async () => {
   )
   const filters = { label: [`dropmesh.mesh=${mesh}`, `dropmesh.chute-key=${instance.chuteKey}`] }
   const [network] = await docker.listNetworks({ filters })
-  const [volume] = (await docker.listVolumes({ filters } as never)).Volumes
+  const [volume] = await volumesWith(...filters.label)
   for (const labels of [network!.Labels!, volume!.Labels]) {
     for (const label of ['mesh', 'ap', 'chute', 'instance', 'service', 'revision', 'epoch']) {
       assert.ok(`dropmesh.${label}` in labels, label)
@@ -234,7 +250,7 @@ test('a container is hardened', async () => {
   const { output, state } = await run(
     [
       'grep -E "^(CapEff|CapBnd|NoNewPrivs|Seccomp):" /proc/self/status',
-      'touch /x && echo wrote to the root',
+      'touch /x && echo wrote to / $((6 * 7))',
       'touch /tmp/x && echo wrote to /tmp',
       'grep " /tmp " /proc/mounts',
       'dd if=/dev/zero of=/dev/null bs=1 count=1 2>/dev/null',
@@ -247,7 +263,7 @@ test('a container is hardened', async () => {
   assert.match(output, /NoNewPrivs:\s1\n/)
   assert.match(output, /Seccomp:\s2\n/)
   assert.match(output, /Read-only file system/)
-  assert.not.match(output, /wrote to the root/)
+  assert.not.match(output, /wrote to \/ 42/)
   assert.match(output, /wrote to \/tmp/)
   assert.match(output, /tmpfs \/tmp tmpfs rw,nosuid,nodev,relatime,size=65536k/)
   assert.match(output, /docker-init/)
@@ -326,12 +342,7 @@ test('published ports are reachable, and told while the container runs', async (
   assert.is(ports.length, 3)
   assert.ok(tcp.includes(24017))
   for (const port of tcp) {
-    const text = await until('httpd answers', () =>
-      fetch(`http://127.0.0.1:${port}/`).then(
-        (answer) => answer.text(),
-        () => undefined,
-      ),
-    )
+    const text = await until('httpd answers', () => get(port))
     assert.is(text, 'hello\n')
   }
   await docker.getContainer((await stateOf(instance)).id).kill()
@@ -483,12 +494,11 @@ test('volumes tells the lasting ones, and removeVolumes can spare them', async (
   assert.equal(await other.volumes(chuteKey), [])
   await engine.removeVolumes(chuteKey, true)
   assert.equal(await engine.volumes(chuteKey), ['data'])
-  const names = async () =>
-    (await docker.listVolumes({ filters: { label: [`dropmesh.chute-key=${chuteKey}`] } } as never)).Volumes.length
-  assert.is(await names(), 1)
+  const count = async () => (await volumesWith(`dropmesh.chute-key=${chuteKey}`)).length
+  assert.is(await count(), 1)
   await engine.remove(key)
   await engine.removeVolumes(chuteKey)
-  assert.is(await names(), 0)
+  assert.is(await count(), 0)
 })
 
 test('a volume in use is not removed', async () => {
@@ -543,15 +553,15 @@ test('an image that is not there is no-image', async () => {
   assert.match(error.message, new RegExp(Buffer.from(absent.config).toString('hex').slice(0, 12)))
 })
 
-test('a command that does not exist is refused, and the container says why', async () => {
-  const instance = plan([service({ command: ['no-such-program'] })])
+test('a container that cannot start is refused, and says why', async () => {
+  const instance = plan([service({ user: 'no-such-user' })])
   await engine.create(instance)
   const error = await rejection(engine.start(instance.key))
   assert.is(error.code, 'refused')
-  assert.match(error.message, /hello\.0 \(service web\).*no-such-program/s)
+  assert.match(error.message, /hello\.0 \(service web\).*no-such-user/s)
   const state = await stateOf(instance)
   assert.is(state.running, false)
-  assert.match(state.error, /no-such-program/)
+  assert.match(state.error, /no-such-user/)
 })
 
 test('start of an instance without containers is refused', async () => {
@@ -572,10 +582,10 @@ test('changes reports starts, deaths and health of this AP alone, until it is to
   await engine.create(instance)
   assert.is(mine, 1)
   await engine.start(instance.key)
-  await until('it starts', async () => mine === 2)
-  await until('it is healthy', async () => mine === 3)
+  await until('it starts', async () => mine >= 2)
+  await until('it is healthy', async () => mine >= 3)
   await engine.remove(instance.key, 0)
-  await until('it dies and is gone', async () => mine === 5)
+  await until('it dies and is gone', async () => mine >= 5)
   assert.is(theirs, 1)
 
   stop.abort()
