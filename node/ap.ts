@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import type Docker from 'dockerode'
 import type { Logger } from 'pino'
-import { apId, equalBytes, hex, unhex } from '../protocols/bytes.js'
+import { apId, apKey, equalBytes, hex, unhex } from '../protocols/bytes.js'
 import type { ImageSpec } from '../protocols/deployment.js'
 import { open, type SignedRecord, seal } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
@@ -81,6 +81,8 @@ export class Ap {
   private refreshTimer: NodeJS.Timeout | undefined
   private isReady = false
   private isLeaving = false
+  /** True once this AP leaves and nothing it still runs is waited for by anyone. */
+  private isHandedOver = false
   private joinRefusal: string | undefined
   private hasTwin = false
   private readonly claiming = new Set<string>()
@@ -94,7 +96,7 @@ export class Ap {
     readonly signer: Signer,
     private readonly seed: Uint8Array,
     readonly meshKey: Uint8Array,
-    private readonly boot: number,
+    private boot: number,
     private admission: Admission | undefined,
   ) {
     this.roster = new Roster(this.id, monotonic())
@@ -281,7 +283,8 @@ export class Ap {
       return dutiesOf(this.current, this.id).handedOver.some((instance) => running.has(instance))
     }
     while (isAwaited() && monotonic() < canWaitUntil) await pause(100)
-    this.reconciler.want(new Map(), new Set())
+    this.isHandedOver = true
+    this.refresh()
     await pause(100)
     const mustEndBy = monotonic() + STOP_PATIENCE
     while (
@@ -309,6 +312,8 @@ export class Ap {
       this.ledgerStore,
       {
         isMember: (ap) => this.isMember(ap),
+        forgets: (ap) =>
+          this.current.membership.forgotten.has(ap) ? this.ledgerStore.ledger.history('forget', apKey(ap)) : [],
         sign: () => ({ boot: this.boot, sequence: ++this.sequence }),
         beacons: () => this.beacons(),
         onBeacon: (beacon) => this.takeBeacon(beacon),
@@ -379,12 +384,14 @@ export class Ap {
     const before = this.current
     this.current = this.lookOut()
     this.tellMembership(before, this.current)
-    if (this.state === 'joining') return
+    const isForgotten = this.current.membership.forgotten.has(this.id)
+    if (this.state === 'joining' && !isForgotten) return
     this.becomeReady()
     if (!this.isReady) return
     this.makeClaims()
     const { desired, kept } = dutiesOf(this.current, this.id)
-    this.reconciler.want(desired, kept)
+    // An AP that was forgotten hears no more of whether others serve what it still runs.
+    this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : kept)
   }
 
   private becomeReady(): void {
@@ -434,10 +441,18 @@ export class Ap {
     return true
   }
 
-  private watchForTwin(beacon: RecordOf<'beacon'>): void {
-    if (this.hasTwin || !isNewer(beacon.body, { boot: this.boot, sequence: this.sequence })) return
+  /**
+   * A beacon of this AP's key that is newer than any it sent comes from another node with the same identity. The answer is
+   * newer still, so that it gets through to the other one, which then knows as well.
+   */
+  private watchForTwin({ body }: RecordOf<'beacon'>): void {
+    if (!isNewer(body, { boot: this.boot, sequence: this.sequence })) return
+    this.boot = body.boot
+    this.sequence = body.sequence
+    if (this.hasTwin) return
     this.hasTwin = true
     this.events.add('twin', { ap: this.id, reason: 'a beacon signed with the key of this AP did not come from it' })
+    void this.store.putJson('boot', this.boot).then(() => this.sendBeacon())
   }
 
   private tick(): void {
@@ -521,7 +536,9 @@ export class Ap {
   private sendBeacon(): void {
     clearTimeout(this.beaconTimer)
     this.beaconTimer = undefined
-    if (!this.isReady || this.isLeaving) return
+    if (!this.isReady || this.state !== 'running') return
+    // "No engine" gives away what this AP holds. After a boot the engine may just be slower than the node.
+    if (!this.reconciler.knowsEngine() && this.current.placed.some(({ holder }) => holder === this.id)) return
     const engine = this.reconciler.engineInfo()
     const body: Body<'beacon'> = {
       boot: this.boot,
@@ -557,7 +574,7 @@ export class Ap {
   }
 
   private async lookAtImages(): Promise<void> {
-    this.current = this.lookOut()
+    this.refresh()
     await this.supply.look(this.wantedImages())
   }
 
@@ -704,7 +721,7 @@ async function belong(
   }
   if (known !== undefined) return known
   const owner = personSigner(await saveSeed(keys, 'mesh', new Uint8Array(randomBytes(32))))
-  await store.writeRecords([signMember(signer, owner, meshIdOf(owner.publicKey), clock.next(), about)], [])
+  await store.writeRecords([signMember(signer, owner, meshIdOf(owner.publicKey), clock.next(), about)], [], clock.now())
   const belonging = { meshKey: hex(owner.publicKey) }
   await store.putJson('belonging', belonging)
   return belonging

@@ -1,6 +1,7 @@
 // The configuration of an AP: one typed object, its defaults, and where each value comes from: flag, over environment
 // variable, over DIR/config.yaml.
 import { readFile } from 'node:fs/promises'
+import { isIP } from 'node:net'
 import { homedir, hostname } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'yaml'
@@ -31,7 +32,7 @@ const settings = z.strictObject({
   name: z.string().optional(),
   join: z.string().optional(),
   listen: z.array(z.string()).optional(),
-  label: z.record(z.string(), z.coerce.string()).optional(),
+  label: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()]).transform(String)).optional(),
   'docker-host': z.string().optional(),
   'no-mdns': z.boolean().optional(),
   http: z.string().optional(),
@@ -50,28 +51,16 @@ export const userDataDir = (env: NodeJS.ProcessEnv): string =>
 
 /** @throws MeshError `config` naming the source and the key */
 export async function loadConfig(data: string, flags: Settings, env: NodeJS.ProcessEnv): Promise<Config> {
+  const path = join(data, 'config.yaml')
   const merged = {
-    ...(await readFileSettings(join(data, 'config.yaml'))),
-    ...defined(envSettings(env)),
-    ...defined(flags),
+    ...checked(await readFileSettings(path), (key) => `${path}: ${key}`),
+    ...checked(envSettings(env), variableOf),
+    ...checked(flags, (key) => `--${key}`),
   }
-  const name =
-    merged.name ??
-    (hostname()
-      .replace(/[^\w.-]/g, '-')
-      .slice(0, 63) ||
-      'ap')
-  if (!/^[\w.-]{1,63}$/.test(name)) {
-    throw new MeshError('config', `name "${name}": use 1 to 63 letters, digits, "_", "." or "-"`)
-  }
-  for (const [key, value] of Object.entries(merged.label ?? {})) {
-    if (key.length === 0 || key.length > 128 || value.length > 256) {
-      throw new MeshError('config', `label "${key}": a key has 1 to 128 characters, a value at most 256`)
-    }
-  }
+  const host = hostname().replace(/[^\w.-]/g, '-')
   return {
     data,
-    name,
+    name: merged.name ?? (host.slice(0, 63) || 'ap'),
     join: merged.join,
     listen: merged.listen,
     label: merged.label ?? {},
@@ -79,6 +68,52 @@ export async function loadConfig(data: string, flags: Settings, env: NodeJS.Proc
     mdns: !(merged['no-mdns'] ?? false),
     http: merged.http,
   }
+}
+
+/** HOST:PORT, an IPv6 host in brackets. Undefined where it is not. */
+export function parseHostPort(text: string): { host: string; port: number } | undefined {
+  const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text) ?? []
+  const host = bracketed ?? plain
+  const port = Number(digits)
+  return host === undefined || port > 65535 ? undefined : { host, port }
+}
+
+/** What is wrong with a value, of those settings where the shape alone does not say. */
+const complaints: { [K in keyof Settings]?: (value: NonNullable<Settings[K]>) => string | undefined } = {
+  name: (name) => (/^[\w.-]{1,63}$/.test(name) ? undefined : 'use 1 to 63 letters, digits, "_", "." or "-"'),
+  listen: (addresses) => {
+    if (addresses.length === 0) return 'give at least one address'
+    const bad = addresses.find((address) => !isListenAddress(address))
+    return bad === undefined ? undefined : `"${bad}" is no address to listen on; write it as /ip4/0.0.0.0/tcp/4010`
+  },
+  label: (labels) => {
+    const isBad = ([key, value]: [string, string]) => key.length === 0 || key.length > 128 || value.length > 256
+    const bad = Object.entries(labels).find(isBad)?.[0]
+    if (bad !== undefined) return `"${bad.slice(0, 128)}": a key has 1 to 128 characters, a value at most 256`
+    return Object.keys(labels).length > 32 ? 'an AP has at most 32 labels' : undefined
+  },
+  'docker-host': (url) =>
+    /^unix:\/\/\/|^(tcp|https?):\/\/[^/]/.test(url) ? undefined : 'write it as unix:///path or tcp://host:port',
+  http: (address) =>
+    parseHostPort(address) === undefined ? 'write it as HOST:PORT, such as 127.0.0.1:4080' : undefined,
+}
+
+function isListenAddress(text: string): boolean {
+  const [, family, host, port] = /^\/(ip4|ip6)\/([^/]+)\/tcp\/(\d{1,5})$/.exec(text) ?? []
+  return host !== undefined && isIP(host) === (family === 'ip4' ? 4 : 6) && Number(port) <= 65535
+}
+
+/** @param placeOf what a person calls the place where the value of a key came from */
+function checked(given: Settings, placeOf: (key: string) => string): Settings {
+  const settings = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as Settings
+  for (const [key, value] of Object.entries(settings)) {
+    const complain = complaints[key as keyof Settings] as ((value: unknown) => string | undefined) | undefined
+    const complaint = complain?.(value)
+    if (complaint === undefined) continue
+    const shown = typeof value === 'string' ? ` "${value.slice(0, 100)}"` : ''
+    throw new MeshError('config', `${placeOf(key)}${shown}: ${complaint}`)
+  }
+  return settings
 }
 
 async function readFileSettings(path: string): Promise<Settings> {
@@ -106,29 +141,39 @@ async function readFileSettings(path: string): Promise<Settings> {
   return parsed.data
 }
 
+const variableOf = (key: string): string => `DROPMESH_${key.toUpperCase().replace('-', '_')}`
+
+// An empty variable is as good as none: that is how Compose files and unit files leave one out.
 function envSettings(env: NodeJS.ProcessEnv): Settings {
-  const list = (text: string | undefined) => text?.split(',').map((part) => part.trim())
+  const text = (key: keyof Settings) => env[variableOf(key)] || undefined
+  const list = (key: keyof Settings) => text(key)?.split(',').map((part) => part.trim())
+  const labels = list('label')
   return {
-    name: env.DROPMESH_NAME,
-    join: env.DROPMESH_JOIN,
-    listen: list(env.DROPMESH_LISTEN),
-    label: env.DROPMESH_LABEL === undefined ? undefined : parseLabels(list(env.DROPMESH_LABEL)!),
-    'docker-host': env.DROPMESH_DOCKER_HOST,
-    'no-mdns': env.DROPMESH_NO_MDNS === undefined ? undefined : !['', '0', 'false'].includes(env.DROPMESH_NO_MDNS),
-    http: env.DROPMESH_HTTP,
+    name: text('name'),
+    join: text('join'),
+    listen: list('listen'),
+    label: labels && parseLabels(labels, variableOf('label')),
+    'docker-host': text('docker-host'),
+    'no-mdns': parseSwitch(text('no-mdns'), variableOf('no-mdns')),
+    http: text('http'),
   }
 }
 
-/** Reads `k=v` pairs. @throws MeshError `config` */
-export function parseLabels(pairs: readonly string[]): Record<string, string> {
+function parseSwitch(text: string | undefined, place: string): boolean | undefined {
+  if (text === undefined) return undefined
+  const word = text.toLowerCase()
+  if (['1', 'true', 'yes', 'on'].includes(word)) return true
+  if (['0', 'false', 'no', 'off'].includes(word)) return false
+  throw new MeshError('config', `${place} "${text.slice(0, 100)}": true or false`)
+}
+
+/** Reads `k=v` pairs. @throws MeshError `config` naming `place` */
+export function parseLabels(pairs: readonly string[], place: string): Record<string, string> {
   return Object.fromEntries(
     pairs.map((pair) => {
       const at = pair.indexOf('=')
-      if (at < 1) throw new MeshError('config', `label "${pair}": write it as key=value`)
+      if (at < 1) throw new MeshError('config', `${place} "${pair.slice(0, 100)}": write it as key=value`)
       return [pair.slice(0, at), pair.slice(at + 1)]
     }),
   )
 }
-
-const defined = (given: Settings): Settings =>
-  Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))

@@ -1,15 +1,37 @@
 // What happened on this AP and, as far as it saw, in the mesh: for `dropmesh events`, the log, and whoever asks why.
+import { monotonic } from './clock.js'
 import type { Store } from './store/store.js'
+
+/**
+ * How many events of one kind may come at once, from one AP and from all, and after that one each so many milliseconds. A
+ * member can make others tell something with every record it signs, and must push nobody's history out by that.
+ */
+const FROM_ONE = { burst: 100, every: 10_000 }
+const FROM_ALL = { burst: 500, every: 1000 }
+/** APs whose events are counted. Beyond them the one that is counted longest is forgotten. */
+const COUNTED = 1000
+
+/** Characters of a text in an event. */
+const MAX_TEXT = 500
 
 export interface MeshEvent {
   /** ISO 8601, UTC. */
   readonly at: string
   readonly kind: string
+  /** How many events of this kind were left out since the one before. */
+  readonly omitted?: number
   readonly [field: string]: unknown
+}
+
+interface Allowance {
+  left: number
+  at: number
 }
 
 export class Events {
   private readonly listeners = new Set<(event: MeshEvent) => void>()
+  private readonly allowances = new Map<string, Allowance>()
+  private readonly omitted = new Map<string, number>()
 
   constructor(
     private readonly store: Store,
@@ -17,8 +39,17 @@ export class Events {
     private readonly log: (event: MeshEvent) => void,
   ) {}
 
+  /** Notes an event. Texts in it may come from anyone. */
   add(kind: string, fields: Record<string, unknown> = {}): void {
-    const event: MeshEvent = { at: new Date(this.now()).toISOString(), kind, ...fields }
+    const omitted = this.omitted.get(kind) ?? 0
+    const source = fields.from ?? fields.by ?? fields.ap ?? ''
+    if (!this.isAllowed(`${kind} ${source}`, FROM_ONE) || !this.isAllowed(kind, FROM_ALL)) {
+      this.omitted.set(kind, omitted + 1)
+      return
+    }
+    this.omitted.delete(kind)
+    const told = Object.fromEntries(Object.entries(fields).map(([key, value]) => [key, presentable(value)]))
+    const event = { at: new Date(this.now()).toISOString(), kind, ...told, ...(omitted > 0 && { omitted }) }
     this.log(event)
     this.store.addEvent(event).catch(() => {})
     for (const listener of this.listeners) listener(event)
@@ -34,4 +65,28 @@ export class Events {
     this.listeners.add(listener)
     return () => this.listeners.delete(listener)
   }
+
+  private isAllowed(key: string, { burst, every }: typeof FROM_ONE): boolean {
+    const now = monotonic()
+    const before = this.allowances.get(key) ?? { left: burst, at: now }
+    const left = Math.min(burst, before.left + (now - before.at) / every)
+    this.allowances.delete(key) // so that the first in the map is the one not heard of for the longest time
+    this.allowances.set(key, { left: left < 1 ? left : left - 1, at: now })
+    if (this.allowances.size > COUNTED) this.allowances.delete(this.allowances.keys().next().value!)
+    return left >= 1
+  }
+}
+
+/**
+ * A text that came from a stranger, fit for a log and a terminal: not long, and what controls a terminal, is invisible or
+ * changes the direction of writing is spelt out as `\u{…}`.
+ */
+export function printable(text: string): string {
+  const short = text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT)}…` : text
+  return short.replace(/[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}]/gu, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`)
+}
+
+function presentable(value: unknown): unknown {
+  if (typeof value === 'string') return printable(value)
+  return Array.isArray(value) ? value.map(presentable) : value
 }

@@ -1,6 +1,6 @@
 // The secrets of an AP, in DIR/keys: its own key, and on the AP that founded a mesh the key of the mesh.
 import { randomBytes } from 'node:crypto'
-import { mkdir, open, readFile, rename } from 'node:fs/promises'
+import { mkdir, open, readFile, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { hex, unhex } from '../protocols/bytes.js'
 import { MeshError } from '../protocols/error.js'
@@ -33,7 +33,8 @@ export async function loadSeed(dir: string, name: string): Promise<Uint8Array | 
 export async function saveSeed(dir: string, name: string, seed: Uint8Array): Promise<Uint8Array> {
   const path = seedPath(dir, name)
   await mkdir(dirname(path), { recursive: true, mode: 0o700 })
-  const file = await open(`${path}.new`, 'w', 0o600)
+  await rm(`${path}.new`, { force: true }) // one that a power cut left would keep its mode, whatever that is
+  const file = await open(`${path}.new`, 'wx', 0o600)
   try {
     await file.writeFile(`${hex(seed)}\n`)
     await file.sync()
@@ -41,6 +42,12 @@ export async function saveSeed(dir: string, name: string, seed: Uint8Array): Pro
     await file.close()
   }
   await rename(`${path}.new`, path)
+  const folder = await open(dirname(path), 'r')
+  try {
+    await folder.sync() // or the new name may be lost, and with it who this AP is
+  } finally {
+    await folder.close()
+  }
   return seed
 }
 

@@ -25,15 +25,21 @@ export interface Chute {
  * name the latest is the chute, and the others count as removed.
  */
 export function chutesOf(ledger: Ledger, nowMs: number): Chute[] {
+  // A register's newest record may be of an earlier creation, by a publisher's machine that did not know of the later one.
   const removed = new Map<string, Uint8Array>()
-  for (const { subject, body } of ledger.effective('removal', nowMs)) {
+  for (const { subject, body } of ledger.inForce('removal', nowMs)) {
     const before = removed.get(hex(subject))
     if (before === undefined || compareBytes(body.creation, before) > 0) removed.set(hex(subject), body.creation)
   }
-  const wanted = ledger.effective('wanted', nowMs).sort((a, b) => compareRecords(b, a))
+  const wanted = ledger.inForce('wanted', nowMs).sort((a, b) => compareRecords(b, a))
+  const latest = new Map<string, RecordOf<'deployment'>>()
+  for (const deployment of ledger.inForce('deployment', nowMs)) {
+    const before = latest.get(hex(deployment.subject))
+    if (before === undefined || compareDeployments(deployment, before) > 0)
+      latest.set(hex(deployment.subject), deployment)
+  }
 
-  return ledger
-    .effective('deployment', nowMs)
+  return [...latest.values()]
     .map((deployment): Chute => {
       const { creation, spec, revision } = deployment.body
       const id = { ...readChuteSubject(deployment.subject), creation }
@@ -47,6 +53,9 @@ export function chutesOf(ledger: Ledger, nowMs: number): Chute[] {
     })
     .sort((a, b) => compareBytes(a.key, b.key))
 }
+
+const compareDeployments = (a: RecordOf<'deployment'>, b: RecordOf<'deployment'>): number =>
+  compareBytes(a.body.creation, b.body.creation) || compareRecords(a, b)
 
 /** The copies a chute should have. `everywhere` means every member: those that do not fit simply run none. */
 export function copiesOf(chute: Chute, members: ReadonlyMap<string, Member>): Copy[] {

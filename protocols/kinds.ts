@@ -44,7 +44,10 @@ const wanted = z.object({ creation: byteString(16), desired: z.enum(['running', 
 /** Removes this creation and every earlier one of the name. */
 const removal = z.object({ creation: byteString(16) })
 
-/** Subject: an instance. Signer: the AP that holds it. `previous` is the hash of the claim it takes over from. */
+/**
+ * Subject: an instance. Signer: the AP that holds it, and where the copy is one AP's, that AP. `previous` is the hash of the claim it
+ * takes over from.
+ */
 const claim = z.object({
   epoch: z
     .int()
@@ -128,7 +131,7 @@ const rules: { [K in Kind]: (record: RecordOf<K>) => boolean } = {
   deployment: (r) => signedByPublisher(r) && creationTime(r.body.creation) <= r.clock[0],
   wanted: (r) => signedByPublisher(r),
   removal: (r) => signedByPublisher(r) && creationTime(r.body.creation) <= r.clock[0],
-  claim: (r) => isInstanceSubject(r.subject),
+  claim: (r) => isInstanceSubject(r.subject) && (r.subject[20] === 0 || equalBytes(r.subject.subarray(21), r.signer)),
   statement: (r) => isKey(r.subject) && !isSigner(r),
   goodbye: isSigner,
   drain: (r) => isKey(r.subject),

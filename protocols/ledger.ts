@@ -83,13 +83,19 @@ export class Ledger {
    */
   effective<K extends Kind>(kind: K, nowMs: number): RecordOf<K>[] {
     const newest = new Map<string, RecordOf<K>>()
-    for (const record of this.byKind.get(kind) ?? []) {
-      if (!isKind(record, kind) || record.clock[0] > nowMs + MAX_CLOCK_AHEAD) continue
+    for (const record of this.inForce(kind, nowMs)) {
       const key = registerKey(record)
       const other = newest.get(key)
       if (other === undefined || compareRecords(record, other) > 0) newest.set(key, record)
     }
     return [...newest.values()]
+  }
+
+  /** What `effective` chooses from: the records of a kind whose time has come, with the history of their registers. */
+  inForce<K extends Kind>(kind: K, nowMs: number): RecordOf<K>[] {
+    return [...(this.byKind.get(kind) ?? [])].filter(
+      (record): record is RecordOf<K> => isKind(record, kind) && record.clock[0] <= nowMs + MAX_CLOCK_AHEAD,
+    )
   }
 
   /** The history of a register of any signer, newest first. */

@@ -33,8 +33,8 @@ export interface Membership {
 
 /**
  * Folds grants, admissions and forgets in the order of their clocks, beginning with the mesh key as the only authority:
- * a grant counts if its signer was an admin at that moment, an admission if its ticket had uses left, a forget if an
- * admin (or the AP itself) signed it. Records that come later but are older change the outcome on every AP alike.
+ * a grant counts if its signer was an admin at that moment, an admission if its ticket had uses left and, for an AP that was
+ * forgotten, was granted after that, a forget if an admin (or the AP itself) signed it. Records that come later but are older change the outcome on every AP alike.
  */
 export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Membership {
   const events = [
@@ -45,23 +45,27 @@ export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number)
     ...ledger.effective('forget', nowMs).map((record) => ({ at: record.clock, record: record as SignedRecord })),
   ].sort((a, b) => compareClocks(a.at, b.at) || compareBytes(a.record.hash, b.record.hash))
 
-  const tickets = new Map<string, { role: Member['role']; uses: number; expires: number }>()
-  tickets.set(hex(meshKey), { role: 'admin', uses: 1, expires: 0 })
+  // `granted` and `forgotAt` are positions in `events`.
+  const tickets = new Map<string, { role: Member['role']; uses: number; expires: number; granted: number }>()
+  tickets.set(hex(meshKey), { role: 'admin', uses: 1, expires: 0, granted: -1 })
   const admins = new Set([hex(meshKey)])
   const members = new Map<string, Member>()
   const forgotten = new Set<string>()
+  const forgotAt = new Map<string, number>()
   const drains = drainsOf(ledger, nowMs)
 
-  for (const { at, record } of events) {
+  for (const [position, { at, record }] of events.entries()) {
     if (record.kind === 'grant') {
       const grant = record as RecordOf<'grant'>
-      if (admins.has(hex(grant.signer))) tickets.set(hex(grant.subject), { ...grant.body })
+      if (admins.has(hex(grant.signer))) tickets.set(hex(grant.subject), { ...grant.body, granted: position })
     } else if (record.kind === 'member') {
       const { body, signer } = record as RecordOf<'member'>
       const ticket = tickets.get(hex(body.admission.ticket))
       if (ticket === undefined || ticket.uses === 0 || (ticket.expires !== 0 && at[0] > ticket.expires)) continue
-      ticket.uses--
       const id = apId(signer)
+      // Its old ticket is as good as unused where the AP has replaced the record that used it.
+      if ((forgotAt.get(id) ?? -1) > ticket.granted) continue
+      ticket.uses--
       members.set(id, {
         id,
         key: signer,
@@ -77,7 +81,8 @@ export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number)
       const id = apId(record.subject)
       if (!admins.has(hex(record.signer)) && compareBytes(record.signer, record.subject) !== 0) continue
       if (members.delete(id)) forgotten.add(id)
-      admins.delete(hex(record.subject))
+      forgotAt.set(id, position)
+      if (compareBytes(record.subject, meshKey) !== 0) admins.delete(hex(record.subject))
     }
   }
   for (const [id, member] of members) {

@@ -2,9 +2,9 @@
 // on every AP that knows the same; where two know different things both claim, and the order of claims settles it.
 import { apId, hex } from './bytes.js'
 import { type Copy, instanceSubject } from './chute.js'
-import { compareClocks } from './clock.js'
 import { isPinnedByData, type Resources, resourcesOf } from './deployment.js'
 import { type Chute, copiesOf } from './desired.js'
+import { compareRecords } from './envelope.js'
 import type { RecordOf } from './kinds.js'
 import type { Member } from './membership.js'
 import { score } from './rendezvous.js'
@@ -50,7 +50,7 @@ interface Free {
 
 /**
  * @param nowMs milliseconds since 1970, for the end of a `cannot`
- * @returns one entry for each wanted instance
+ * @returns one entry for each wanted instance, in the order of their subjects
  */
 export function place(
   chutes: readonly Chute[],
@@ -70,9 +70,13 @@ export function place(
     }),
   )
 
+  wanted.sort((a, b) => (a.instance < b.instance ? -1 : 1))
+
   // Claims that hold come first, the oldest first, so that a newcomer never pushes out what runs.
   const placed = new Map<string, Placed>()
-  const byAge = [...wanted].sort((a, b) => (a.claim && b.claim ? compareClocks(a.claim.clock, b.claim.clock) : 0))
+  const byAge = [...wanted].sort((a, b) =>
+    a.claim && b.claim ? compareRecords(a.claim, b.claim) : Number(!a.claim) - Number(!b.claim),
+  )
   for (const { hadClaim, ...item } of byAge) {
     const base = { ...item, ranks: [], obstacles: new Map<string, string>() }
     if (item.claim === undefined) {

@@ -75,7 +75,11 @@ export class Roster {
     for (const id of members.keys()) {
       if (id !== this.self && !this.heardOf.has(id)) this.heardOf.set(id, newlyKnown(now))
     }
-    for (const id of this.heardOf.keys()) if (!members.has(id)) this.heardOf.delete(id)
+    for (const id of this.heardOf.keys()) {
+      if (members.has(id)) continue
+      this.heardOf.delete(id)
+      this.firstAccused.delete(id)
+    }
   }
 
   /** Takes the effective statements and goodbyes of the ledger. */
@@ -167,8 +171,7 @@ export class Roster {
     if (ap === this.self) return 'alive'
     const of = this.heardOf.get(ap)
     if (of === undefined) return 'left'
-    const goodbye = this.goodbyes.get(ap)
-    if (goodbye !== undefined && goodbye >= (of.beacon?.body.boot ?? of.boot)) return 'left'
+    if (this.hasLeft(ap, of)) return 'left'
     if (this.certificate(ap) !== undefined || this.isUnwitnessedDeath(ap, now)) return 'dead'
     return of.suspectedAt !== undefined || of.beacon === undefined || this.accusations(ap).length > 0
       ? 'suspect'
@@ -196,8 +199,16 @@ export class Roster {
     return this.watchers(ap).every((id) => signers.has(hex(this.members.get(id)!.key)) || this.isSilent(id))
   }
 
+  private hasLeft(ap: string, of: Heard): boolean {
+    const goodbye = this.goodbyes.get(ap)
+    return goodbye !== undefined && goodbye >= (of.beacon?.body.boot ?? of.boot)
+  }
+
+  // Nothing is to be expected of it. One that left, or that others saw die, we may never have had reason to suspect.
   private isSilent(ap: string): boolean {
-    return ap !== this.self && this.heardOf.get(ap)?.suspectedAt !== undefined
+    const of = this.heardOf.get(ap)
+    if (of === undefined) return false
+    return of.suspectedAt !== undefined || this.hasLeft(ap, of) || this.certificate(ap) !== undefined
   }
 
   // An AP answers for those it watches, and for those whose watchers are all gone.
@@ -212,14 +223,23 @@ export class Roster {
     this.lastTick = now
     const slept = gap > this.timing.pause
     const effects: RosterEffect[] = []
+    if (slept) this.skip(gap, now)
     for (const [ap, of] of this.heardOf) {
-      if (slept && of.at !== undefined) of.at += gap
       const before = of.told
       of.told = this.state(ap, now)
       if (of.told !== before) effects.push({ do: 'tell', ap, from: before, to: of.told })
       if (of.told !== 'left' && this.answersFor(ap)) effects.push(...this.watch(ap, of, now))
     }
     return effects
+  }
+
+  // What we waited for may have come while we slept, so every wait goes on where it stood. What woke us is newer than that.
+  private skip(gap: number, now: number): void {
+    for (const of of this.heardOf.values()) {
+      if (of.at !== undefined) of.at = Math.min(now, of.at + gap)
+      of.knownAt = Math.min(now, of.knownAt + gap)
+    }
+    for (const [ap, since] of this.firstAccused) this.firstAccused.set(ap, Math.min(now, since + gap))
   }
 
   private watch(ap: string, of: Heard, now: number): RosterEffect[] {

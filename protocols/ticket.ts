@@ -1,6 +1,6 @@
 // A ticket: one line of text that lets an AP into a mesh. It is a secret until it is used.
 import { z } from 'zod'
-import { fromBase32, toBase32 } from './bytes.js'
+import { equalBytes, fromBase32, toBase32 } from './bytes.js'
 import { type Clock, tick } from './clock.js'
 import { byteString, decode, encode } from './codec.js'
 import { open, type SignedRecord, seal } from './envelope.js'
@@ -43,9 +43,15 @@ export function readTicket(text: string): Ticket {
     throw fail('it is damaged')
   }
   const [meshKey, seed, grant, addresses] = parsed
-  const record = open(grant, meshIdOf(meshKey))
-  checkKind(record)
+  let record: SignedRecord
+  try {
+    record = open(grant, meshIdOf(meshKey))
+    checkKind(record)
+  } catch {
+    throw fail('it is damaged')
+  }
   if (!isKind(record, 'grant')) throw fail('it holds no grant')
+  if (!equalBytes(personSigner(seed).publicKey, record.subject)) throw fail('it is damaged')
   return { meshKey, seed, grant, addresses }
 }
 

@@ -8,7 +8,6 @@ import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
 import type Docker from 'dockerode'
 import type { ApRow, InstanceRow, Status } from '../../node/api/queries.js'
-import { connectDocker } from '../../node/chutes/docker-client.js'
 import { killLabelled, removeLabelled } from '../../node/chutes/sweep.js'
 import type { MeshEvent } from '../../node/events.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
@@ -41,6 +40,8 @@ async function demo(options: DemoOptions): Promise<void> {
   const count = Number(options.aps)
   if (!Number.isInteger(count) || count < 3 || count > 20)
     throw new MeshError('aps', `--aps "${options.aps}": a number from 3 to 20`)
+  // Loaded only here, so that the other commands start fast.
+  const { connectDocker } = await import('../../node/chutes/docker-client.js')
   const docker = connectDocker()
   await docker.version().catch((error) => {
     throw new MeshError(

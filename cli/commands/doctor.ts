@@ -3,7 +3,6 @@ import { mkdir, statfs } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import type { Command } from 'commander'
 import type { Status } from '../../node/api/queries.js'
-import { connectDocker } from '../../node/chutes/docker-client.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { clientOf, dataDir, forNode, type NodeOptions } from '../options.js'
 import { colour, gib, print, printJson } from '../output.js'
@@ -72,6 +71,8 @@ async function checkEngine(status: Status | Error): Promise<Finding> {
   if (!(status instanceof Error) && status.docker !== null)
     return good('docker', `engine ${status.docker.version} answers the node`)
   try {
+    // Loaded only here: it takes longer than all the rest of the command line.
+    const { connectDocker } = await import('../../node/chutes/docker-client.js')
     const { Version } = await connectDocker().version()
     return good('docker', `engine ${Version} answers`)
   } catch (error) {

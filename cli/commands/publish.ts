@@ -5,8 +5,6 @@ import type { Readable } from 'node:stream'
 import type { Command } from 'commander'
 import type { InstanceRow, Status } from '../../node/api/queries.js'
 import { parseLabels } from '../../node/config.js'
-import { usesBaseImage } from '../../node/packages/base-image.js'
-import { packContext } from '../../node/packages/build.js'
 import { hex, sha256, unhex } from '../../protocols/bytes.js'
 import { encode } from '../../protocols/codec.js'
 import { type ChuteSpec, type ImageSpec, NAME } from '../../protocols/deployment.js'
@@ -135,7 +133,7 @@ function withFlags(manifest: Manifest, options: PublishOptions): Manifest {
       throw new MeshError('replicas', '--replicas and --everywhere exclude each other')
     result.replicas = 'everywhere'
   }
-  const on = Object.entries(parseLabels(options.on ?? [])).map(([label, value]) => ({ label, value }))
+  const on = Object.entries(parseLabels(options.on ?? [], '--on')).map(([label, value]) => ({ label, value }))
   result.constraints = [...manifest.constraints, ...on]
   return result
 }
@@ -168,6 +166,11 @@ async function imageOf(client: Client, { name, source }: ManifestService, dir: s
     const { context, dockerfile, args } = source.build
     const folder = resolve(dir, context)
     say(`building ${name} from ${folder}`)
+    // Loaded only here, since what they need takes longer to load than all the rest.
+    const [{ packContext }, { usesBaseImage }] = await Promise.all([
+      import('../../node/packages/build.js'),
+      import('../../node/packages/base-image.js'),
+    ])
     const tar: Readable = await packContext(folder, dockerfile)
     const onBaseImage = String(usesBaseImage(await readFile(join(folder, dockerfile), 'utf8')))
     lines = client.lines('POST', '/v1/images/build', { dockerfile, onBaseImage, args: JSON.stringify(args) }, tar)

@@ -15,6 +15,7 @@ import { describe } from '../../protocols/envelope.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { MAX_RECORD } from '../../protocols/limits.js'
 import type { Ap } from '../ap.js'
+import { parseHostPort } from '../config.js'
 import { aps, chuteIdentity, chutes, findAp, inspect, instances, next, status } from './queries.js'
 
 const hexKey = z.string().regex(/^[0-9a-f]{64}$/, 'a public key has 64 hexadecimal digits')
@@ -32,19 +33,24 @@ const buildRequest = z.object({
   args: z
     .string()
     .default('{}')
-    .transform((text) => z.record(z.string(), z.string()).parse(JSON.parse(text))),
+    .transform((text) => z.record(z.string(), z.string()).parse(readJson(text))),
 })
 
-/** The API of an AP. Every error is `{error: {code, message}}`. */
-function routes(ap: Ap): Hono {
-  const app = new Hono()
+/** A request that is no record and no build context, in bytes. */
+const MAX_REQUEST = 64 * 1024
+/** Events that a follower may be behind before it is let go: it does not read. */
+const MAX_BEHIND = 10_000
+
+/** Adds the API of an AP. Every error is `{error: {code, message}}`. */
+function addRoutes(app: Hono, ap: Ap): Hono {
   app.onError((error, context) => {
-    const known = error instanceof MeshError ? error : undefined
-    if (known === undefined) ap.log.error({ reason: error.stack }, 'a request failed')
-    const message =
-      known?.message ?? (error instanceof z.ZodError ? `the request is wrong: ${describe(error)}` : error.message)
-    const code = known?.code ?? (error instanceof z.ZodError ? 'bad-request' : 'internal')
-    return context.json({ error: { code, message } }, code === 'internal' ? 500 : 400)
+    if (error instanceof MeshError) return context.json({ error: { code: error.code, message: error.message } }, 400)
+    if (error instanceof z.ZodError) {
+      const message = `the request is wrong: ${describe(error)}`
+      return context.json({ error: { code: 'bad-request', message } }, 400)
+    }
+    ap.log.error({ reason: error.stack }, 'a request failed')
+    return context.json({ error: { code: 'internal', message: error.message } }, 500)
   })
   app.notFound((context) =>
     context.json({ error: { code: 'not-found', message: `no such path: ${context.req.path}` } }, 404),
@@ -62,28 +68,29 @@ function routes(ap: Ap): Hono {
   })
   app.get('/v1/chute', (context) => context.json(chuteIdentity(ap, context.req.query('of') ?? '')))
 
-  app.post('/v1/records', bodyLimit({ maxSize: MAX_RECORD, onError: tooBig }), async (context) => {
+  app.post('/v1/records', limited(MAX_RECORD, 'record-too-big', 'a record'), async (context) => {
     const { record, holders } = await ap.submit(new Uint8Array(await context.req.arrayBuffer()))
     return context.json({ hash: hex(record.hash), holders })
   })
-  app.post('/v1/invite', async (context) => {
-    const { role, ttl } = inviteRequest.parse(await context.req.json())
+  const small = limited(MAX_REQUEST, 'bad-request', 'a request')
+  app.post('/v1/invite', small, async (context) => {
+    const { role, ttl } = inviteRequest.parse(readJson(await context.req.text()))
     return context.json({ ticket: await ap.invite(role, ttl) })
   })
-  app.post('/v1/forget', async (context) => {
-    const id = findAp(ap, apRequest.parse(await context.req.json()).ap)
+  app.post('/v1/forget', small, async (context) => {
+    const id = findAp(ap, apRequest.parse(readJson(await context.req.text())).ap)
     const name = ap.nameOf(id)
     await ap.sign('forget', apKey(id), {})
     return context.json({ id, name })
   })
-  app.post('/v1/drain', async (context) => {
-    const { ap: text, draining } = drainRequest.parse(await context.req.json())
+  app.post('/v1/drain', small, async (context) => {
+    const { ap: text, draining } = drainRequest.parse(readJson(await context.req.text()))
     const id = text === undefined ? ap.id : findAp(ap, text)
     await ap.sign('drain', apKey(id), { draining })
     return context.json({ id, name: ap.nameOf(id), draining })
   })
-  app.post('/v1/images/resolve', async (context) => {
-    const { ref } = imageRequest.parse(await context.req.json())
+  app.post('/v1/images/resolve', small, async (context) => {
+    const { ref } = imageRequest.parse(readJson(await context.req.text()))
     return progress(context, (say) => ap.resolveImage(ref, say))
   })
   app.post('/v1/images/build', (context) => {
@@ -95,8 +102,19 @@ function routes(ap: Ap): Hono {
   return app
 }
 
-const tooBig = (context: Context) =>
-  context.json({ error: { code: 'record-too-big', message: `a record has at most ${MAX_RECORD} bytes` } }, 400)
+const limited = (maxSize: number, code: string, what: string) =>
+  bodyLimit({
+    maxSize,
+    onError: (context) => context.json({ error: { code, message: `${what} has at most ${maxSize} bytes` } }, 400),
+  })
+
+function readJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    throw new MeshError('bad-request', 'the request is wrong: not JSON')
+  }
+}
 
 /** Streams lines `{output}` while something runs, and `{image}` or `{error}` as the last one. */
 function progress(context: Context, run: (say: (output: string) => void) => Promise<object>): Response {
@@ -130,10 +148,10 @@ async function followEvents(ap: Ap, context: Context): Promise<Response> {
   const follow = context.req.query('follow') === 'true'
   context.header('content-type', 'application/x-ndjson')
   return stream(context, async (out) => {
-    const queue: object[] = []
+    const queue: string[] = []
     let wake: () => void = () => {}
     const unfollow = ap.events.follow((event) => {
-      queue.push(event)
+      queue.push(JSON.stringify(event))
       wake()
     })
     out.onAbort(() => {
@@ -141,10 +159,17 @@ async function followEvents(ap: Ap, context: Context): Promise<Response> {
       wake()
     })
     try {
-      for (const event of await ap.events.past()) if (event.at >= since) await out.writeln(JSON.stringify(event))
-      while (follow && !out.aborted) {
-        const event = queue.shift()
-        if (event !== undefined) await out.writeln(JSON.stringify(event))
+      const past = await ap.events.past()
+      // What happened while the past was read is in both.
+      const both = new Set(past.slice(Math.max(0, past.length - queue.length)).map((event) => JSON.stringify(event)))
+      while (queue.length > 0 && both.has(queue[0]!)) queue.shift()
+      for (const event of past) {
+        if (out.aborted) return
+        if (event.at >= since) await out.writeln(JSON.stringify(event))
+      }
+      while (follow && !out.aborted && queue.length < MAX_BEHIND) {
+        const line = queue.shift()
+        if (line !== undefined) await out.writeln(line)
         else {
           await new Promise<void>((resolve) => {
             wake = resolve
@@ -160,13 +185,13 @@ async function followEvents(ap: Ap, context: Context): Promise<Response> {
 /** Serves the whole API on a Unix socket of mode 0600. The socket of a node that is gone is replaced. */
 export async function serveSocket(ap: Ap, path: string): Promise<Server> {
   await rm(path, { force: true })
-  const server = createAdaptorServer({ fetch: routes(ap).fetch }) as Server
-  const before = process.umask(0o177) // so that there is no moment in which others could open it
-  try {
-    await listen(server, { path })
-  } finally {
-    process.umask(before)
-  }
+  const server = createAdaptorServer({ fetch: addRoutes(new Hono(), ap).fetch }) as Server
+  // So that there is no moment in which others could open it. Node binds before `listen` returns; a wait with this umask
+  // would leave folders that are made meanwhile without the right to enter them.
+  const before = process.umask(0o177)
+  const listening = listen(server, { path })
+  process.umask(before)
+  await listening
   await chmod(path, 0o600)
   return server
 }
@@ -177,10 +202,8 @@ export async function serveSocket(ap: Ap, path: string): Promise<Server> {
  * @throws MeshError `http` where the address is wrong or taken
  */
 export async function serveHttp(ap: Ap, address: string): Promise<Server> {
-  const at = address.lastIndexOf(':')
-  const host = address.slice(0, at).replace(/^\[(.*)\]$/, '$1')
-  const port = Number(address.slice(at + 1))
-  if (at < 1 || !Number.isInteger(port) || port < 0 || port > 65535) {
+  const where = parseHostPort(address)
+  if (where === undefined) {
     throw new MeshError('http', `--http "${address}": write it as HOST:PORT, such as 127.0.0.1:4080`)
   }
   const app = new Hono()
@@ -197,9 +220,9 @@ export async function serveHttp(ap: Ap, address: string): Promise<Server> {
     }
     await proceed()
   })
-  app.route('/', routes(ap))
+  addRoutes(app, ap)
   const server = createAdaptorServer({ fetch: app.fetch }) as Server
-  await listen(server, { host, port }).catch((cause) => {
+  await listen(server, where).catch((cause) => {
     throw new MeshError('http', `cannot listen on ${address}: ${messageOf(cause)}`, { cause })
   })
   return server

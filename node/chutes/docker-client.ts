@@ -62,7 +62,7 @@ export async function ask<T>(what: string, call: (signal: AbortSignal) => Promis
     deadline,
   )
   try {
-    return await Promise.race([call(controller.signal), aborted(controller.signal)])
+    return await unlessAborted(call(controller.signal), controller.signal)
   } catch (error) {
     throw engineError(what, controller.signal.aborted ? controller.signal.reason : error)
   } finally {
@@ -70,15 +70,39 @@ export async function ask<T>(what: string, call: (signal: AbortSignal) => Promis
   }
 }
 
-/** Never resolves; rejects with the signal's reason when it aborts. */
-export function aborted(signal: AbortSignal): Promise<never> {
-  const promise = new Promise<never>((_, reject) => {
-    if (signal.aborted) reject(signal.reason)
-    else signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+/** What the engine says of itself, as far as the node reads it. */
+export interface EngineState {
+  NCPU: number
+  MemTotal: number
+  /** The kernel's word for the processor, as `uname -m` prints it. */
+  Architecture: string
+  DriverStatus?: [string, string][]
+}
+
+// These two take a signal, of which dockerode's types do not know.
+interface Questions {
+  info(options: { abortSignal: AbortSignal }): Promise<EngineState>
+  version(options: { abortSignal: AbortSignal }): Promise<Docker.DockerVersion>
+}
+
+export const askState = (docker: Docker, deadline?: number): Promise<EngineState> =>
+  ask('ask for its state', (abortSignal) => (docker as unknown as Questions).info({ abortSignal }), deadline)
+
+export const askVersion = (docker: Docker, deadline?: number): Promise<Docker.DockerVersion> =>
+  ask('ask for its version', (abortSignal) => (docker as unknown as Questions).version({ abortSignal }), deadline)
+
+/**
+ * What a promise comes to, unless the signal aborts before: then its reason is thrown. Racing the promise with one of
+ * the abort would do the same, but each race leaves its value behind at a promise that outlives it: of a stream, every
+ * chunk.
+ */
+export function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason)
+    if (signal.aborted) abort()
+    signal.addEventListener('abort', abort, { once: true })
+    void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort))
   })
-  // Whoever races it hears of it; a race that is over must not turn the abort into an unhandled rejection.
-  promise.catch(() => {})
-  return promise
 }
 
 /** What was thrown, as an EngineError; a MeshError is passed on as it is. */
@@ -145,14 +169,14 @@ export async function work(
       for (;;) {
         // Waiting for the source is no fault of the engine.
         idle.stop()
-        const next = await chunks.next()
+        const next = await chunks.next().catch((error) => {
+          failure = { cause: error }
+          throw error
+        })
         idle.touch()
         if (next.done) return
         yield next.value
       }
-    } catch (error) {
-      failure = { cause: error }
-      throw error
     } finally {
       await chunks.return?.()
     }
@@ -169,7 +193,7 @@ export async function work(
         onProgress(message)
       }
     })()
-    await Promise.race([answer, aborted(idle.signal)])
+    await unlessAborted(answer, idle.signal)
   } catch (error) {
     throw failure?.cause ?? engineError(what, idle.signal.aborted ? idle.signal.reason : error)
   } finally {
@@ -182,12 +206,11 @@ export async function work(
 /** The chunks of a source, until the engine hangs amid them. */
 export async function* unhung<T>(what: string, source: AsyncIterable<T>): AsyncGenerator<T> {
   const idle = new Idle(what)
-  const hung = aborted(idle.signal)
   const chunks = source[Symbol.asyncIterator]()
   try {
     for (;;) {
       idle.touch()
-      const next = await Promise.race([chunks.next(), hung])
+      const next = await unlessAborted(chunks.next(), idle.signal)
       if (next.done) return
       idle.stop()
       yield next.value

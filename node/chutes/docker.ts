@@ -5,7 +5,7 @@ import { posix } from 'node:path'
 import type Docker from 'dockerode'
 import type { ServiceSpec } from '../../protocols/deployment.js'
 import { Images, platformOf } from '../packages/images.js'
-import { ask, DEADLINE, unless } from './docker-client.js'
+import { ask, askState, askVersion, DEADLINE, unless } from './docker-client.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
 import { processAtPort } from './port-holder.js'
 
@@ -44,8 +44,8 @@ export class DockerEngine implements Engine {
 
   async info(): Promise<EngineInfo> {
     const [version, info] = await Promise.all([
-      this.ask('ask for its version', () => this.docker.version()),
-      this.ask('ask for its state', () => this.docker.info()),
+      askVersion(this.docker, this.deadline),
+      askState(this.docker, this.deadline),
     ])
     // The engine's own architecture, not the kernel's: 32-bit systems on 64-bit kernels are common on small boxes.
     const architecture = ARCHITECTURES[version.Arch] ?? version.Arch
@@ -236,7 +236,9 @@ export class DockerEngine implements Engine {
     for (const { Id, Labels } of containers) {
       const EndpointConfig = { Aliases: [Labels['dropmesh.service'] ?? ''] } as Docker.EndpointSettings
       await this.ask(`connect to network ${name}`, (abortSignal) =>
-        this.docker.getNetwork(name).connect({ Container: Id, EndpointConfig, abortSignal }),
+        this.docker
+          .getNetwork(name)
+          .connect({ Container: Id, EndpointConfig, abortSignal } as Docker.NetworkConnectOptions),
       )
     }
   }

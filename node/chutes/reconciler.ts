@@ -79,17 +79,25 @@ export class Reconciler {
 
   /** Sets what this AP should run, and what it should leave alone until another AP has taken it over. */
   want(desired: ReadonlyMap<string, Desired>, kept: ReadonlySet<string>): void {
-    for (const key of this.backoffs.keys()) {
-      if (desired.get(key)?.plan.generation !== this.desired.get(key)?.plan.generation) this.backoffs.delete(key)
-    }
+    const isChanged = (key: string) =>
+      desired.get(key)?.plan.generation !== this.desired.get(key)?.plan.generation ||
+      kept.has(key) !== this.kept.has(key)
+    const changed = [...desired.keys(), ...kept, ...this.desired.keys(), ...this.kept].filter(isChanged)
+    for (const key of changed) this.backoffs.delete(key)
     this.desired = desired
     this.kept = kept
-    this.kick()
+    if (changed.length > 0) this.kick()
   }
 
   /** The engine, or undefined where none has answered for a while. */
   engineInfo(): EngineInfo | undefined {
     return this.info
+  }
+
+  /** False while an engine that is not there yet may still come. */
+  knowsEngine(): boolean {
+    if (this.info !== undefined) return true
+    return this.silentSince !== undefined && performance.now() - this.silentSince >= ENGINE_GRACE
   }
 
   /** What each instance on this AP is doing, by hex of its subject. */

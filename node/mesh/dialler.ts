@@ -10,6 +10,8 @@ const BACKOFF_CAP = 15_000
 const HEAD_START = 1000
 const DIAL_DEADLINE = 5000
 const ADDRESSES_KEPT = 16
+/** Anyone on the LAN can announce any number of peers. */
+const PEERS_KEPT = 1000
 
 interface Peer {
   addresses: string[]
@@ -20,7 +22,9 @@ interface Peer {
 
 export class Dialler {
   private readonly peers = new Map<string, Peer>()
+  private readonly connections = new Set<string>()
   private timer: NodeJS.Timeout | undefined
+  private hasNews = false
 
   constructor(
     private readonly host: Host,
@@ -32,9 +36,13 @@ export class Dialler {
     host.addEventListener('peer:discovery', ({ detail }) => {
       this.learn(detail.id.toString(), detail.multiaddrs.map(String))
     })
-    host.addEventListener('peer:disconnect', ({ detail }) => {
-      const peer = this.peers.get(detail.toString())
-      if (peer !== undefined) Object.assign(peer, { failures: 0, notBefore: this.headStart(detail.toString(), 100) })
+    host.addEventListener('connection:open', ({ detail }) => this.connections.add(detail.remotePeer.toString()))
+    host.addEventListener('connection:close', ({ detail }) => {
+      const ap = detail.remotePeer.toString()
+      if (connectionTo(host, ap) !== undefined) return // what is left for bulk is no connection
+      this.connections.delete(ap)
+      const peer = this.peers.get(ap)
+      if (peer !== undefined) Object.assign(peer, { failures: 0, notBefore: this.headStart(ap, 100) })
     })
   }
 
@@ -46,6 +54,11 @@ export class Dialler {
     clearInterval(this.timer)
   }
 
+  /** AP ids of all peers with a connection, members or not. */
+  connected(): ReadonlySet<string> {
+    return this.connections
+  }
+
   /** Known addresses by AP id. */
   addresses(): Record<string, string[]> {
     return Object.fromEntries([...this.peers].map(([ap, { addresses }]) => [ap, addresses]))
@@ -53,14 +66,20 @@ export class Dialler {
 
   /** Adds addresses of an AP, newest first; with or without a trailing `/p2p/…`. Unreadable ones are left out. */
   learn(ap: string, addresses: readonly string[]): void {
-    if (ap === this.self) return
-    const usable = addresses.map((address) => address.replace(/\/p2p\/[^/]+$/, '')).filter(isDialable)
+    if (ap === this.self || (!this.peers.has(ap) && !(isPeerId(ap) && this.hasRoomForOne()))) return
     const peer = this.peers.get(ap) ?? { addresses: [], dialling: false, failures: 0, notBefore: this.headStart(ap, 0) }
-    const fresh = usable.filter((address) => !peer.addresses.includes(address))
+    const bare = new Set(addresses.map((address) => address.replace(/\/p2p\/[^/]+$/, '')))
+    const fresh = [...bare].filter((address) => !peer.addresses.includes(address) && isDialable(address))
     this.peers.set(ap, peer)
     if (fresh.length === 0) return
     peer.addresses = [...fresh, ...peer.addresses].slice(0, ADDRESSES_KEPT)
-    this.onAddresses()
+    this.hasNews = true
+  }
+
+  private hasRoomForOne(): boolean {
+    if (this.peers.size < PEERS_KEPT) return true
+    const unwanted = [...this.peers.keys()].find((known) => !this.isWanted(known))
+    return unwanted !== undefined && this.peers.delete(unwanted)
   }
 
   /** Dials an AP now, or uses the connection that is there. @throws when none of its addresses answers in time */
@@ -68,7 +87,8 @@ export class Dialler {
     if (connectionTo(this.host, ap) !== undefined) return
     const addresses = this.multiaddrs(ap)
     if (addresses.length === 0) throw new Error(`no address of ${ap} is known`)
-    await this.host.dial(addresses, { signal })
+    // Where only a connection for bulk is left, libp2p would hand that out again.
+    await this.host.dial(addresses, { signal, force: this.host.getConnections(peerId(ap)).length > 0 })
   }
 
   /** The addresses of an AP, for a connection of one's own. */
@@ -81,9 +101,11 @@ export class Dialler {
   }
 
   private dialAll(): void {
+    if (this.hasNews) this.onAddresses()
+    this.hasNews = false
     for (const [ap, peer] of this.peers) {
       if (peer.dialling || performance.now() < peer.notBefore || !this.isWanted(ap)) continue
-      if (peer.addresses.length === 0 || this.host.getConnections(peerId(ap)).length > 0) continue
+      if (peer.addresses.length === 0 || this.connections.has(ap)) continue
       peer.dialling = true
       this.connect(ap, AbortSignal.timeout(DIAL_DEADLINE))
         .then(() => {
@@ -92,6 +114,8 @@ export class Dialler {
         .catch(() => {
           const wait = Math.min(BACKOFF_CAP, BACKOFF_FIRST * 2 ** peer.failures++)
           peer.notBefore = performance.now() + wait * (0.75 + Math.random() / 2)
+          // Two addresses that do not answer at all use up the deadline; the next attempt begins with others.
+          peer.addresses.push(...peer.addresses.splice(0, 2))
         })
         .finally(() => {
           peer.dialling = false
@@ -100,7 +124,16 @@ export class Dialler {
   }
 }
 
-function isDialable(address: string): boolean {
+function isPeerId(text: string): boolean {
+  try {
+    return peerId(text).toString() === text
+  } catch {
+    return false
+  }
+}
+
+/** True for a readable address of a TCP listener, whatever its id. */
+export function isDialable(address: string): boolean {
   try {
     const names = multiaddr(address)
       .getComponents()

@@ -1,6 +1,7 @@
 // The libp2p host of an AP: transports, encryption, gossip. The one file that knows how libp2p is put together.
 import '../polyfill.js'
 import { type GossipSub, gossipsub } from '@chainsafe/libp2p-gossipsub'
+import { createTopicScoreParams } from '@chainsafe/libp2p-gossipsub/score'
 import { bootstrap } from '@libp2p/bootstrap'
 import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
 import { type Identify, identify } from '@libp2p/identify'
@@ -13,8 +14,32 @@ import { tcp } from '@libp2p/tcp'
 import { yamux } from '@libp2p/yamux'
 import { createLibp2p } from 'libp2p'
 import { sha256 } from '../../protocols/bytes.js'
-import { MAX_RECORD } from '../../protocols/limits.js'
 import { mdnsService, topics } from '../../protocols/wire.js'
+
+/** Connections of one peer, and of all that are no members: nobody may take all that there are. Bulk has its own. */
+const MAX_CONNECTIONS_EACH = 16
+const MAX_STRANGERS = 64
+/**
+ * Bytes a peer may have sent on one stream without being asked for more. Below the 4 MiB that libp2p holds for a stream that
+ * is not read from, and enough for 20 MB/s at 50 ms.
+ */
+const MAX_WINDOW = 1024 ** 2
+/** Bytes of one message of gossipsub itself, which can carry many records to one that asked for them. */
+const MAX_GOSSIP_MESSAGE = 4 * 1024 ** 2
+
+/**
+ * Who sends what is provably bad loses the square of how often, a tenth of it forgiven each second: ten times is the
+ * graylist. Nothing else is scored. The more honest peers there are, the less each of them delivers first.
+ */
+const SCORED = createTopicScoreParams({
+  topicWeight: 1,
+  timeInMeshWeight: 0,
+  firstMessageDeliveriesWeight: 0,
+  meshMessageDeliveriesWeight: 0,
+  meshFailurePenaltyWeight: 0,
+  invalidMessageDeliveriesWeight: -1,
+  invalidMessageDeliveriesDecay: 0.9,
+})
 
 export type Host = Libp2p<{ identify: Identify; ping: Ping; pubsub: GossipSub }>
 
@@ -33,17 +58,24 @@ export interface HostOptions {
 
 export async function createHost(options: HostOptions): Promise<Host> {
   const { records, beacons } = topics(options.mesh)
-  return createLibp2p({
+  const host: Host = await createLibp2p({
     start: false,
     privateKey: await generateKeyPairFromSeed('Ed25519', options.seed),
     addresses: { listen: [...options.listen] },
     transports: [tcp()],
     connectionEncrypters: [noise()],
-    streamMuxers: [yamux()],
+    streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: MAX_WINDOW } })],
     peerDiscovery: [
       ...(options.mdns ? [mdns({ serviceTag: mdnsService(options.mesh) })] : []),
       ...(options.bootstrap.length > 0 ? [bootstrap({ list: [...options.bootstrap], timeout: 0 })] : []),
     ],
+    // Pulses tell more, and cost less than a ping stream per connection every ten seconds.
+    connectionMonitor: { enabled: false },
+    connectionGater: {
+      denyInboundEncryptedConnection: (peer) =>
+        host.getConnections(peer).length >= MAX_CONNECTIONS_EACH ||
+        (!options.isMember(peer.toString()) && strangers(host, options).length >= MAX_STRANGERS),
+    },
     connectionManager: {
       // Several APs behind one NAT (or on one machine) come from one address, and all come at once after a power cut.
       inboundConnectionThreshold: 50,
@@ -61,11 +93,12 @@ export async function createHost(options: HostOptions): Promise<Host> {
         allowPublishToZeroTopicPeers: true,
         emitSelf: false,
         allowedTopics: [records, beacons],
-        maxInboundDataLength: MAX_RECORD,
+        maxInboundDataLength: MAX_GOSSIP_MESSAGE,
         // A hub that everyone joined through must not leave the others without mesh links.
         D: 8,
         Dhi: 30,
         scoreParams: {
+          topics: { [records]: SCORED, [beacons]: SCORED },
           IPColocationFactorWeight: 0,
           appSpecificScore: (peer) => (options.isMember(peer) ? 0 : -1000),
           appSpecificWeight: 1,
@@ -74,7 +107,15 @@ export async function createHost(options: HostOptions): Promise<Host> {
       }),
     },
   })
+  return host
 }
+
+const strangers = (host: Host, { isMember }: HostOptions): Connection[] =>
+  host.getConnections().filter(({ remotePeer }) => !isMember(remotePeer.toString()))
+
+/** Closes a connection; at once where the other side holds that up. */
+export const closeConnection = (connection: Connection): Promise<void> =>
+  connection.close().catch((error) => connection.abort(error))
 
 // Bulk has connections of its own; whatever is small avoids them (decision 5).
 const bulk = new WeakSet<Connection>()

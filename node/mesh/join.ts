@@ -8,6 +8,7 @@ import { Ledger } from '../../protocols/ledger.js'
 import { MAX_CLOCK_AHEAD, MAX_JOIN_FRAME } from '../../protocols/limits.js'
 import { type Membership, membershipOf } from '../../protocols/membership.js'
 import { joinReply, joinRequest, type protocolIds } from '../../protocols/wire.js'
+import { printable } from '../events.js'
 import type { LedgerStore } from '../store/ledger-store.js'
 import { exchange, Frames } from './frames.js'
 import { type Host, openStream } from './host.js'
@@ -37,8 +38,8 @@ export async function admitNewcomers(
         try {
           if (!isMember()) throw new MeshError('not-a-member', 'this AP is not a member itself yet')
           const admission = checkAdmission(store, grant, member, connection.remotePeer.toString())
-          const trial = new Ledger() // a stranger's records reach the ledger only if they let it in
-          for (const record of [...store.ledger.records(), admission.grant, admission.member]) trial.merge(record)
+          const trial = trialOf(store.ledger, store.clock.now()) // a stranger's records reach the ledger only if they let it in
+          for (const record of [admission.grant, admission.member]) trial.merge(record)
           const id = apId(admission.member.signer)
           const membership = membershipOf(trial, meshKey, store.clock.now())
           if (!membership.members.has(id)) throw new MeshError('not-admitted', whyNot(membership, id))
@@ -53,6 +54,14 @@ export async function admitNewcomers(
     },
     { maxInboundStreams: 1 },
   )
+}
+
+// As much of the ledger as membership depends on: a stranger must not make this AP copy all of it again and again.
+function trialOf(ledger: Ledger, nowMs: number): Ledger {
+  const trial = new Ledger()
+  for (const kind of ['grant', 'member', 'forget'] as const)
+    for (const record of ledger.effective(kind, nowMs)) trial.merge(record)
+  return trial
 }
 
 /** @throws MeshError with the reason to give to the newcomer */
@@ -101,6 +110,6 @@ export async function askToJoin(
     await frames.write(['join', admission.grant.bytes, admission.member.bytes])
     return frames.read(joinReply)
   })
-  if (reply[0] === 'refused') throw new MeshError('join-refused', reply[1])
+  if (reply[0] === 'refused') throw new MeshError('join-refused', printable(reply[1]))
   return reply[1]
 }

@@ -23,12 +23,10 @@ export interface LivenessHandlers {
 
 /** A pulse that cannot be written in this time is given up, and its stream with it, in milliseconds. */
 const PULSE_DEADLINE = 2000
-/** A watcher that hears nothing for so long lets the stream go, in milliseconds. */
-const PULSE_SILENCE = 60_000
 
 /** Sends this AP's pulses, and receives those of the APs it watches. */
 export class Pulses {
-  private readonly streams = new Map<string, { frames: Frames; stream: Stream; busy: boolean }>()
+  private readonly streams = new Map<string, { frames: Frames; stream: Stream; busySince: number | undefined }>()
   private readonly opening = new Set<string>()
 
   constructor(
@@ -43,7 +41,8 @@ export class Pulses {
       async (stream: Stream, connection: Connection) => {
         const from = connection.remotePeer.toString()
         if (!this.handlers.isMember(from)) return stream.abort(new Error('not a member'))
-        const frames = new Frames(stream, MAX_SMALL_FRAME, PULSE_SILENCE)
+        // No deadline: a silent stream costs nothing, there are two a peer at most, and silence is the roster's to judge.
+        const frames = new Frames(stream, MAX_SMALL_FRAME)
         try {
           for (;;) {
             const { ledger, ...sign } = await frames.read(pulse)
@@ -64,12 +63,14 @@ export class Pulses {
     for (const ap of watchers) {
       const open = this.streams.get(ap)
       if (open === undefined || open.stream.status !== 'open') void this.openTo(ap)
-      else if (!open.busy) {
-        open.busy = true
+      else if (open.busySince !== undefined) {
+        if (performance.now() - open.busySince > PULSE_DEADLINE) this.drop(ap)
+      } else {
+        open.busySince = performance.now()
         open.frames
           .write(message)
           .then(() => {
-            open.busy = false
+            open.busySince = undefined
           })
           .catch(() => this.drop(ap))
       }
@@ -81,7 +82,7 @@ export class Pulses {
     this.opening.add(ap)
     try {
       const stream = await openStream(this.host, ap, this.ids.pulse, AbortSignal.timeout(PULSE_DEADLINE))
-      this.streams.set(ap, { stream, frames: new Frames(stream, MAX_SMALL_FRAME, PULSE_DEADLINE), busy: false })
+      this.streams.set(ap, { stream, frames: new Frames(stream, MAX_SMALL_FRAME), busySince: undefined })
     } catch {
       // The next pulse tries again.
     } finally {
@@ -135,11 +136,12 @@ export class Probes {
 
   private async ask(ap: string, request: { ap?: Uint8Array }, deadline: number): Promise<LifeSign | undefined> {
     try {
+      const endsAt = performance.now() + deadline
       const signal = AbortSignal.timeout(deadline)
       await this.dialler.connect(ap, signal)
       const stream = await openStream(this.host, ap, this.ids.probe, signal)
       return await exchange(stream, async () => {
-        const frames = new Frames(stream, MAX_SMALL_FRAME, deadline, signal)
+        const frames = new Frames(stream, MAX_SMALL_FRAME, deadline, endsAt - performance.now())
         await frames.write(request)
         const { reached, ...sign } = await frames.read(probeReply)
         return reached ? sign : undefined

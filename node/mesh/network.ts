@@ -3,17 +3,18 @@
 import type { Connection, Stream } from '@libp2p/interface'
 import { equalBytes } from '../../protocols/bytes.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
-import type { MeshError } from '../../protocols/error.js'
+import { MeshError } from '../../protocols/error.js'
 import { isKind, type RecordOf } from '../../protocols/kinds.js'
+import { membershipOf } from '../../protocols/membership.js'
 import { protocolIds } from '../../protocols/wire.js'
 import type { LedgerStore } from '../store/ledger-store.js'
-import { Dialler } from './dialler.js'
+import { Dialler, isDialable } from './dialler.js'
 import { exchange } from './frames.js'
 import { Gossip } from './gossip.js'
-import { connectionTo, createHost, type Host, openStream, peerId } from './host.js'
+import { closeConnection, connectionTo, createHost, type Host, openStream, peerId } from './host.js'
 import { type Admission, admitNewcomers, askToJoin } from './join.js'
 import { type LifeSign, Probes, Pulses } from './liveness.js'
-import { answerSync, initiateSync, type SyncResult } from './sync.js'
+import { answerForgotten, answerSync, initiateSync, type SyncResult } from './sync.js'
 
 /** Milliseconds. A digest may differ for as long as gossip takes; after that, sync. */
 const DIFFERENCE_PATIENCE = 1500
@@ -44,6 +45,8 @@ export interface NetworkOptions {
 
 export interface NetworkHandlers {
   isMember(ap: string): boolean
+  /** The records by which an AP was forgotten; none where it never was a member. */
+  forgets(ap: string): SignedRecord[]
   sign(): LifeSign
   beacons(): Uint8Array[]
   /** Returns whether it was newer than what is known. */
@@ -64,10 +67,10 @@ export class Network {
   private readonly ids: ReturnType<typeof protocolIds>
   private readonly gossip: Gossip
   private readonly pulses: Pulses
-  private readonly syncing = new Map<string, Promise<SyncResult>>()
+  private readonly syncing = new Map<string, { running: Promise<SyncResult>; next?: Promise<SyncResult> }>()
   private readonly differsSince = new Map<string, number>()
-  /** Connected APs that were no members when they connected, and those of them that have become members since. */
-  private readonly strangers = new Set<string>()
+  /** Since when connected APs that are no members are connected, and those of them that have become members since. */
+  private readonly strangers = new Map<string, number>()
   private readonly renewing = new Set<string>()
   private readonly timers: NodeJS.Timeout[] = []
   private lastRandomSync = performance.now()
@@ -105,7 +108,7 @@ export class Network {
 
   static async create(options: NetworkOptions, store: LedgerStore, handlers: NetworkHandlers): Promise<Network> {
     const bootstrap = Object.entries(options.peers).flatMap(([ap, addresses]) =>
-      addresses.map((address) => `${address.replace(/\/p2p\/[^/]+$/, '')}/p2p/${ap}`),
+      addresses.map((address) => `${address.replace(/\/p2p\/[^/]+$/, '')}/p2p/${ap}`).filter(isDialable),
     )
     const host = await createHost({ ...options, bootstrap, isMember: handlers.isMember })
     return new Network(host, options, store, handlers)
@@ -113,9 +116,11 @@ export class Network {
 
   async start(): Promise<void> {
     this.host.addEventListener('connection:open', ({ detail }) => this.onConnection(detail))
-    this.host.addEventListener('peer:disconnect', ({ detail }) => {
-      const ap = detail.toString()
+    this.host.addEventListener('connection:close', ({ detail }) => {
+      const ap = detail.remotePeer.toString()
+      if (connectionTo(this.host, ap) !== undefined) return
       this.strangers.delete(ap)
+      this.differsSince.delete(ap)
       if (this.handlers.isMember(ap) && !this.renewing.has(ap)) this.handlers.onLost(ap)
     })
     const { host, ids, store, handlers } = this
@@ -136,17 +141,27 @@ export class Network {
       ids.sync,
       async (stream: Stream, connection: Connection) => {
         const from = connection.remotePeer.toString()
-        if (!handlers.isMember(from)) return stream.abort(new Error('not a member'))
+        if (!handlers.isMember(from)) {
+          const records = handlers.forgets(from)
+          if (records.length === 0) return stream.abort(new Error('not a member'))
+          const deps = this.syncDependencies(from)
+          return exchange(stream, () => answerForgotten(stream, deps, records)).catch(() => {})
+        }
         await exchange(stream, () => answerSync(stream, this.syncDependencies(from)))
           .then((result) => this.noteSynced(from, result))
-          .catch((error) => handlers.onFailure(`sync from ${from}`, error))
+          .catch((error) => this.noteFailed(`sync from ${from}`, from, error))
       },
       { maxInboundStreams: 4 },
     )
     await host.start()
     this.gossip.start()
     this.dialler.start()
-    this.timers.push(setInterval(() => this.syncWhereDue(), 500))
+    this.timers.push(
+      setInterval(() => {
+        this.syncWhereDue()
+        this.partWithStrangers()
+      }, 500),
+    )
   }
 
   async stop(): Promise<void> {
@@ -157,9 +172,7 @@ export class Network {
 
   /** Members this AP is connected to. */
   connected(): string[] {
-    return [...new Set(this.host.getConnections().map(({ remotePeer }) => remotePeer.toString()))].filter(
-      this.handlers.isMember,
-    )
+    return [...this.dialler.connected()].filter(this.handlers.isMember)
   }
 
   /** This AP's own addresses, each ending in `/p2p/…`. */
@@ -202,8 +215,14 @@ export class Network {
     let refusal: unknown = new Error('no member is reachable')
     for (const peer of this.host.getPeers()) {
       try {
-        const now = await askToJoin(this.host, this.ids, peer.toString(), admission)
-        await this.sync(peer.toString())
+        const ap = peer.toString()
+        const now = await askToJoin(this.host, this.ids, ap, admission)
+        await this.sync(ap)
+        // Anyone can say welcome, and a time; a member can show that it is one.
+        if (!membershipOf(this.store.ledger, this.options.meshKey, now).members.has(ap)) {
+          throw new MeshError('join-refused', `${ap} is no member itself`)
+        }
+        this.hasSynced = true
         return now
       } catch (error) {
         refusal = error
@@ -212,21 +231,29 @@ export class Network {
     throw refusal
   }
 
-  /** Makes the two ledgers equal. A call that comes during another one runs after it, for it may have come too late for it. */
-  async sync(ap: string): Promise<SyncResult> {
-    const running = this.syncing.get(ap)
-    const next = (running?.catch(() => {}) ?? Promise.resolve()).then(async () => {
-      const stream = await openStream(this.host, ap, this.ids.sync, AbortSignal.timeout(5000))
-      return exchange(stream, () => initiateSync(stream, this.syncDependencies(ap)))
-    })
-    this.syncing.set(ap, next)
-    try {
-      const result = await next
-      this.noteSynced(ap, result)
-      return result
-    } finally {
-      if (this.syncing.get(ap) === next) this.syncing.delete(ap)
+  /**
+   * Makes the two ledgers equal. Calls that come during another one share one that runs after it, for they may have come
+   * too late for it.
+   */
+  sync(ap: string): Promise<SyncResult> {
+    const busy = this.syncing.get(ap)
+    if (busy !== undefined) {
+      busy.next ??= busy.running.then(
+        () => this.sync(ap),
+        () => this.sync(ap),
+      )
+      return busy.next
     }
+    const running = this.syncNow(ap).finally(() => this.syncing.delete(ap))
+    this.syncing.set(ap, { running })
+    return running
+  }
+
+  private async syncNow(ap: string): Promise<SyncResult> {
+    const stream = await openStream(this.host, ap, this.ids.sync, AbortSignal.timeout(5000))
+    const result = await exchange(stream, () => initiateSync(stream, this.syncDependencies(ap)))
+    this.noteSynced(ap, result)
+    return result
   }
 
   /** Opens a connection for bulk alone. The caller closes it. */
@@ -242,31 +269,40 @@ export class Network {
     const ap = connection.remotePeer.toString()
     if (connection.direction === 'outbound') this.dialler.learn(ap, [connection.remoteAddr.toString()])
     if (!this.handlers.isMember(ap)) {
-      this.strangers.add(ap)
-      // It may be a newcomer that joins now; or this AP is one, and learns of the members by joining.
-      setTimeout(() => {
-        if (this.handlers.isMember(this.options.self) && !this.handlers.isMember(ap))
-          void connection.close().catch(() => {})
-      }, STRANGER_PATIENCE).unref()
+      if (!this.strangers.has(ap)) this.strangers.set(ap, performance.now())
       return
     }
     if (connectionTo(this.host, ap)?.id !== connection.id) return
     this.renewing.delete(ap)
     this.handlers.onConnected(ap)
-    if (connection.direction === 'outbound') {
-      this.sync(ap).catch((error) => this.handlers.onFailure(`sync with ${ap}`, error))
+    if (connection.direction === 'outbound' && this.handlers.isMember(this.options.self)) {
+      this.sync(ap).catch((error) => this.noteFailed(`sync with ${ap}`, ap, error))
     }
   }
 
   /** Tells that the members are others now. */
   membersChanged(): void {
-    for (const ap of this.strangers) {
+    for (const ap of this.strangers.keys()) {
       if (!this.handlers.isMember(ap)) continue
       this.strangers.delete(ap)
       this.renewing.add(ap)
+      const connections = [...this.host.getConnections(peerId(ap))]
       setTimeout(() => {
-        for (const connection of this.host.getConnections(peerId(ap))) void connection.close().catch(() => {})
+        for (const connection of connections) void closeConnection(connection)
       }, RENEW_AFTER).unref()
+    }
+  }
+
+  // A stranger may be a newcomer that joins now; or this AP is one, and learns of the members by joining. Who was a member
+  // when it connected and was forgotten since is a stranger too.
+  private partWithStrangers(): void {
+    const now = performance.now()
+    for (const ap of this.dialler.connected()) {
+      if (this.handlers.isMember(ap)) continue
+      const since = this.strangers.get(ap) ?? now
+      this.strangers.set(ap, since)
+      if (now - since < STRANGER_PATIENCE || !this.handlers.isMember(this.options.self)) continue
+      for (const connection of this.host.getConnections(peerId(ap))) void closeConnection(connection)
     }
   }
 
@@ -279,6 +315,7 @@ export class Network {
       store: this.store,
       beacons: this.handlers.beacons,
       onBeacon: (beacon: SignedRecord) => void this.takeBeacon(beacon),
+      onRefused: (error: MeshError) => this.handlers.onRefused(ap, error),
       onTime: (ms: number) => {
         // Only a box that knows no better takes its time from a peer: one that starts with an empty ledger.
         if (this.store.ledger.size <= 2 && this.handlers.isMember(ap)) this.store.clock.raise(ms)
@@ -287,9 +324,15 @@ export class Network {
   }
 
   private noteSynced(ap: string, result: SyncResult): void {
-    this.hasSynced = true
+    this.hasSynced ||= this.handlers.isMember(ap)
     this.differsSince.delete(ap)
     this.handlers.onSynced(ap, result)
+  }
+
+  // What breaks the rules of the wire is the other side's doing, and worth telling; the rest is how networks are.
+  private noteFailed(what: string, ap: string, error: unknown): void {
+    if (error instanceof MeshError) this.handlers.onRefused(ap, error)
+    else this.handlers.onFailure(what, error)
   }
 
   /** Notes that a peer's ledger differs, or does not any more. */
@@ -309,7 +352,7 @@ export class Network {
     for (const ap of due) {
       if (this.syncing.has(ap)) continue
       this.differsSince.delete(ap)
-      this.sync(ap).catch((error) => this.handlers.onFailure(`sync with ${ap}`, error))
+      this.sync(ap).catch((error) => this.noteFailed(`sync with ${ap}`, ap, error))
     }
   }
 }

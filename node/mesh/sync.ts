@@ -3,7 +3,7 @@ import type { Stream } from '@libp2p/interface'
 import { concat, equalBytes, hex } from '../../protocols/bytes.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
-import { BUCKETS } from '../../protocols/ledger.js'
+import { BUCKETS, Ledger } from '../../protocols/ledger.js'
 import { MAX_SYNC_FRAME } from '../../protocols/limits.js'
 import { type SyncFrame, splitHashes, syncFrame } from '../../protocols/wire.js'
 import type { LedgerStore } from '../store/ledger-store.js'
@@ -17,12 +17,18 @@ const PAGE_BYTES = MAX_SYNC_FRAME - 40 * 1024
 const PAGE_HASHES = 4096
 /** Frames one side may send in one exchange: a million records, and an end to a peer that never ends. */
 const MAX_FRAMES = 20_000
+/** Records asked for in one exchange; what is lacking beyond them, the next one brings. 8 MB of hashes. */
+const MAX_WANTED = 250_000
+/** Records of a peer that are refused before the exchange is given up: an honest one sends none. */
+const MAX_REFUSED = 100
 
 export interface SyncDependencies {
   readonly store: LedgerStore
   /** Latest beacons of everyone, which travel along. */
   beacons(): Uint8Array[]
   onBeacon(beacon: SignedRecord): void
+  /** A record that the peer sent is provably bad. */
+  onRefused(error: MeshError): void
   /** The peer's time in milliseconds since 1970. */
   onTime?(ms: number): void
 }
@@ -36,10 +42,11 @@ export interface SyncResult {
 export async function initiateSync(stream: Stream, deps: SyncDependencies): Promise<SyncResult> {
   const link = new SyncLink(stream, deps)
   const { ledger, clock } = deps.store
-  await link.write(['hello', ledger.digest(), clock.now()])
+  const digest = ledger.digest() // the ledger may grow meanwhile, but both sides must compare the same two
+  await link.write(['hello', digest, clock.now()])
   const hello = await link.expect('hello')
   deps.onTime?.(hello[2])
-  if (!equalBytes(hello[1], ledger.digest())) {
+  if (!equalBytes(hello[1], digest)) {
     const [, theirs] = await link.expect('buckets')
     const ours = ledger.bucketDigests()
     for (let bucket = 0; bucket < BUCKETS; bucket++) {
@@ -67,38 +74,56 @@ export async function answerSync(stream: Stream, deps: SyncDependencies): Promis
   await link.write(['hello', digest, clock.now()])
   if (!equalBytes(hello[1], digest)) await link.write(['buckets', buckets])
 
-  const theirs = new Map<number, Set<string>>()
+  // Of what a peer sends, no more is kept than this AP has or asks for.
+  const lacking = new Map<number, Map<string, Uint8Array>>()
   const unknown: Uint8Array[] = []
   for (;;) {
     const frame = await link.read()
     if (frame[0] === 'end') break
     if (frame[0] !== 'hashes') throw unexpected(frame)
-    const seen = theirs.get(frame[1]) ?? new Set()
-    theirs.set(frame[1], seen)
-    for (const hash of splitHashes(frame[2])) {
-      seen.add(hex(hash))
-      if (!ledger.has(hash)) unknown.push(hash)
+    const [, bucket, hashes] = frame
+    if (!lacking.has(bucket)) lacking.set(bucket, new Map(ledger.bucket(bucket).map((hash) => [hex(hash), hash])))
+    for (const hash of splitHashes(hashes)) {
+      lacking.get(bucket)!.delete(hex(hash))
+      if (unknown.length < MAX_WANTED && !ledger.has(hash)) unknown.push(hash.slice())
     }
   }
-  const lacking = [...theirs].flatMap(([bucket, seen]) => ledger.bucket(bucket).filter((hash) => !seen.has(hex(hash))))
   for (let at = 0; at < unknown.length; at += PAGE_HASHES) {
     await link.write(['want', concat(...unknown.slice(at, at + PAGE_HASHES))])
   }
-  const sent = await link.send(lacking)
+  const sent = await link.send([...lacking.values()].flatMap((bucket) => [...bucket.values()]))
   const { received } = await link.receive()
+  // What the peer did not send because it is here already may still be on its way to the disk.
+  await deps.store.saved()
   await link.write(['end'])
   return { received, sent }
+}
+
+/** Answers an AP that was forgotten: it gets the records that say so, and nothing else. What it has nobody asks for. */
+export async function answerForgotten(stream: Stream, deps: SyncDependencies, records: SignedRecord[]): Promise<void> {
+  const link = new SyncLink(stream, deps)
+  const told = new Ledger()
+  for (const record of records) told.merge(record)
+  await link.expect('hello')
+  await link.write(['hello', told.digest(), deps.store.clock.now()])
+  await link.write(['buckets', told.bucketDigests()])
+  while ((await link.read())[0] !== 'end');
+  await link.write(['records', records.map(({ bytes }) => bytes)])
+  await link.write(['end'])
+  while ((await link.read())[0] !== 'end');
+  await link.write(['end'])
 }
 
 class SyncLink {
   private readonly frames: Frames
   private count = 0
+  private refused = 0
 
   constructor(
     stream: Stream,
     private readonly deps: SyncDependencies,
   ) {
-    this.frames = new Frames(stream, MAX_SYNC_FRAME, FRAME_DEADLINE, AbortSignal.timeout(DEADLINE))
+    this.frames = new Frames(stream, MAX_SYNC_FRAME, FRAME_DEADLINE, DEADLINE)
   }
 
   write(frame: SyncFrame): Promise<void> {
@@ -138,17 +163,30 @@ class SyncLink {
   /** Takes in records until `end`, and collects what the peer wants. */
   async receive(): Promise<{ received: number; wanted: Uint8Array[] }> {
     let received = 0
-    const wanted: Uint8Array[] = []
+    const wanted = new Map<string, Uint8Array>()
     for (;;) {
       const frame = await this.read()
-      if (frame[0] === 'end') return { received, wanted }
-      if (frame[0] === 'want') wanted.push(...splitHashes(frame[1]))
-      else if (frame[0] === 'records') {
-        const { added, beacons } = await this.deps.store.accept(frame[1])
-        received += added.length
-        for (const beacon of beacons) this.deps.onBeacon(beacon)
-      } else throw unexpected(frame)
+      if (frame[0] === 'end') return { received, wanted: [...wanted.values()] }
+      if (frame[0] === 'want') this.note(frame[1], wanted)
+      else if (frame[0] === 'records') received += await this.takeIn(frame[1])
+      else throw unexpected(frame)
     }
+  }
+
+  private note(hashes: Uint8Array, wanted: Map<string, Uint8Array>): void {
+    for (const hash of splitHashes(hashes)) {
+      const record = this.deps.store.ledger.get(hash)
+      if (record !== undefined) wanted.set(hex(hash), record.hash)
+    }
+  }
+
+  private async takeIn(envelopes: Uint8Array[]): Promise<number> {
+    const { added, beacons, refused } = await this.deps.store.accept(envelopes)
+    for (const beacon of beacons) this.deps.onBeacon(beacon)
+    for (const error of refused) this.deps.onRefused(error)
+    this.refused += refused.length
+    if (this.refused > MAX_REFUSED) throw new MeshError('malformed', `a sync with ${this.refused} bad records`)
+    return added.length
   }
 }
 

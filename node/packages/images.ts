@@ -15,7 +15,7 @@ import { hex, sha256, unhex } from '../../protocols/bytes.js'
 import type { ImageSpec } from '../../protocols/deployment.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { MAX_IMAGE } from '../../protocols/limits.js'
-import { aborted, ask, type Progress, unhung, unless, work } from '../chutes/docker-client.js'
+import { ask, askState, type Progress, unhung, unless, unlessAborted, work } from '../chutes/docker-client.js'
 import { EngineError } from '../chutes/engine.js'
 import { collect, entriesOf, skip, type TarFile, tarOf } from './tar.js'
 
@@ -35,11 +35,24 @@ export function platformOf(os: string, architecture: string, variant?: string): 
   return [os, architecture, ...(variant && !(architecture === 'arm64' && variant === 'v8') ? [variant] : [])].join('/')
 }
 
-/** What `docker save` gives of an image: its config, and under which name in the archive each layer lies. */
+/** What `docker save` gives of an image, and under which name in the archive each layer lies. */
 interface Survey {
-  config: Buffer
+  /** The config's digest, in hex. */
+  digest: string
+  /**
+   * Undefined where the engine can run the image but not hand it on: a containerd store does not fetch a layer of which
+   * it has the content in another compression, and then saves nothing at all.
+   */
+  config: Buffer | undefined
   /** By diffId in hex; `size` is that of the uncompressed layer. */
   layers: Map<string, { entry: string; size: number; gzip: boolean }>
+}
+
+/** One of the images in the manifest.json of an archive. */
+interface SavedImage {
+  Config: string
+  RepoTags: string[] | null
+  Layers: string[]
 }
 
 export class Images {
@@ -62,7 +75,7 @@ export class Images {
     const found = await this.look(name)
     if (found === undefined) throw new EngineError('no-image', `there is no image "${name}" in the local engine`)
     const containerd = await this.isContainerd()
-    const config = containerd ? sha256((await this.survey(found.Id)).config) : unhex(found.Id.replace('sha256:', ''))
+    const config = await this.configOf(found.Id, containerd)
     const image: ImageSpec = {
       config,
       diffIds: layersOf(found).map(unhex),
@@ -125,29 +138,36 @@ export class Images {
   async *export(image: ImageSpec, skipLayers: number): AsyncGenerator<Uint8Array> {
     const found = await this.find(image)
     if (found === undefined) throw new EngineError('no-image', `the local engine has no image ${short(image)}`)
-    const survey = await this.survey(found.id)
-    if (hex(sha256(survey.config)) !== hex(image.config)) {
-      throw new EngineError('no-image', `the local engine has another image under the name ${found.name}`)
+    const { digest, config, layers } = await this.survey(found.id)
+    const has = config !== undefined && image.diffIds.every((diffId) => layers.has(hex(diffId)))
+    if (!has || digest !== hex(image.config)) {
+      throw new EngineError('refused', `the local engine can run image ${short(image)}, but not hand it on`)
     }
-    yield* tarOf(this.exported(image, skipLayers, found.id, survey))
+    yield* tarOf(this.exported(image, skipLayers, found.id, config, layers))
   }
 
-  private async *exported(image: ImageSpec, skipLayers: number, id: string, survey: Survey) {
-    yield jsonFile(`${hex(image.config)}.json`, survey.config)
+  private async *exported(
+    image: ImageSpec,
+    skipLayers: number,
+    id: string,
+    config: Buffer,
+    layers: Survey['layers'],
+  ): AsyncGenerator<TarFile> {
+    yield jsonFile(`${hex(image.config)}.json`, config)
     yield manifestOf(image)
     const wanted = new Map<string, string>()
     for (const diffId of image.diffIds.slice(skipLayers).map(hex)) {
-      wanted.set(survey.layers.get(diffId)?.entry ?? '', diffId)
+      wanted.set(layers.get(diffId)!.entry, diffId)
     }
     if (wanted.size === 0) return
     for await (const { header, body } of this.save(id)) {
       const diffId = wanted.get(header.name)
-      const layer = diffId === undefined ? undefined : survey.layers.get(diffId)
-      if (diffId === undefined || layer === undefined) {
+      if (diffId === undefined) {
         await skip(body)
         continue
       }
-      yield { name: layerFile(diffId), size: layer.size, body: layer.gzip ? gunzip(body) : body } satisfies TarFile
+      const { size, gzip } = layers.get(diffId)!
+      yield { name: layerFile(diffId), size, body: gzip ? gunzip(body) : body }
       wanted.delete(header.name)
       if (wanted.size === 0) return
     }
@@ -163,22 +183,11 @@ export class Images {
   async import(image: ImageSpec, source: AsyncIterable<Uint8Array>, signal?: AbortSignal): Promise<void> {
     const held = await this.held(image)
     let failure: unknown
-    const { limit } = this
-    async function* received() {
-      let total = 0
-      try {
-        for await (const chunk of abortable(source, signal)) {
-          total += chunk.length
-          if (total > limit) throw refusal(image, `it has more than ${limit} bytes`)
-          yield chunk
-        }
-      } catch (error) {
-        failure = error
-        throw error
-      }
-    }
+    const received = receive(source, signal, (error) => {
+      failure = error
+    })
     try {
-      const archive = tarOf(this.checked(image, received(), held))
+      const archive = tarOf(this.checked(image, limited(received, this.limit, image), held))
       await work(`load image ${short(image)}`, archive, (body, abortSignal) =>
         this.docker.loadImage(body, { abortSignal }),
       )
@@ -232,7 +241,8 @@ export class Images {
       onProgress,
     )
     const found = await this.look(reference)
-    const same = found !== undefined && hex(await this.configOf(found.Id)) === hex(image.config)
+    const same =
+      found !== undefined && hex(await this.configOf(found.Id, await this.isContainerd())) === hex(image.config)
     if (!same) {
       if (before === undefined) await this.drop(reference)
       throw new MeshError('image-refused', `${reference} is not image ${short(image)}, though a record says so`)
@@ -271,8 +281,8 @@ export class Images {
     )
   }
 
-  private async configOf(id: string): Promise<Uint8Array> {
-    return (await this.isContainerd()) ? sha256((await this.survey(id)).config) : unhex(id.replace('sha256:', ''))
+  private async configOf(id: string, containerd: boolean): Promise<Uint8Array> {
+    return unhex(containerd ? (await this.survey(id)).digest : id.replace('sha256:', ''))
   }
 
   private async look(name: string): Promise<Docker.ImageInspectInfo | undefined> {
@@ -284,8 +294,8 @@ export class Images {
 
   // Asked each time: an engine may be set up anew while the node runs.
   private async isContainerd(): Promise<boolean> {
-    const info = await ask('ask for its state', () => this.docker.info())
-    return (info.DriverStatus ?? []).some(([, value]: [string, string]) => value?.startsWith('io.containerd.'))
+    const { DriverStatus = [] } = await askState(this.docker)
+    return DriverStatus.some(([, value]) => value.startsWith('io.containerd.'))
   }
 
   private save(id: string) {
@@ -310,26 +320,24 @@ export class Images {
       if (header.type === 'file') files.set(header.name, await measure(body, header.size))
       else await skip(body)
     }
-    const read = (name: string): Buffer => {
-      const bytes = files.get(name)?.bytes
-      if (bytes === undefined) throw new EngineError('refused', `docker save of ${id} has no ${name}`)
-      return bytes
+    const [manifest] = JSON.parse(String(files.get('manifest.json')?.bytes ?? '[]')) as SavedImage[]
+    // "<digest>.json" before Docker 25, "blobs/sha256/<digest>" since.
+    const digest = /([0-9a-f]{64})(\.json)?$/.exec(manifest?.Config ?? '')?.[1]
+    if (manifest === undefined || digest === undefined) {
+      throw new EngineError('refused', `docker save of ${id} does not say what is in it`)
     }
-    const [manifest] = JSON.parse(read('manifest.json').toString()) as { Config: string; Layers: string[] }[]
-    const survey: Survey = { config: read(manifest?.Config ?? ''), layers: new Map() }
-    const { rootfs } = JSON.parse(survey.config.toString()) as { rootfs: { diff_ids: string[] } }
-    for (const [i, diffId] of rootfs.diff_ids.entries()) {
-      const layer = manifest?.Layers[i] ?? ''
+    const survey: Survey = { digest, config: files.get(manifest.Config)?.bytes, layers: new Map() }
+    const { rootfs } = JSON.parse(String(survey.config ?? '{}')) as { rootfs?: { diff_ids: string[] } }
+    for (const [i, diffId] of (rootfs?.diff_ids ?? []).entries()) {
+      const layer = manifest.Layers[i] ?? ''
       const entry = links.get(layer) ?? layer
       const file = files.get(entry)
-      if (file === undefined) throw new EngineError('refused', `docker save of ${id} has no layer ${diffId}`)
-      if (file.compression === 'other') {
-        throw new EngineError('refused', `cannot export ${id}: layer ${diffId} is compressed other than by gzip`)
-      }
+      if (file === undefined || file.compression === 'other') continue
       survey.layers.set(diffId.replace('sha256:', ''), { entry, size: file.size, gzip: file.compression === 'gzip' })
     }
     if (this.surveys.size >= MAX_SURVEYS) this.surveys.clear()
-    this.surveys.set(id, survey)
+    // What is missing may come yet, with another image.
+    if (survey.config !== undefined) this.surveys.set(id, survey)
     return survey
   }
 }
@@ -353,7 +361,7 @@ const jsonFile = (name: string, bytes: Buffer): TarFile => ({ name, size: bytes.
 
 /** The document by which `docker load` finds config and layers, and names the image. */
 function manifestOf(image: ImageSpec): TarFile {
-  const document = {
+  const document: SavedImage = {
     Config: `${hex(image.config)}.json`,
     RepoTags: [heldName(image)],
     Layers: image.diffIds.map((diffId) => layerFile(hex(diffId))),
@@ -406,19 +414,34 @@ async function* checkedLayer(name: string, body: AsyncIterable<Uint8Array>, refu
 const COMPRESSED = /^(1f8b08|425a68|fd377a585a00|28b52ffd|5.2a4d18)/
 
 /** The chunks of a source, until the signal aborts, even while the source keeps silent. */
-async function* abortable(source: AsyncIterable<Uint8Array>, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
-  if (signal === undefined) return yield* source
+async function* receive(
+  source: AsyncIterable<Uint8Array>,
+  signal: AbortSignal | undefined,
+  onFailure: (error: unknown) => void,
+): AsyncGenerator<Uint8Array> {
   const chunks = source[Symbol.asyncIterator]()
-  const abort = aborted(signal)
   try {
     for (;;) {
-      const next = await Promise.race([chunks.next(), abort])
+      // Errors of whoever reads this are thrown at the `yield`; those are not the source's.
+      const next = await (signal ? unlessAborted(chunks.next(), signal) : chunks.next()).catch((error) => {
+        onFailure(error)
+        throw error
+      })
       if (next.done) return
       yield next.value
     }
   } finally {
     // Not awaited: a source that hangs would hold up its own end as well.
     void Promise.resolve(chunks.return?.()).catch(() => {})
+  }
+}
+
+async function* limited(source: AsyncIterable<Uint8Array>, limit: number, image: ImageSpec) {
+  let total = 0
+  for await (const chunk of source) {
+    total += chunk.length
+    if (total > limit) throw refusal(image, `it has more than ${limit} bytes`)
+    yield chunk
   }
 }
 

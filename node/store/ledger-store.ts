@@ -1,4 +1,5 @@
 // The ledger of one AP: the pure ledger, its copy on disk, and the gate through which every record comes, whoever sent it.
+import { setImmediate as breathe } from 'node:timers/promises'
 import { open, type SignedRecord, seal } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import type { Signer } from '../../protocols/keys.js'
@@ -7,6 +8,9 @@ import { Ledger } from '../../protocols/ledger.js'
 import { MAX_CLOCK_AHEAD } from '../../protocols/limits.js'
 import type { NodeClock } from '../clock.js'
 import type { Store } from './store.js'
+
+/** Records checked in one go: a few milliseconds on a small box, after which pulses and requests get their turn. */
+const CHECKED_AT_ONCE = 32
 
 export interface Accepted {
   /** What was new, now synced to disk. */
@@ -22,6 +26,8 @@ export class LedgerStore {
   /** Records that were damaged on disk when it was opened. */
   readonly damaged: number
   private readonly listeners = new Set<(added: readonly SignedRecord[]) => void>()
+  /** What is in the ledger while the disk would not take it; the next write brings it along. */
+  private unsaved: { added: SignedRecord[]; dropped: SignedRecord[] } = { added: [], dropped: [] }
 
   private constructor(
     private readonly store: Store,
@@ -39,6 +45,7 @@ export class LedgerStore {
   }
 
   static async load(store: Store, mesh: Uint8Array, clock: NodeClock): Promise<LedgerStore> {
+    clock.raise((await store.getJson<number>('clock')) ?? 0)
     return new LedgerStore(store, mesh, clock, await store.loadRecords())
   }
 
@@ -57,15 +64,16 @@ export class LedgerStore {
   /** Takes in records that came from peers. Never throws for what a record says; rejects when the disk fails. */
   async accept(envelopes: readonly Uint8Array[]): Promise<Accepted> {
     const refused: MeshError[] = []
-    const records = envelopes.flatMap((bytes) => {
+    const records: SignedRecord[] = []
+    for (const [i, bytes] of envelopes.entries()) {
+      if (i % CHECKED_AT_ONCE === CHECKED_AT_ONCE - 1) await breathe()
       try {
-        return [this.check(bytes)]
+        records.push(this.check(bytes))
       } catch (error) {
         if (!(error instanceof MeshError)) throw error
         refused.push(error)
-        return []
       }
-    })
+    }
     const beacons = records.filter(({ kind }) => kind === 'beacon')
     return { added: await this.add(records), beacons, refused }
   }
@@ -89,11 +97,17 @@ export class LedgerStore {
       )
     }
     if (this.ledger.has(record.hash)) {
-      await this.store.writeRecords([], []) // the first submission may still be on its way to the disk
+      await this.saved() // the first submission may still be on its way to the disk
     } else if (!(await this.acceptOne(record))) {
       throw new MeshError('outdated', `the ledger holds newer ${record.kind} records of the same signer; sign it again`)
     }
     return record
+  }
+
+  /** Resolves once all that is in the ledger now is synced to disk. */
+  async saved(): Promise<void> {
+    await this.store.settled()
+    if (this.unsaved.added.length > 0) await this.save([], [])
   }
 
   /** Signs a record with the next clock and takes it in. */
@@ -116,8 +130,24 @@ export class LedgerStore {
       if (record.clock[0] <= this.clock.now() + MAX_CLOCK_AHEAD) this.clock.observe(record.clock)
     }
     if (added.length === 0) return []
-    await this.store.writeRecords(added, dropped)
+    await this.save(added, dropped)
     for (const listener of this.listeners) listener(added)
     return added
+  }
+
+  // The ledger has the records before the disk does. Where the disk fails they are known from then on, and nobody would
+  // send them again.
+  private async save(added: SignedRecord[], dropped: SignedRecord[]): Promise<void> {
+    const all = { added: [...this.unsaved.added, ...added], dropped: [...this.unsaved.dropped, ...dropped] }
+    this.unsaved = { added: [], dropped: [] }
+    try {
+      await this.store.writeRecords(all.added, all.dropped, this.clock.now())
+    } catch (error) {
+      this.unsaved = {
+        added: [...all.added, ...this.unsaved.added],
+        dropped: [...all.dropped, ...this.unsaved.dropped],
+      }
+      throw error
+    }
   }
 }

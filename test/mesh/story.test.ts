@@ -61,7 +61,8 @@ test('a chute published from an AP that does not run it is served, survives a po
 test('the demo runs to its end, prints its timeline, and leaves nothing behind', async () => {
   const { status, stdout, stderr } = await mesh.cli(['demo', '--fast'])
   assert.is(status, 0, stderr)
-  for (const what of ['suspected', 'dead', 'started', 'serving']) assert.match(stdout, new RegExp(`  ${what} +\\d+\\.\\d s`))
+  for (const what of ['suspected', 'dead', 'started', 'serving'])
+    assert.match(stdout, new RegExp(`  ${what} +\\d+\\.\\d s`))
   const label = `dropmesh.mesh=${/founded mesh (\S+)/.exec(stdout)![1]}`
   assert.equal(await mesh.docker.listContainers({ all: true, filters: { label: [label] } }), [])
   assert.equal(await mesh.docker.listNetworks({ filters: { label: [label] } }), [])

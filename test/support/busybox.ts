@@ -17,11 +17,11 @@ const digest = (bytes: Uint8Array): string => createHash('sha256').update(bytes)
 
 /**
  * Loads dropmesh-test/busybox: every applet on the PATH, users `root` and `app` (1000), and /data, which `app` owns.
- * Equal busybox, equal id. Installs Debian's busybox-static where there is none.
+ * Equal busybox, equal image. Installs Debian's busybox-static where there is none.
+ * @returns the engine's id of it.
  */
 export async function ensureBusybox(docker: Docker): Promise<string> {
   const { config, layer } = await busybox()
-  const id = `sha256:${digest(config)}`
   const manifest = [{ Config: 'config.json', RepoTags: [BUSYBOX], Layers: ['layer.tar'] }]
   const archive = tarOf([
     { name: 'config.json', size: config.length, body: [config] },
@@ -33,7 +33,7 @@ export async function ensureBusybox(docker: Docker): Promise<string> {
     })),
   ])
   await work('load busybox', archive, (body, abortSignal) => docker.loadImage(body, { abortSignal }))
-  return id
+  return (await docker.getImage(BUSYBOX).inspect()).Id
 }
 
 async function busybox(): Promise<{ config: Buffer; layer: Buffer }> {

@@ -48,6 +48,9 @@ export interface Engine {
   /** Ends it as a power cut would: engine and containers at once, nothing of its run-time state left. With
    *  `leaveContainers`, only dockerd and containerd crash and the containers go on. */
   kill(options?: { leaveContainers?: boolean }): Promise<void>
+  /** Hangs dockerd: its socket still takes connections, and nothing is answered until `thaw`. Containers go on. */
+  freeze(): void
+  thaw(): void
 }
 
 export interface Host {
@@ -55,7 +58,10 @@ export interface Host {
   /** IPv4 address on the network that all the hosts share. */
   readonly address: string
   readonly engine?: Engine
-  /** Starts a program on this host: in its network, with its host name and, where it has an engine, DOCKER_HOST set. */
+  /** A command line put before another one runs that on this host: in its network, with its host name. The process that
+   *  this starts is the program itself, so that signals reach it. */
+  readonly prefix: readonly string[]
+  /** Starts a program on this host: as by `prefix` and, where it has an engine, with DOCKER_HOST set. */
   exec(argv: readonly string[], options?: SpawnOptions): ChildProcess
   /** Runs a program on this host to its end, at most `deadlineMs` (30 s). */
   run(argv: readonly string[], options?: { deadlineMs?: number; env?: NodeJS.ProcessEnv }): Promise<RunResult>
@@ -69,7 +75,9 @@ export interface Hosts {
   cut(host: Host): void
   /** Drops what `from` sends to `to`, and only in that direction; neither can see it but by the silence. */
   block(from: Host, to: Host): void
-  /** Undoes every cut of this host and every block from or to it; of all hosts where none is named. */
+  /** Lets the host send no more than so many megabits a second, with a queue of a tenth of a second before that. */
+  slow(host: Host, mbits: number): void
+  /** Undoes every cut and slowing of this host and every block from or to it; of all hosts where none is named. */
   heal(host?: Host): void
   /** Removes all of it: processes, containers, engines, networks, folders. */
   close(): void
@@ -142,6 +150,7 @@ export function removeLeftovers(): string[] {
 
 const addressOf = (i: number) => `10.77.0.${i}`
 
+// The package of `ip` has `tc` as well.
 const tools = ['ip', 'nft', 'nsenter', 'unshare']
 const dockerTools = ['dockerd', 'iptables']
 
@@ -151,8 +160,9 @@ const blockTable = `table bridge dmt {
   chain forward { type filter hook forward priority 0; iifname . oifname @blocked drop; }
 }`
 
-function makeSwitch(namespace: string, hosts: readonly Host[]): Pick<Hosts, 'cut' | 'block' | 'heal'> {
+function makeSwitch(namespace: string, hosts: readonly Host[]): Pick<Hosts, 'cut' | 'block' | 'slow' | 'heal'> {
   const blocks = new Set<string>()
+  const slowed = new Set<Host>()
   const portOf = (host: Host) => {
     const index = hosts.indexOf(host)
     if (index < 0) throw new Error(`${host.name} is not on this network`)
@@ -166,11 +176,19 @@ function makeSwitch(namespace: string, hosts: readonly Host[]): Pick<Hosts, 'cut
       nft(namespace, `add element bridge dmt blocked { ${pair} }`)
       blocks.add(pair)
     },
+    slow: (host, mbits) => {
+      shape(host, ['replace', 'tbf', 'rate', `${mbits}mbit`, 'burst', '32kb', 'latency', '100ms'])
+      slowed.add(host)
+    },
     heal: (host) => {
       const ports = host ? [portOf(host)] : hosts.map(portOf)
       for (const pair of [...blocks].filter((pair) => ports.some((port) => pair.includes(`"${port}"`)))) {
         nft(namespace, `delete element bridge dmt blocked { ${pair} }`)
         blocks.delete(pair)
+      }
+      for (const each of [...slowed].filter((other) => host === undefined || other === host)) {
+        shape(each, ['del'])
+        slowed.delete(each)
       }
       ip(
         ports.map((port) => `link set ${port} up`),
@@ -185,6 +203,11 @@ function ip(lines: string[], namespace?: string): void {
   command('ip', [...(namespace ? ['-n', namespace] : []), '-batch', '-'], `${lines.join('\n')}\n`)
 }
 
+/** Changes the root queue by which a host sends: what is to be done with it, then its kind and parameters. */
+function shape({ name }: Host, [action, ...queue]: [string, ...string[]]): void {
+  command('tc', ['-n', name, 'qdisc', action, 'dev', 'eth0', 'root', ...queue])
+}
+
 function nft(namespace: string, script: string): void {
   command('nsenter', [`--net=${namespaces}/${namespace}`, 'nft', '-f', '-'], `${script}\n`)
 }
@@ -193,18 +216,21 @@ function nft(namespace: string, script: string): void {
 
 function makeHost(name: string, index: number, engineFolder: string | undefined, dockerArgs: readonly string[]): Host {
   // `ip netns exec` would hide the cgroups, without which no container starts.
-  const inside = (argv: readonly string[]) => [
-    ...[`--net=${namespaces}/${name}`, 'unshare', '--uts', 'sh', '-c'],
-    ...['echo "$0" >/proc/sys/kernel/hostname && exec "$@"', name, ...argv],
+  const prefix = [
+    ...['nsenter', `--net=${namespaces}/${name}`, 'unshare', '--uts', 'sh', '-c'],
+    ...['echo "$0" >/proc/sys/kernel/hostname && exec "$@"', name],
   ]
-  const exec: Host['exec'] = (argv, options = {}) =>
-    spawn('nsenter', inside(argv), { ...options, env: { ...environment(), ...engineEnv, ...options.env } })
+  const exec: Host['exec'] = (argv, options = {}) => {
+    const [program = '', ...args] = [...prefix, ...argv]
+    return spawn(program, args, { ...options, env: { ...environment(), ...engineEnv, ...options.env } })
+  }
   const engine = engineFolder ? makeEngine(name, index, engineFolder, dockerArgs, exec) : undefined
   const engineEnv = engine ? { DOCKER_HOST: engine.url } : {}
   return {
     name,
     address: addressOf(index),
     engine,
+    prefix,
     exec,
     run: (argv, { deadlineMs = 30_000, env } = {}) =>
       new Promise((resolve, reject) => {
@@ -282,6 +308,8 @@ function makeEngine(
       }
       await gone(10_000)
     },
+    freeze: () => void dockerd?.kill('SIGSTOP'),
+    thaw: () => void dockerd?.kill('SIGCONT'),
   }
   return engine
 }

@@ -1,7 +1,7 @@
 // Meshes of real APs for tests: each a `dropmesh up` process of the built command line, on loopback, with a data folder of
 // its own. Several share one engine, told apart by label.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdir } from 'node:fs/promises'
+import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type Docker from 'dockerode'
@@ -10,15 +10,32 @@ import type { ApRow, InstanceRow, Status } from '../../node/api/queries.js'
 import { connectDocker } from '../../node/chutes/docker-client.js'
 import { killLabelled, removeLabelled } from '../../node/chutes/sweep.js'
 import type { MeshEvent } from '../../node/events.js'
+import { BUSYBOX } from './busybox.js'
+import type { Host } from './hosts.js'
 import { scratch } from './scratch.js'
 import { until } from './until.js'
 
 const main = fileURLToPath(new URL('../../cli/main.js', import.meta.url))
 
+/** What takes a second takes much longer where other tests share the cores. */
+const PATIENCE = 60_000
+
+/** `until` with the patience that processes and containers need. */
+export const eventually: typeof until = (what, probe, options) =>
+  until(what, probe, { deadlineMs: PATIENCE, everyMs: 100, ...options })
+
 export interface Finished {
   status: number
   stdout: string
   stderr: string
+}
+
+/** What `publish --json` prints. */
+export interface Published {
+  chute: string
+  revision: number
+  package: string
+  placed: { instance: string; ap: string | null; state: string }[]
 }
 
 export interface ApOptions {
@@ -28,27 +45,54 @@ export interface ApOptions {
   args?: string[]
   env?: NodeJS.ProcessEnv
   /** Puts the command into another place, such as a network namespace: prefix of the command line. */
-  prefix?: string[]
-  listen?: string
+  prefix?: readonly string[]
+  /** Null for what `up` chooses by itself. */
+  listen?: string | null
+}
+
+/** An AP on a host of its own, with that host's engine if it has one, found by multicast DNS. */
+export const on = ({ prefix, engine }: Host): ApOptions => ({
+  prefix,
+  listen: '/ip4/0.0.0.0/tcp/0',
+  args: ['--mdns', '--docker-host', engine?.url ?? 'unix:///no/engine'],
+})
+
+/** A service of a chute as Compose has it, or what is to differ from one that just sleeps. */
+export interface Service {
+  command?: string[]
+  [key: string]: unknown
+}
+
+/** One container that a mesh under test has on the engine. */
+export interface TestContainer {
+  id: string
+  /** AP id. */
+  ap: string
+  instance: string
+  service: string
+  revision: string
+  running: boolean
 }
 
 /** One AP under test. */
 export class TestAp {
   readonly client: Client
   readonly data: string
+  /** AP id, once it answered. */
+  id = ''
   private child: ChildProcess | undefined
   log = ''
 
   constructor(
     private readonly mesh: TestMesh,
     readonly name: string,
-    private readonly options: ApOptions,
+    readonly options: ApOptions,
   ) {
     this.data = join(mesh.dir, name)
     this.client = new Client(this.data)
   }
 
-  /** Starts the process, and waits until its API answers. */
+  /** Starts the process, with its ticket where it never ran before, and waits until its API answers. */
   async start(extra: string[] = []): Promise<this> {
     const {
       join: ticket,
@@ -58,17 +102,12 @@ export class TestAp {
       prefix = [],
       listen = '/ip4/127.0.0.1/tcp/0',
     } = this.options
-    const up = ['up', '--data', this.data, '--name', this.name, '--listen', listen, '--log', 'json', ...args, ...extra]
+    const up = ['up', '--data', this.data, '--name', this.name, '--log', 'json', ...args, ...extra]
+    if (listen !== null) up.push('--listen', listen)
     if (!args.includes('--mdns')) up.push('--no-mdns')
-    if (ticket !== undefined) up.push('--join', ticket)
+    if (ticket !== undefined && this.id === '') up.push('--join', ticket)
     for (const label of labels) up.push('--label', label)
-    const [command, ...rest] = [
-      ...prefix,
-      process.execPath,
-      '--enable-source-maps',
-      main,
-      ...up.filter((arg) => arg !== '--mdns'),
-    ]
+    const [command, ...rest] = [...prefix, process.execPath, main, ...up.filter((arg) => arg !== '--mdns')]
     const child = spawn(command!, rest, {
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, ...this.mesh.env, ...env },
@@ -77,11 +116,16 @@ export class TestAp {
     child.stderr!.setEncoding('utf8').on('data', (text: string) => {
       this.log += text
     })
-    await until(`AP ${this.name} to answer`, () => {
-      if (child.exitCode !== null)
-        throw new Error(`AP ${this.name} ended with ${child.exitCode}: ${this.log.slice(-500)}`)
-      return this.status()
-    })
+    await until(
+      `AP ${this.name} to answer`,
+      async () => {
+        if (!this.isRunning) return true
+        this.id = (await this.status()).ap.id
+        return true
+      },
+      { deadlineMs: PATIENCE },
+    )
+    if (!this.isRunning) throw new Error(`AP ${this.name} ended with ${child.exitCode}: ${this.log.slice(-500)}`)
     return this
   }
 
@@ -107,9 +151,8 @@ export class TestAp {
 
   /** What a power cut does: the node and its containers are gone at once. */
   async crash(docker: Docker = this.mesh.docker): Promise<void> {
-    const { id } = (await this.status()).ap
     await this.stop('SIGKILL')
-    await killLabelled(docker, `dropmesh.ap=${id}`)
+    await killLabelled(docker, `dropmesh.ap=${this.id}`)
   }
 
   status(): Promise<Status> {
@@ -158,9 +201,9 @@ export class TestMesh {
   /** Starts an AP: the first one founds the mesh, each other one joins with a fresh ticket from the first. */
   async add(name: string, options: ApOptions = {}): Promise<TestAp> {
     const first = this.aps[0]
-    const ticket = options.join ?? (first === undefined ? undefined : await this.invite(first))
-    const ap = new TestAp(this, name, { ...options, join: ticket })
+    const ap = new TestAp(this, name, { ...options })
     this.aps.push(ap)
+    if (first !== undefined) ap.options.join ??= await this.invite(first)
     await mkdir(ap.data, { recursive: true })
     await ap.start()
     await this.meshId()
@@ -175,7 +218,9 @@ export class TestMesh {
 
   /** Starts n APs and waits until all believe all alive. */
   async start(n: number, optionsOf: (i: number) => ApOptions = () => ({})): Promise<TestAp[]> {
-    for (let i = 1; i <= n; i++) await this.add(`ap${i}`, optionsOf(i))
+    const add = (i: number) => this.add(`ap${i}`, optionsOf(i))
+    await add(1)
+    await Promise.all(Array.from({ length: n - 1 }, (_, i) => add(i + 2)))
     await this.settled()
     return this.aps
   }
@@ -192,8 +237,54 @@ export class TestMesh {
         const isAlive = (rows: ApRow[], id: string) => rows.some((row) => row.id === id && row.state === 'alive')
         return views.every((rows) => ids.every((id) => isAlive(rows, id))) && new Set(digests).size === 1
       },
-      { deadlineMs: 60_000 },
+      { deadlineMs: PATIENCE },
     )
+  }
+
+  /** Writes the folder of a chute: services as given over one that just sleeps, the rest of its compose.yaml as given. */
+  async chute(name: string, services: Record<string, Service>, more: object = {}): Promise<string> {
+    const dir = join(this.dir, 'chutes', name)
+    await mkdir(dir, { recursive: true })
+    const compose = {
+      name,
+      services: Object.fromEntries(
+        Object.entries(services).map(([service, given]) => [
+          service,
+          { image: BUSYBOX, command: ['sleep', '1000000'], ...given },
+        ]),
+      ),
+      ...more,
+    }
+    await writeFile(join(dir, 'compose.yaml'), JSON.stringify(compose, null, 2)) // JSON is YAML
+    return dir
+  }
+
+  /** Publishes a chute with one service, and waits until it runs unless the arguments say otherwise. */
+  async publish(ap: TestAp, name: string, service: Service = {}, args: string[] = [], more: object = {}) {
+    const dir = await this.chute(name, { main: service }, more)
+    return ap.json<Published>('publish', dir, ...args)
+  }
+
+  /** Containers of a chute on the engine, stopped ones too. */
+  async containers(chute: string): Promise<TestContainer[]> {
+    const label = [`dropmesh.mesh=${await this.meshId()}`, `dropmesh.chute=${chute}`]
+    const found = await this.docker.listContainers({ all: true, filters: { label } })
+    return found.map(({ Id, Labels, State }) => ({
+      id: Id,
+      ap: Labels['dropmesh.ap']!,
+      instance: Labels['dropmesh.instance']!,
+      service: Labels['dropmesh.service']!,
+      revision: Labels['dropmesh.revision']!,
+      running: State === 'running',
+    }))
+  }
+
+  /** Waits until exactly n containers of a chute exist, all running, and returns them. */
+  running(chute: string, n = 1): Promise<TestContainer[]> {
+    return eventually(`${n} running containers of ${chute}`, async () => {
+      const found = await this.containers(chute)
+      return found.length === n && found.every(({ running }) => running) && found
+    })
   }
 
   cli(args: string[], env: NodeJS.ProcessEnv = {}): Promise<Finished> {

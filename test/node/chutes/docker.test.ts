@@ -401,6 +401,7 @@ test('remove gives each service its grace, then kills it', async () => {
   const instance = plan(
     [
       shell('trap "echo saved > /data/x; exit 0" TERM; while true; do sleep 0.1; done', {
+        user: 'app',
         mounts: [{ volume: 'data', path: '/data', readOnly: false }],
         stopGrace: 10_000,
       }),

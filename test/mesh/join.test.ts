@@ -1,0 +1,155 @@
+// Who gets into a mesh, who does not and why, and who finds back.
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { ensureBusybox } from '../support/busybox.js'
+import { type ApOptions, eventually, type TestAp, TestMesh } from '../support/mesh.js'
+import { freePort } from '../support/scratch.js'
+
+const mesh = new TestMesh()
+const other = new TestMesh()
+test.before(async () => {
+  await ensureBusybox(mesh.docker)
+  // Ports of their own, so that they are where they were after a restart.
+  const founder = await mesh.add('founder', await anchored())
+  await Promise.all([
+    mesh.add('admin', { ...(await anchored()), join: await mesh.invite(founder, '--role', 'admin') }),
+    mesh.add('plain', { ...(await anchored()), labels: ['role=worker'] }),
+    other.start(1),
+  ])
+  await mesh.settled()
+  assert.is((await mesh.cli(['keys', 'new', 'alice'])).status, 0)
+})
+test.after(() => Promise.all([mesh.close(), other.close()]).then(() => {}))
+
+const anchored = async (): Promise<ApOptions> => ({ listen: `/ip4/127.0.0.1/tcp/${await freePort()}` })
+
+const named = (name: string): TestAp => mesh.aps.find((ap) => ap.name === name)!
+
+/** Starts an AP that must not get in, and returns why not, in its own words. */
+async function refusal(name: string, ticket: string): Promise<string> {
+  const ap = await mesh.add(name, { join: ticket })
+  try {
+    const warning = await eventually('the AP to say why it is not in', async () =>
+      (await ap.status()).warnings.find((text) => text.startsWith('cannot join the mesh')),
+    )
+    assert.is((await ap.status()).state, 'joining')
+    assert.is((await ap.status()).role, null)
+    for (const member of [named('founder'), named('admin')]) {
+      assert.not.ok((await member.aps()).some(({ id }) => id === ap.id))
+    }
+    return warning
+  } finally {
+    await ap.stop()
+  }
+}
+
+let ticket: string
+
+test('a newcomer whose inviter is down joins through another AP of its ticket, and gets every record there is', async () => {
+  const founder = named('founder')
+  await mesh.publish(founder, 'job', {}, ['--on', 'role=worker'])
+  ticket = await mesh.invite(founder)
+  await founder.stop('SIGKILL')
+  const late = await mesh.add('late', { join: ticket, labels: ['role=worker'] })
+  await eventually('the newcomer to be in', async () => (await late.status()).state === 'running')
+  await mesh.settled()
+  assert.equal(
+    (await late.json<{ chute: string }[]>('ls')).map(({ chute }) => chute),
+    ['job'],
+  )
+  assert.ok((await late.events()).some(({ kind, received }) => kind === 'synced' && Number(received) > 0))
+
+  await founder.start()
+  await mesh.settled()
+  assert.is((await founder.status()).members, 4)
+})
+
+test('a ticket lets one AP in, and a second one hears that it is used up', async () => {
+  assert.match(await refusal('second', ticket), 'the ticket is used up')
+})
+
+test('an expired ticket is refused with that reason', async () => {
+  const short = await mesh.invite(named('founder'), '--ttl', '1s')
+  const expiry = Date.now() + 1000
+  await eventually('the ticket to expire', () => Date.now() > expiry)
+  assert.match(await refusal('tardy', short), 'the ticket has expired')
+})
+
+test('what is no ticket ends `up` with status 1 and a sentence', async () => {
+  const data = `${mesh.dir}/nobody`
+  for (const [garbage, why] of [
+    ['hello', 'it does not begin with dropmesh1'],
+    ['dropmesh1!!!', 'it is damaged'],
+    [ticket.slice(0, -9), 'it is damaged'],
+  ]) {
+    const { status, stdout, stderr } = await mesh.cli(['up', '--data', data, '--join', garbage!])
+    assert.equal([status, stdout], [1, ''])
+    assert.is(stderr, `dropmesh: this is not a ticket (${why}); copy the whole line that "dropmesh invite" printed\n`)
+  }
+})
+
+test('a data folder of one mesh does not join another', async () => {
+  const foreign = await other.invite(other.aps[0]!)
+  const late = named('late')
+  await late.stop('SIGKILL')
+  const { status, stderr } = await mesh.cli(['up', '--data', late.data, '--no-mdns', '--join', foreign])
+  assert.is(status, 1)
+  assert.match(stderr, `${late.data} belongs to another mesh than the ticket; choose another --data`)
+  await late.start()
+  await mesh.settled()
+})
+
+test('an AP that is no admin can neither invite nor forget', async () => {
+  for (const args of [['invite'], ['invite', '--role', 'admin'], ['forget', 'founder'], ['drain', 'founder']]) {
+    const { status, stdout, stderr } = await named('plain').cli(...args)
+    assert.equal([status, stdout], [1, ''])
+    assert.match(stderr, /^dropmesh: this AP (may not invite|is no admin of the mesh); [^\n]+\n$/)
+  }
+  assert.is((await named('founder').status()).members, 4)
+})
+
+test('an AP that an admin forgets is no member anywhere, says so, hands its chutes over, and returns with a new ticket', async () => {
+  const id = (await mesh.running('job'))[0]!.ap
+  const victim = mesh.aps.find((ap) => ap.id === id)!
+  const members = mesh.aps.filter((ap) => ap.isRunning && ap !== victim)
+  assert.is((await named('admin').cli('forget', victim.name)).status, 0)
+  await eventually('the AP to be no member anywhere', async () =>
+    (await Promise.all(members.map((ap) => ap.aps()))).every((rows) => !rows.some((row) => row.id === id)),
+  )
+  const warning = await eventually('the AP to know', async () => {
+    const { state, warnings } = await victim.status()
+    return state === 'joining' && warnings.find((text) => text.includes('forgotten'))
+  })
+  assert.is(warning, 'cannot join the mesh: this AP was forgotten by an admin; it needs a new ticket')
+  const after = await eventually('the chute to run elsewhere, and there alone', async () => {
+    const found = await mesh.containers('job')
+    return found.length === 1 && found[0]!.running && found[0]!.ap !== id && found[0]
+  })
+  assert.ok(members.some((ap) => ap.id === after.ap))
+
+  // Its old ticket is no way back.
+  await victim.stop('SIGKILL')
+  await victim.start()
+  assert.match(
+    await eventually('it to be refused', async () =>
+      (await victim.status()).warnings.find((text) => text.includes('cannot join')),
+    ),
+    'needs a new ticket',
+  )
+  await victim.stop('SIGKILL')
+  await victim.start(['--join', await mesh.invite(named('admin'))])
+  await eventually('the AP to be back', async () => (await victim.status()).state === 'running')
+  await mesh.settled()
+  assert.is((await named('founder').status()).members, 4)
+})
+
+test('APs that all lost power find each other again, without tickets and without multicast', async () => {
+  const digest = (await named('founder').status()).ledger.digest
+  const aps = mesh.aps.filter(({ isRunning }) => isRunning)
+  await Promise.all(aps.map((ap) => ap.stop('SIGKILL')))
+  await Promise.all(aps.map((ap) => ap.start()))
+  await mesh.settled()
+  assert.is((await named('founder').status()).ledger.digest, digest)
+})
+
+test.run()

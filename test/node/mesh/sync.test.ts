@@ -1,0 +1,164 @@
+import fc from 'fast-check'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { exchange } from '../../../node/mesh/frames.js'
+import { openStream } from '../../../node/mesh/host.js'
+import { initiateSync } from '../../../node/mesh/sync.js'
+import { equalBytes } from '../../../protocols/bytes.js'
+import { protocolIds } from '../../../protocols/wire.js'
+import { until } from '../../support/until.js'
+import { hashes, type Peer, Peers } from './support.js'
+
+const peers = new Peers()
+const { realm } = peers
+const [a, b] = (await peers.members(2)) as [Peer, Peer]
+await a.meet(b)
+test.after(() => peers.stop())
+
+const give = (peer: Peer, records: { bytes: Uint8Array }[]) => peer.ledgerStore.accept(records.map(({ bytes }) => bytes))
+
+/** One exchange from a to b, and the bytes that it took in both directions. */
+async function measured(): Promise<{ bytes: number; received: number; sent: number }> {
+  const stream = await openStream(a.network.host, b.id, protocolIds(realm.text).sync, AbortSignal.timeout(5000))
+  let bytes = 0
+  stream.addEventListener('message', ({ data }) => {
+    bytes += data.byteLength
+  })
+  const send = stream.send.bind(stream)
+  stream.send = (data) => {
+    bytes += data.byteLength
+    return send(data)
+  }
+  const { ledgerStore: store } = a
+  const deps = { store, beacons: () => [], onBeacon: () => {}, onRefused: () => {} }
+  return { ...(await exchange(stream, () => initiateSync(stream, deps))), bytes }
+}
+
+test('whatever two APs hold, one exchange makes their ledgers equal, in memory and on both disks', async () => {
+  const sizes = fc.record({ ofA: fc.nat(40), ofB: fc.nat(40), ofBoth: fc.nat(10), initiator: fc.boolean() })
+  await fc.assert(
+    fc.asyncProperty(sizes, async ({ ofA, ofB, ofBoth, initiator }) => {
+      const shared = realm.records(ofBoth)
+      await give(a, [...realm.records(ofA, 2000), ...shared])
+      await give(b, [...shared, ...realm.records(ofB)])
+      const result = await (initiator ? a.network.sync(b.id) : b.network.sync(a.id))
+      assert.equal([result.sent, result.received], initiator ? [ofA, ofB] : [ofB, ofA])
+      assert.is(a.digest, b.digest)
+      const all = hashes(a.ledgerStore.ledger.records())
+      for (const peer of [a, b]) assert.equal([...(await peer.onDisk())].sort(), all)
+    }),
+    { numRuns: 12 },
+  )
+})
+
+test('thousands of records, many times what a connection holds at once, get across', async () => {
+  const many = [...realm.records(4000, 700), ...realm.records(200, 30_000)]
+  await give(a, many)
+  const { received } = await b.network.sync(a.id)
+  assert.is(received, many.length)
+  assert.is(a.digest, b.digest)
+})
+
+test('what an exchange costs follows the difference, not the ledger', async () => {
+  assert.ok(a.ledgerStore.ledger.size > 4000)
+  const equal = await measured()
+  assert.equal([equal.sent, equal.received], [0, 0])
+  assert.ok(equal.bytes < 200, `${equal.bytes} bytes between equal ledgers`)
+
+  await give(a, realm.records(1))
+  const one = await measured()
+  assert.is(one.sent, 1)
+  const digests = 256 * 17
+  const bucket = (a.ledgerStore.ledger.size / 256) * 32
+  assert.ok(one.bytes < digests + 3 * bucket + 1000, `${one.bytes} bytes for one record`)
+
+  await give(a, realm.records(10))
+  await give(b, realm.records(10))
+  const twenty = await measured()
+  assert.equal([twenty.sent, twenty.received], [10, 10])
+  assert.ok(twenty.bytes < digests + 20 * (2 * bucket + 1000), `${twenty.bytes} bytes for twenty records`)
+})
+
+test('a ledger that grows while an exchange begins does not break it', async () => {
+  const record = realm.record()
+  await give(b, [record])
+  const now = a.ledgerStore.clock.now.bind(a.ledgerStore.clock)
+  a.ledgerStore.clock.now = () => {
+    a.ledgerStore.clock.now = now
+    a.ledgerStore.ledger.merge(record) // gossip was faster: a said that it differs, and now it does not any more
+    return now()
+  }
+  assert.equal(await a.network.sync(b.id), { received: 0, sent: 0 })
+  assert.is(a.digest, b.digest)
+})
+
+test('an AP that answers says that all is done only when all is on its disk', async () => {
+  const record = realm.record()
+  const db = Reflect.get(b.store, 'db') as { batch(...args: unknown[]): Promise<void> }
+  const batch = db.batch.bind(db)
+  let writesAllowed = () => {}
+  const gate = new Promise<void>((resolve) => {
+    writesAllowed = resolve
+  })
+  let asked = false
+  db.batch = async (...args) => {
+    await gate
+    return batch(...args)
+  }
+  const settled = b.store.settled.bind(b.store)
+  b.store.settled = () => {
+    asked = true
+    return settled()
+  }
+  const given = give(b, [record]) // known to b from now on, but not on its disk
+  await give(a, [record])
+  let isDone = false
+  const synced = a.network.sync(b.id).then(() => {
+    isDone = true
+  })
+  await until('b to have all it needs', () => asked)
+  assert.not(isDone)
+  db.batch = batch
+  writesAllowed()
+  await Promise.all([synced, given])
+  assert.ok((await b.onDisk()).has(hashes([record])[0]!))
+})
+
+test('many who wait for one peer share one exchange', async () => {
+  const before = b.synced.length
+  await Promise.all(Array.from({ length: 50 }, () => a.network.sync(b.id)))
+  await until('b to have noticed', () => b.synced.length > before + 1)
+  assert.is(b.synced.length - before, 2)
+})
+
+test('a record that came after the exchange began is part of the next one, which its submitter waits for', async () => {
+  const first = a.network.sync(b.id)
+  const record = realm.record()
+  await give(a, [record])
+  await Promise.all([first, a.network.sync(b.id)])
+  assert.ok(b.has(record))
+})
+
+test('bad records among good ones are told and left out, and the good ones kept', async () => {
+  const good = realm.records(3)
+  const bad = good[1]!.bytes.slice()
+  bad[bad.length - 1]! ^= 1
+  const ledger = a.ledgerStore.ledger
+  const get = ledger.get.bind(ledger)
+  await give(a, good)
+  ledger.get = (hash) => {
+    const record = get(hash)
+    return record !== undefined && equalBytes(hash, good[1]!.hash) ? { ...record, bytes: bad } : record
+  }
+  const before = b.refused.length
+  const { received } = await b.network.sync(a.id)
+  ledger.get = get
+  assert.is(received, 2)
+  assert.ok(b.has(good[0]!) && b.has(good[2]!))
+  assert.equal(
+    b.refused.slice(before).map(({ from, error }) => [from, error.code]),
+    [[a.id, 'bad-signature']],
+  )
+})
+
+test.run()
