@@ -358,7 +358,16 @@ export class Ap {
   }
 
   private every(ms: number, what: () => void): void {
-    this.timers.push(setInterval(what, ms))
+    this.timers.push(setInterval(() => this.guarded(what), ms))
+  }
+
+  // A mistake in what a timer does must not end the node: it is logged, and the next turn may go well.
+  private guarded(what: () => void): void {
+    try {
+      what()
+    } catch (error) {
+      this.log.error({ reason: (error as Error).stack }, 'a turn failed')
+    }
   }
 
   private isMember(ap: string): boolean {
@@ -376,7 +385,7 @@ export class Ap {
   private scheduleRefresh(): void {
     this.refreshTimer ??= setTimeout(() => {
       this.refreshTimer = undefined
-      this.refresh()
+      this.guarded(() => this.refresh())
     }, 10)
   }
 
@@ -472,6 +481,7 @@ export class Ap {
     } else {
       const kind = { suspect: 'suspected', dead: 'dead', alive: 'alive', left: 'left' }[effect.to]
       this.events.add(kind, { ap, name: this.nameOf(ap), ...this.causeOf(effect.to, ap) })
+      if (effect.to === 'dead') this.network.hangUp(ap)
       this.scheduleRefresh()
     }
   }
@@ -483,13 +493,15 @@ export class Ap {
 
   private async probe(ap: string, via: readonly string[]): Promise<void> {
     const { probes } = this.network
+    const began = monotonic()
     let sign = await probes.direct(ap)
     if (sign === undefined && via.length > 0) {
       const answers = await Promise.all(via.map((other) => probes.indirect(ap, other)))
       sign = answers.find((answer) => answer !== undefined)
     }
-    if (sign === undefined) this.roster.unreachable(ap, monotonic())
-    else this.roster.heard(ap, sign, monotonic())
+    if (sign !== undefined) this.roster.heard(ap, sign, monotonic())
+    // What was heard meanwhile says more than a probe that was under way before.
+    else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap, monotonic())
   }
 
   // --- joining ----------------------------------------------------------------------------------------------------
@@ -530,7 +542,7 @@ export class Ap {
 
   private scheduleBeacon(): void {
     const wait = Math.max(10, BEACON_MIN - (monotonic() - this.lastBeaconAt))
-    this.beaconTimer ??= setTimeout(() => this.sendBeacon(), wait)
+    this.beaconTimer ??= setTimeout(() => this.guarded(() => this.sendBeacon()), wait)
   }
 
   private sendBeacon(): void {
@@ -539,26 +551,36 @@ export class Ap {
     if (!this.isReady || this.state !== 'running') return
     // "No engine" gives away what this AP holds. After a boot the engine may just be slower than the node.
     if (!this.reconciler.knowsEngine() && this.current.placed.some(({ holder }) => holder === this.id)) return
-    const engine = this.reconciler.engineInfo()
+    const record = this.sealBeacon(256)
+    this.beacon = record
+    this.lastBeaconAt = monotonic()
+    this.network.publishBeacon(record)
+    this.scheduleRefresh()
+  }
+
+  // A beacon that would be too big says less, rather than nothing.
+  private sealBeacon(most: number): RecordOf<'beacon'> {
+    const { signer, ledgerStore, reconciler } = this
     const body: Body<'beacon'> = {
       boot: this.boot,
       sequence: ++this.sequence,
       version: VERSION,
       addresses: this.addresses().slice(0, 32),
-      engine,
-      instances: this.reconciler.instances().slice(0, 256),
-      cannot: this.reconciler.cannot().slice(0, 64),
-      images: this.supply.holdings().slice(0, 256),
-      ledger: this.ledgerStore.ledger.digest(),
+      engine: reconciler.engineInfo(),
+      instances: reconciler.instances().slice(0, most),
+      cannot: reconciler.cannot().slice(0, Math.min(most, 64)),
+      images: this.supply.holdings().slice(0, most),
+      ledger: ledgerStore.ledger.digest(),
     }
-    const { signer, ledgerStore } = this
-    const record = seal(signer, ledgerStore.mesh, ledgerStore.clock.next(), 'beacon', signer.publicKey, body)
-    checkKind(record)
-    if (!isKind(record, 'beacon')) return
-    this.beacon = record
-    this.lastBeaconAt = monotonic()
-    this.network.publishBeacon(record)
-    this.scheduleRefresh()
+    try {
+      const record = seal(signer, ledgerStore.mesh, ledgerStore.clock.next(), 'beacon', signer.publicKey, body)
+      checkKind(record)
+      return record as RecordOf<'beacon'>
+    } catch (error) {
+      if (most === 0 || !(error instanceof MeshError) || error.code !== 'record-too-big') throw error
+      this.log.warn({ instances: body.instances.length }, 'the beacon is too big for all that this AP runs')
+      return this.sealBeacon(Math.floor(most / 2))
+    }
   }
 
   private beacons(): Uint8Array[] {

@@ -146,7 +146,10 @@ const variableOf = (key: string): string => `DROPMESH_${key.toUpperCase().replac
 // An empty variable is as good as none: that is how Compose files and unit files leave one out.
 function envSettings(env: NodeJS.ProcessEnv): Settings {
   const text = (key: keyof Settings) => env[variableOf(key)] || undefined
-  const list = (key: keyof Settings) => text(key)?.split(',').map((part) => part.trim())
+  const list = (key: keyof Settings) =>
+    text(key)
+      ?.split(',')
+      .map((part) => part.trim())
   const labels = list('label')
   return {
     name: text('name'),

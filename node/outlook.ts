@@ -71,15 +71,18 @@ export function dutiesOf(outlook: Outlook, self: string): Duties {
     const isServedElsewhere =
       placed.holder !== undefined &&
       serves(outlook.candidates.get(placed.holder)?.beacon, placed.instance, placed.claim!)
-    // An AP that says itself that it cannot run an instance has nothing worth keeping.
-    const gaveUp = placed.holder === undefined && placed.cause === 'cannot'
-    if (isServedElsewhere || gaveUp) continue
+    if (isServedElsewhere || isNotWorthKeeping(placed)) continue
     kept.add(placed.instance)
     const others = placed.ranks.filter((ap) => ap !== self)
     if (placed.holder !== undefined || others.length > 0) handedOver.push(placed.instance)
   }
   return { desired, kept, handedOver }
 }
+
+// An AP that says itself that it cannot run an instance has nothing worth keeping, and a copy that is one AP's alone no other
+// takes over. (An engine that is lost may come back as it was.)
+const isNotWorthKeeping = ({ holder, cause, copy }: Placed): boolean =>
+  holder === undefined && (cause === 'cannot' || (typeof copy !== 'number' && cause !== 'engine'))
 
 const serves = (beacon: Candidate['beacon'], instance: string, claim: RecordOf<'claim'>): boolean =>
   beacon?.instances.some(

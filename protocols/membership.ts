@@ -64,7 +64,10 @@ export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number)
       if (ticket === undefined || ticket.uses === 0 || (ticket.expires !== 0 && at[0] > ticket.expires)) continue
       const id = apId(signer)
       // Its old ticket is as good as unused where the AP has replaced the record that used it.
-      if ((forgotAt.get(id) ?? -1) > ticket.granted) continue
+      if ((forgotAt.get(id) ?? -1) > ticket.granted) {
+        forgotten.add(id)
+        continue
+      }
       ticket.uses--
       members.set(id, {
         id,
@@ -75,7 +78,6 @@ export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number)
         since: at,
         draining: false,
       })
-      forgotten.delete(id)
       if (ticket.role === 'admin') admins.add(hex(signer))
     } else {
       const id = apId(record.subject)

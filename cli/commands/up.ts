@@ -66,6 +66,11 @@ async function up(options: UpOptions): Promise<void> {
   const servers = [await serveSocket(ap, join(data, 'dropmesh.sock'))]
   if (config.http !== undefined) servers.push(await serveHttp(ap, config.http))
 
+  // An access point goes on; what was forgotten is in the log.
+  process.on('unhandledRejection', (error) =>
+    log.error({ reason: (error as Error)?.stack ?? String(error) }, 'unhandled'),
+  )
+
   const end = new Promise<void>((resolve) => {
     let signals = 0
     const onSignal = () => {

@@ -106,7 +106,7 @@ export function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Prom
 }
 
 /** What was thrown, as an EngineError; a MeshError is passed on as it is. */
-export function engineError(what: string, error: unknown): MeshError {
+function engineError(what: string, error: unknown): MeshError {
   if (error instanceof MeshError) return error
   const { statusCode, json, code } = error as { statusCode?: number; json?: { message?: string }; code?: string }
   if (statusCode === undefined) {

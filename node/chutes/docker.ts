@@ -314,7 +314,7 @@ export class DockerEngine implements Engine {
             Privileged: false,
             IpcMode: 'private',
             CgroupnsMode: 'private',
-            // What it may use up. Without swap of its own, since that is what an AP runs out of last and slowest.
+            // What it may use up. No swap beyond its memory: a chute that swaps slows down all others on the AP.
             Memory: limits.memory,
             MemorySwap: limits.memory,
             NanoCpus: limits.cpu * 1_000_000,

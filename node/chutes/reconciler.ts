@@ -4,7 +4,7 @@ import { hex, unhex } from '../../protocols/bytes.js'
 import { type ImageSpec, isPinnedByData } from '../../protocols/deployment.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import type { Body, InstanceState } from '../../protocols/kinds.js'
-import type { ContainerState, Engine, EngineInfo, InstancePlan } from './engine.js'
+import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
 
 /** All in milliseconds. */
 const EVERY = 5000
@@ -56,9 +56,12 @@ export class Reconciler {
   private readonly refusals = new Map<string, Cannot & { times: number }>()
   private readonly busy = new Set<string>()
   private readonly backoffs = new Map<string, Backoff>()
+  /** Instances whose latest step failed by a fault of the engine, for the first time. */
+  private readonly doubted = new Set<string>()
   private readonly stopping = new AbortController()
   private info: EngineInfo | undefined
   private silentSince: number | undefined
+  private grace: NodeJS.Timeout | undefined
   private passing = false
   private kicked = false
   private timer: NodeJS.Timeout | undefined
@@ -75,6 +78,7 @@ export class Reconciler {
   stop(): void {
     this.stopping.abort()
     clearTimeout(this.timer)
+    clearTimeout(this.grace)
   }
 
   /** Sets what this AP should run, and what it should leave alone until another AP has taken it over. */
@@ -83,7 +87,10 @@ export class Reconciler {
       desired.get(key)?.plan.generation !== this.desired.get(key)?.plan.generation ||
       kept.has(key) !== this.kept.has(key)
     const changed = [...desired.keys(), ...kept, ...this.desired.keys(), ...this.kept].filter(isChanged)
-    for (const key of changed) this.backoffs.delete(key)
+    for (const key of changed) {
+      this.backoffs.delete(key)
+      this.doubted.delete(key)
+    }
     this.desired = desired
     this.kept = kept
     if (changed.length > 0) this.kick()
@@ -145,12 +152,14 @@ export class Reconciler {
   private async pass(): Promise<void> {
     const { engine } = this.options
     let containers: ContainerState[]
+    const askedAt = performance.now()
     try {
       if (this.info === undefined || this.silentSince !== undefined) this.setInfo(await engine.info())
       containers = await engine.containers()
       this.silentSince = undefined
+      clearTimeout(this.grace)
     } catch (error) {
-      this.engineSilent(error)
+      this.engineSilent(error, askedAt)
       return
     }
     const actual = new Map<string, ContainerState[]>()
@@ -168,9 +177,16 @@ export class Reconciler {
     }
   }
 
-  private engineSilent(error: unknown): void {
-    this.silentSince ??= performance.now()
-    if (this.info === undefined || performance.now() - this.silentSince < ENGINE_GRACE) return
+  private engineSilent(error: unknown, since = performance.now()): void {
+    this.silentSince ??= since
+    if (this.info === undefined) return
+    const left = this.silentSince + ENGINE_GRACE - performance.now()
+    if (left > 0) {
+      // Not left to the next question: a hung engine uses up the deadline of each.
+      clearTimeout(this.grace)
+      this.grace = setTimeout(() => this.engineSilent(error), left)
+      return
+    }
     this.info = undefined
     this.options.onEvent('engine-lost', { reason: messageOf(error) })
     this.options.onChange()
@@ -233,6 +249,7 @@ export class Reconciler {
     void step()
       .catch((error) => {
         if (error instanceof MeshError && error.code === 'no-engine') this.engineSilent(error)
+        else if (isFault(error) && !this.doubted.has(key)) this.doubt(key, error)
         else this.refuse(key, error)
       })
       .finally(() => {
@@ -268,6 +285,14 @@ export class Reconciler {
     const instance = this.actual.get(key)?.[0]?.instance
     await this.options.engine.remove(key)
     this.options.onEvent('stopped', { instance })
+  }
+
+  // An engine that is being stopped still answers for a moment, and all it says then is that something is wrong with it. A
+  // restart of it must not move work, so the second time counts, or the silence that follows.
+  private doubt(key: string, error: unknown): void {
+    this.doubted.add(key)
+    const crashed = this.actual.get(key)?.some(({ running, startedAt }) => !running && startedAt !== null) ?? false
+    this.retryLater(key, this.desired.get(key), messageOf(error), []).restart = crashed
   }
 
   // A step failed for a reason that lies on this AP. Where the data is elsewhere or nowhere, others get their turn.
@@ -329,7 +354,9 @@ export class Reconciler {
     const { epoch, revision } = containers[0]!
     const found = { subject: unhex(key), epoch: Number(epoch), revision: Number(revision) }
     this.report(key, desired ?? found, state, undefined, ports)
-    if (desired !== undefined && (state === 'healthy' || state === 'running')) this.refusals.delete(key)
+    if (desired === undefined || (state !== 'healthy' && state !== 'running')) return
+    this.refusals.delete(key)
+    this.doubted.delete(key)
   }
 
   private report(
@@ -363,9 +390,14 @@ export class Reconciler {
   private forget(key: string): void {
     this.reports.delete(key)
     this.backoffs.delete(key)
+    this.doubted.delete(key)
     this.options.onChange()
   }
 }
+
+/** The engine failed at something, rather than refused it. */
+const isFault = (error: unknown): boolean =>
+  error instanceof EngineError && error.code === 'refused' && (error.status ?? 0) >= 500
 
 /**
  * What makes two containers interchangeable: the same deployment, epoch and restarts. A change of it replaces them; a

@@ -15,6 +15,8 @@ const PEERS_KEPT = 1000
 
 interface Peer {
   addresses: string[]
+  /** What libp2p knew the last time it told. */
+  heard: readonly string[]
   dialling: boolean
   failures: number
   notBefore: number
@@ -33,8 +35,12 @@ export class Dialler {
     private readonly isWanted: (ap: string) => boolean,
     private readonly onAddresses: () => void,
   ) {
-    host.addEventListener('peer:discovery', ({ detail }) => {
-      this.learn(detail.id.toString(), detail.multiaddrs.map(String))
+    // Not `peer:discovery`: that comes once a peer, and not for one that announces itself at another address later.
+    host.addEventListener('peer:update', ({ detail: { peer } }) => {
+      this.hear(
+        peer.id.toString(),
+        peer.addresses.map(({ multiaddr }) => multiaddr.toString()),
+      )
     })
     host.addEventListener('connection:open', ({ detail }) => this.connections.add(detail.remotePeer.toString()))
     host.addEventListener('connection:close', ({ detail }) => {
@@ -67,13 +73,25 @@ export class Dialler {
   /** Adds addresses of an AP, newest first; with or without a trailing `/p2p/…`. Unreadable ones are left out. */
   learn(ap: string, addresses: readonly string[]): void {
     if (ap === this.self || (!this.peers.has(ap) && !(isPeerId(ap) && this.hasRoomForOne()))) return
-    const peer = this.peers.get(ap) ?? { addresses: [], dialling: false, failures: 0, notBefore: this.headStart(ap, 0) }
+    const peer = this.peers.get(ap) ?? this.newPeer(ap)
     const bare = new Set(addresses.map((address) => address.replace(/\/p2p\/[^/]+$/, '')))
     const fresh = [...bare].filter((address) => !peer.addresses.includes(address) && isDialable(address))
     this.peers.set(ap, peer)
     if (fresh.length === 0) return
     peer.addresses = [...fresh, ...peer.addresses].slice(0, ADDRESSES_KEPT)
     this.hasNews = true
+  }
+
+  // libp2p tells all that it knows of a peer, old addresses among it, whenever anything changes; new is what it did not tell
+  // the last time. (Its own `previous` has the new ones too.)
+  private hear(ap: string, addresses: readonly string[]): void {
+    const before = this.peers.get(ap)?.heard
+    this.learn(
+      ap,
+      addresses.filter((address) => !before?.includes(address)),
+    )
+    const peer = this.peers.get(ap)
+    if (peer !== undefined) peer.heard = addresses
   }
 
   private hasRoomForOne(): boolean {
@@ -94,6 +112,10 @@ export class Dialler {
   /** The addresses of an AP, for a connection of one's own. */
   multiaddrs(ap: string): Multiaddr[] {
     return (this.peers.get(ap)?.addresses ?? []).map((address) => multiaddr(`${address}/p2p/${ap}`))
+  }
+
+  private newPeer(ap: string): Peer {
+    return { addresses: [], heard: [], dialling: false, failures: 0, notBefore: this.headStart(ap, 0) }
   }
 
   private headStart(ap: string, ms: number): number {

@@ -148,7 +148,8 @@ export class Frames {
 /** An unsigned varint, as multiformats writes it: seven bits a byte, lowest first. */
 function prefix(length: number): Uint8Array {
   const bytes: number[] = []
-  for (let rest = length; rest > 0 || bytes.length === 0; rest >>>= 7) bytes.push(rest > 0x7f ? (rest & 0x7f) | 0x80 : rest)
+  for (let rest = length; rest > 0 || bytes.length === 0; rest >>>= 7)
+    bytes.push(rest > 0x7f ? (rest & 0x7f) | 0x80 : rest)
   return Uint8Array.from(bytes)
 }
 

@@ -99,8 +99,17 @@ export class Pulses {
 /** Deadline of each probe, in milliseconds: direct ones on loopback or a LAN take a few. */
 const PROBE_DEADLINE = 700
 
+/**
+ * A connection over which no probe was answered for so long is closed, in milliseconds: where a cable was pulled or a power
+ * cut came, TCP would hold on to it for minutes, and nobody would dial anew. Failures that lie further apart are none in a row.
+ */
+const STALE = 5000
+const IN_A_ROW = 2000
+
 /** Asks whether an AP is there: directly, or through another one. */
 export class Probes {
+  private readonly unanswered = new WeakMap<Connection, { since: number; last: number }>()
+
   constructor(
     private readonly host: Host,
     private readonly ids: ReturnType<typeof protocolIds>,
@@ -125,8 +134,20 @@ export class Probes {
   }
 
   /** Reaches an AP by itself: over the connection that is there, else over a new one. Undefined where it does not answer. */
-  direct(ap: string): Promise<LifeSign | undefined> {
-    return this.ask(ap, {}, PROBE_DEADLINE)
+  async direct(ap: string): Promise<LifeSign | undefined> {
+    const connection = connectionTo(this.host, ap)
+    const sign = await this.ask(ap, {}, PROBE_DEADLINE)
+    if (connection !== undefined) this.judge(connection, sign !== undefined)
+    return sign
+  }
+
+  private judge(connection: Connection, answered: boolean): void {
+    const now = performance.now()
+    const before = this.unanswered.get(connection)
+    const since = before !== undefined && now - before.last < IN_A_ROW ? before.since : now
+    if (answered) this.unanswered.delete(connection)
+    else this.unanswered.set(connection, { since, last: now })
+    if (!answered && now - since > STALE) connection.abort(new Error('no probe was answered'))
   }
 
   /** Lets another AP reach it. */

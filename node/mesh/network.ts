@@ -261,6 +261,11 @@ export class Network {
     return this.host.dial(this.dialler.multiaddrs(ap), { force: true, signal })
   }
 
+  /** Ends all connections to an AP, bulk included. Of one that died they are half open, and whoever waits on one waits long. */
+  hangUp(ap: string): void {
+    for (const connection of [...this.host.getConnections(peerId(ap))]) connection.abort(new Error('the AP is dead'))
+  }
+
   get imageProtocol(): string {
     return this.ids.image
   }

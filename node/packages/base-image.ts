@@ -46,6 +46,37 @@ export const usesBaseImage = (dockerfile: string): boolean =>
  * @throws MeshError `base-image` when the libraries of the binary cannot be found.
  */
 export async function ensureBaseImage(docker: Docker, log: (line: string) => void = () => {}): Promise<string> {
+  const { config, size, archive } = await baseImage()
+  const look = async (name: string) =>
+    (
+      await unless(
+        [404],
+        ask(`look at image ${name}`, () => docker.getImage(name).inspect()),
+      )
+    )?.Id
+  const held = heldName(config)
+  const wanted = await look(held)
+  if (wanted === undefined) {
+    log(`making ${BASE_IMAGE} of Node.js ${process.version}, ${Math.round(size / 1e6)} MB`)
+    await work(`load ${BASE_IMAGE}`, archive(), (body, abortSignal) => docker.loadImage(body, { abortSignal }))
+  } else if ((await look(BASE_IMAGE)) !== wanted) {
+    const [repo = '', tag] = BASE_IMAGE.split(':')
+    await ask(`name ${BASE_IMAGE}`, () => docker.getImage(held).tag({ repo, tag }))
+  }
+  const id = await look(BASE_IMAGE)
+  if (id === undefined) throw new MeshError('base-image', `${BASE_IMAGE} was loaded, and is not there`)
+  return id
+}
+
+/**
+ * The image as it would be made here and now.
+ * @returns the digest of its config, its size in bytes, and an archive for `docker load`.
+ */
+export async function baseImage(): Promise<{
+  config: Uint8Array
+  size: number
+  archive: () => AsyncIterable<Uint8Array>
+}> {
   const entries = await layerEntries()
   const hash = createHash('sha256')
   let size = 0
@@ -53,34 +84,16 @@ export async function ensureBaseImage(docker: Docker, log: (line: string) => voi
     hash.update(chunk)
     size += chunk.length
   }
-  const diffId = hash.digest()
-  const config = Buffer.from(JSON.stringify(configOf(hex(diffId))))
-  const held = heldName({ config: sha256(config), diffIds: [diffId], platform: '' })
-
-  const look = (name: string) =>
-    unless(
-      [404],
-      ask(`look at image ${name}`, () => docker.getImage(name).inspect()),
-    ).then((found) => found?.Id)
-  const [present, wanted] = await Promise.all([look(BASE_IMAGE), look(held)])
-  if (wanted !== undefined) {
-    const [repo, tag] = BASE_IMAGE.split(':')
-    if (present !== wanted) await ask(`name ${BASE_IMAGE}`, () => docker.getImage(wanted).tag({ repo: repo!, tag }))
-    return wanted
-  }
-
-  log(`making ${BASE_IMAGE} of Node.js ${process.version}, ${Math.round(size / 1e6)} MB`)
-  const configName = `${hex(sha256(config))}.json`
-  const manifest = [{ Config: configName, RepoTags: [BASE_IMAGE, held], Layers: ['layer.tar'] }]
-  const archive = tarOf([
-    fileOf(configName, config),
-    { name: 'layer.tar', size, body: tarOf(layerOf(entries)) },
-    fileOf('manifest.json', Buffer.from(JSON.stringify(manifest))),
-  ])
-  await work(`load ${BASE_IMAGE}`, archive, (body, abortSignal) => docker.loadImage(body, { abortSignal }))
-  const id = await look(BASE_IMAGE)
-  if (id === undefined) throw new MeshError('base-image', `${BASE_IMAGE} was loaded, and is not there`)
-  return id
+  const document = Buffer.from(JSON.stringify(configOf(hash.digest('hex'))))
+  const config = sha256(document)
+  const manifest = [{ Config: `${hex(config)}.json`, RepoTags: [BASE_IMAGE, heldName(config)], Layers: ['layer.tar'] }]
+  const archive = () =>
+    tarOf([
+      fileOf(`${hex(config)}.json`, document),
+      { name: 'layer.tar', size, body: tarOf(layerOf(entries)) },
+      fileOf('manifest.json', Buffer.from(JSON.stringify(manifest))),
+    ])
+  return { config, size, archive }
 }
 
 interface Entry {

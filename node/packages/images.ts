@@ -6,7 +6,6 @@
 // AP; nothing there can be asked for by config. So every image that the mesh holds has a name made of its config digest,
 // too. The name also keeps it from `docker image prune`, which removes what has none.
 import { createHash } from 'node:crypto'
-import { posix } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
@@ -27,8 +26,8 @@ const MAX_SURVEYS = 128
 
 const HELD = 'dropmesh/image'
 
-/** The name under which the mesh holds an image. */
-export const heldName = (image: ImageSpec): string => `${HELD}:${hex(image.config)}`
+/** The name under which the mesh holds the image with this config digest. */
+export const heldName = (config: Uint8Array): string => `${HELD}:${hex(config)}`
 
 /** `os/architecture` as image configs say it. arm64 has one variant, which some write and some do not. */
 export function platformOf(os: string, architecture: string, variant?: string): string {
@@ -195,7 +194,7 @@ export class Images {
       // What neither the source nor the engine complained of is an archive that cannot be read.
       throw error === failure || error instanceof MeshError ? error : refusal(image, messageOf(error))
     }
-    await this.confirm(image, heldName(image))
+    await this.confirm(image, heldName(image.config))
   }
 
   // The archive as it should be, made of one that is checked on the way. The manifest is what makes the engine take an
@@ -253,11 +252,11 @@ export class Images {
 
   /** Lets go of an image. The engine removes it unless it has another name, or a container uses it. */
   async remove(image: ImageSpec): Promise<void> {
-    await this.drop(heldName(image))
+    await this.drop(heldName(image.config))
   }
 
   private async find(image: ImageSpec): Promise<{ name: string; id: string } | undefined> {
-    for (const name of [`sha256:${hex(image.config)}`, heldName(image)]) {
+    for (const name of [`sha256:${hex(image.config)}`, heldName(image.config)]) {
       const found = await this.look(name)
       if (found !== undefined && equalLayers(layersOf(found), image)) return { name, id: found.Id }
     }
@@ -313,10 +312,7 @@ export class Images {
     const known = this.surveys.get(id)
     if (known !== undefined) return known
     const files = new Map<string, Awaited<ReturnType<typeof measure>>>()
-    // A layer that occurs twice is a link the second time, in engines before 25.
-    const links = new Map<string, string>()
     for await (const { header, body } of this.save(id)) {
-      if (header.type === 'symlink') links.set(header.name, posix.join(posix.dirname(header.name), header.linkname))
       if (header.type === 'file') files.set(header.name, await measure(body, header.size))
       else await skip(body)
     }
@@ -329,9 +325,9 @@ export class Images {
     const survey: Survey = { digest, config: files.get(manifest.Config)?.bytes, layers: new Map() }
     const { rootfs } = JSON.parse(String(survey.config ?? '{}')) as { rootfs?: { diff_ids: string[] } }
     for (const [i, diffId] of (rootfs?.diff_ids ?? []).entries()) {
-      const layer = manifest.Layers[i] ?? ''
-      const entry = links.get(layer) ?? layer
+      const entry = manifest.Layers[i] ?? ''
       const file = files.get(entry)
+      // A layer that occurs twice is but a link the second time, before Docker 25.
       if (file === undefined || file.compression === 'other') continue
       survey.layers.set(diffId.replace('sha256:', ''), { entry, size: file.size, gzip: file.compression === 'gzip' })
     }
@@ -363,7 +359,7 @@ const jsonFile = (name: string, bytes: Buffer): TarFile => ({ name, size: bytes.
 function manifestOf(image: ImageSpec): TarFile {
   const document: SavedImage = {
     Config: `${hex(image.config)}.json`,
-    RepoTags: [heldName(image)],
+    RepoTags: [heldName(image.config)],
     Layers: image.diffIds.map((diffId) => layerFile(hex(diffId))),
   }
   return jsonFile('manifest.json', Buffer.from(JSON.stringify([document])))

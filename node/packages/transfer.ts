@@ -11,8 +11,12 @@ import { setBulk } from '../mesh/host.js'
 import type { Network } from '../mesh/network.js'
 import type { Images } from './images.js'
 
-/** A chunk that takes longer than this ends the transfer, in milliseconds: 256 kB at 70 kbit/s. */
-const CHUNK_DEADLINE = 30_000
+/**
+ * A chunk that takes longer than this ends the transfer, in milliseconds. Long, since the engine that saves an image first
+ * writes all of it to its disk, twice where it never did before, and the one that loads it may be as slow to take it. An AP
+ * that dies is noticed sooner: its connections are closed.
+ */
+const CHUNK_DEADLINE = 300_000
 
 export interface TransferOptions {
   readonly network: Network

@@ -25,19 +25,18 @@ const anchored = async (): Promise<ApOptions> => ({ listen: `/ip4/127.0.0.1/tcp/
 
 const named = (name: string): TestAp => mesh.aps.find((ap) => ap.name === name)!
 
-/** Starts an AP that must not get in, and returns why not, in its own words. */
-async function refusal(name: string, ticket: string): Promise<string> {
+/** Starts an AP that must not get in, for a reason that it says itself. */
+async function refused(name: string, ticket: string, why: string): Promise<void> {
   const ap = await mesh.add(name, { join: ticket })
   try {
-    const warning = await eventually('the AP to say why it is not in', async () =>
-      (await ap.status()).warnings.find((text) => text.startsWith('cannot join the mesh')),
+    await eventually(`the AP to say "${why}"`, async () =>
+      (await ap.status()).warnings.some((text) => text.startsWith(`cannot join the mesh: ${why}`)),
     )
     assert.is((await ap.status()).state, 'joining')
     assert.is((await ap.status()).role, null)
     for (const member of [named('founder'), named('admin')]) {
       assert.not.ok((await member.aps()).some(({ id }) => id === ap.id))
     }
-    return warning
   } finally {
     await ap.stop()
   }
@@ -65,14 +64,14 @@ test('a newcomer whose inviter is down joins through another AP of its ticket, a
 })
 
 test('a ticket lets one AP in, and a second one hears that it is used up', async () => {
-  assert.match(await refusal('second', ticket), 'the ticket is used up')
+  await refused('second', ticket, 'the ticket is used up')
 })
 
 test('an expired ticket is refused with that reason', async () => {
   const short = await mesh.invite(named('founder'), '--ttl', '1s')
   const expiry = Date.now() + 1000
   await eventually('the ticket to expire', () => Date.now() > expiry)
-  assert.match(await refusal('tardy', short), 'the ticket has expired')
+  await refused('tardy', short, 'the ticket has expired')
 })
 
 test('what is no ticket ends `up` with status 1 and a sentence', async () => {
@@ -130,11 +129,8 @@ test('an AP that an admin forgets is no member anywhere, says so, hands its chut
   // Its old ticket is no way back.
   await victim.stop('SIGKILL')
   await victim.start()
-  assert.match(
-    await eventually('it to be refused', async () =>
-      (await victim.status()).warnings.find((text) => text.includes('cannot join')),
-    ),
-    'needs a new ticket',
+  await eventually('it to be refused', async () =>
+    (await victim.status()).warnings.some((text) => text.endsWith('this AP was forgotten; it needs a new ticket')),
   )
   await victim.stop('SIGKILL')
   await victim.start(['--join', await mesh.invite(named('admin'))])
@@ -150,6 +146,17 @@ test('APs that all lost power find each other again, without tickets and without
   await Promise.all(aps.map((ap) => ap.start()))
   await mesh.settled()
   assert.is((await named('founder').status()).ledger.digest, digest)
+})
+
+test('an AP that was forgotten while it was down hears of it when it returns', async () => {
+  const late = named('late')
+  await late.stop('SIGKILL')
+  assert.is((await named('founder').cli('forget', 'late')).status, 0)
+  await late.start()
+  await eventually('the AP to know', async () => {
+    const { state, warnings } = await late.status()
+    return state === 'joining' && warnings.some((text) => text.includes('this AP was forgotten'))
+  })
 })
 
 test.run()

@@ -45,6 +45,7 @@ test('what is no AP id is refused as one: damaged ids, ids of other kinds of key
   for (const text of [...wrong, id.replace('K', '0'), id.toLowerCase(), 'é', '/p2p/', 'Qm'.repeat(23)]) {
     refused('ap-id', () => apKey(text))
   }
+  for (const length of [0, 31, 33, 64]) refused('ap-id', () => apKey(apId(new Uint8Array(length))))
   fc.assert(
     fc.property(fc.string({ maxLength: 80, unit: 'binary' }), (text) => refused('ap-id', () => apKey(text))),
     { numRuns: 200 },

@@ -28,7 +28,7 @@ const payloadWithBody = (body: Uint8Array): Uint8Array => concat(payloadOf().sli
 const openRaw = (payload: Uint8Array, kind = 'note', mesh = MESH) => open(sealRaw(BY, kind, mesh, payload), MESH)
 
 const body = fc.dictionary(
-  fc.string({ maxLength: 12, unit: 'grapheme' }),
+  fc.string({ maxLength: 12, unit: 'grapheme' }).filter((key) => key !== '__proto__'),
   fc.oneof(
     fc.maxSafeInteger(),
     fc.string({ unit: 'binary' }),

@@ -196,6 +196,7 @@ test('a forgotten AP does not return with the admission it had', () => {
 test('a forgotten AP does not return with another admission by a ticket from before, its own or not', () => {
   const used = [...JOINED, forget(FOUNDER, A, 20), admit(A, 20, 30)]
   assert.not(isIn(A, ...used))
+  assert.ok(membershipAt(100, ...used).forgotten.has(idOf(A)))
   // Its old record is in the history still, or pushed out of it, or was never known here.
   assert.not(isIn(A, ...used, admit(A, 20, 31), admit(A, 20, 32)))
   assert.not(isIn(A, ...used.filter(({ hash }) => hash !== JOINED[2]!.hash)))

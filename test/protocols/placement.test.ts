@@ -562,7 +562,7 @@ test('of two claims the higher epoch holds, then the earlier clock, then the low
     return there.holder
   }
   assert.is(of(claimOf(chute, 0, 0, 1, 1), claimOf(chute, 0, 1, 2, 9)), idOf(1))
-  assert.is(of(claimOf(chute, 0, 0, 2, 5), claimOf(chute, 0, 1, 2, 4)), idOf(1))
+  assert.is(of(claimOf(chute, 0, low, 2, 5), claimOf(chute, 0, high, 2, 4)), idOf(high))
   assert.is(of(claimOf(chute, 0, high, 2, 5), claimOf(chute, 0, low, 2, 5)), idOf(low))
   assert.is(of(claimOf(chute, 0, 0, 1, 1), claimOf(chute, 0, 900, 9, 1)), idOf(0))
 })

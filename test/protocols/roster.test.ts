@@ -187,6 +187,15 @@ test('nobody is accused while no probe has failed', () => {
   assert.is(observer.of('accuse', AP).length, 1)
 })
 
+test('a probe that failed before an AP came back is not held against it', () => {
+  const observer = watching().run(TIMING.accuse - TICK, ...EVERYONE_ELSE)
+  observer.probe = 'hangs'
+  assert.ok(observer.of('probe', AP).length > 0)
+  observer.pulse(AP)
+  observer.run(20_000, ...EVERYONE_ELSE)
+  assert.is(observer.of('accuse', AP).length, 0)
+})
+
 test('one silence makes one statement; an AP that came back and fell silent again is accused again', () => {
   const observer = watching().run(20_000, ...EVERYONE_ELSE)
   assert.is(observer.of('accuse', AP).length, 1)
@@ -518,6 +527,7 @@ test('an AP that finds more than half of the others gone says that it may be the
   assert.equal([isolated(3), isolated(4), isolated(7)], [false, true, true])
   // Those that left are not counted: two of five are gone, and then three.
   assert.equal([isolated(2, 6, 7), isolated(3, 6, 7)], [false, true])
+  assert.not(isolated(3, 7), 'half is not more than half')
   assert.not(new Observer(0, 1).roster.isIsolated(0))
 })
 

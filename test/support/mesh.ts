@@ -20,6 +20,9 @@ const main = fileURLToPath(new URL('../../cli/main.js', import.meta.url))
 /** What takes a second takes much longer where other tests share the cores. */
 const PATIENCE = 60_000
 
+/** So little that a dozen instances fit on one AP of a small machine. */
+const SMALL = { resources: { limits: { cpus: '0.2', memory: '32m' } } }
+
 /** `until` with the patience that processes and containers need. */
 export const eventually: typeof until = (what, probe, options) =>
   until(what, probe, { deadlineMs: PATIENCE, everyMs: 100, ...options })
@@ -231,11 +234,16 @@ export class TestMesh {
     await until(
       'all APs to know each other',
       async () => {
-        const ids = await Promise.all(running.map(async (ap) => (await ap.status()).ap.id))
         const views = await Promise.all(running.map((ap) => ap.aps()))
-        const digests = await Promise.all(running.map(async (ap) => (await ap.status()).ledger.digest))
-        const isAlive = (rows: ApRow[], id: string) => rows.some((row) => row.id === id && row.state === 'alive')
-        return views.every((rows) => ids.every((id) => isAlive(rows, id))) && new Set(digests).size === 1
+        const digests = await Promise.all(running.map(async (ap) => (await ap.status()).ledger.digest.slice(0, 8)))
+        const stateOf = (rows: ApRow[], { id }: TestAp) => rows.find((row) => row.id === id)?.state ?? 'unknown'
+        const doubts = running.flatMap(({ name }, i) =>
+          running.map((of) => `${name} sees ${of.name} ${stateOf(views[i]!, of)}`),
+        )
+        const open = doubts.filter((doubt) => !doubt.endsWith(' alive'))
+        if (open.length > 0) throw new Error(open.join(', '))
+        if (new Set(digests).size > 1) throw new Error(`ledgers differ: ${digests.join(' ')}`)
+        return true
       },
       { deadlineMs: PATIENCE },
     )
@@ -250,7 +258,7 @@ export class TestMesh {
       services: Object.fromEntries(
         Object.entries(services).map(([service, given]) => [
           service,
-          { image: BUSYBOX, command: ['sleep', '1000000'], ...given },
+          { image: BUSYBOX, command: ['sleep', '1000000'], deploy: SMALL, ...given },
         ]),
       ),
       ...more,

@@ -1,6 +1,5 @@
 // Peers for tests of the network: real libp2p hosts, sockets and LevelDB, all in this process. What an AP decides is left
 // out: no roster, no placement, no containers.
-import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { NodeClock } from '../../../node/clock.js'
 import type { LifeSign } from '../../../node/mesh/liveness.js'
@@ -9,74 +8,15 @@ import type { SyncResult } from '../../../node/mesh/sync.js'
 import { LedgerStore } from '../../../node/store/ledger-store.js'
 import { Store } from '../../../node/store/store.js'
 import { apId, hex } from '../../../protocols/bytes.js'
-import { chuteSubject, newCreation } from '../../../protocols/chute.js'
-import { type SignedRecord, seal } from '../../../protocols/envelope.js'
+import type { SignedRecord } from '../../../protocols/envelope.js'
 import type { MeshError } from '../../../protocols/error.js'
 import { apSigner, type Signer } from '../../../protocols/keys.js'
-import type { Body, RecordOf } from '../../../protocols/kinds.js'
-import { meshIdOf, meshText, membershipOf } from '../../../protocols/membership.js'
+import type { RecordOf } from '../../../protocols/kinds.js'
+import { membershipOf } from '../../../protocols/membership.js'
 import { isNewer } from '../../../protocols/roster.js'
-import { signMember } from '../../../protocols/ticket.js'
 import { scratch } from '../../support/scratch.js'
 import { until } from '../../support/until.js'
-
-export const seed = (): Uint8Array => new Uint8Array(randomBytes(32))
-
-/** The keys of one mesh, and records as its people sign them. Every record comes later than the one before. */
-export class Realm {
-  readonly owner = apSigner(seed())
-  readonly publisher = apSigner(seed())
-  readonly mesh = meshIdOf(this.owner.publicKey)
-  private readonly ticket = apSigner(seed())
-  private readonly clock = new NodeClock()
-  private count = 0
-  readonly grant = this.sign(this.owner, 'grant', this.ticket.publicKey, { role: 'ap', uses: 10_000, expires: 0 })
-
-  get text(): string {
-    return meshText(this.mesh)
-  }
-
-  sign(signer: Signer, kind: string, subject: Uint8Array, body: object): SignedRecord {
-    return seal(signer, this.mesh, this.clock.next(), kind, subject, body)
-  }
-
-  /** A new ticket and its grant, by the owner of the mesh unless said otherwise. */
-  invite(body: Partial<Body<'grant'>> = {}, issuer: Signer = this.owner): { ticket: Signer; grant: SignedRecord } {
-    const ticket = apSigner(seed())
-    const grant = this.sign(issuer, 'grant', ticket.publicKey, { role: 'ap', uses: 1, expires: 0, ...body })
-    return { ticket, grant }
-  }
-
-  /** The member record of an AP, let in by a ticket that all may use unless said otherwise. */
-  member(ap: Signer, name: string, ticket: Signer = this.ticket): SignedRecord {
-    return signMember(ap, ticket, this.mesh, this.clock.next(), { name, labels: {} })
-  }
-
-  /** A record of some kind that adds to the ledger, of at least `size` bytes. */
-  record(size = 0): SignedRecord {
-    const subject = chuteSubject(this.publisher.publicKey, `chute-${this.count++}`)
-    const creation = newCreation(Date.now(), randomBytes(10))
-    const padding = new Uint8Array(Math.max(0, size - 350)) // unknown fields are kept
-    return this.sign(this.publisher, 'wanted', subject, { creation, desired: 'running', restarts: 0, padding })
-  }
-
-  records(n: number, size = 0): SignedRecord[] {
-    return Array.from({ length: n }, () => this.record(size))
-  }
-
-  beacon(ap: Signer, sequence: number, boot = 1): SignedRecord {
-    return this.sign(ap, 'beacon', ap.publicKey, {
-      boot,
-      sequence,
-      version: 'test',
-      addresses: [],
-      instances: [],
-      cannot: [],
-      images: [],
-      ledger: new Uint8Array(16),
-    })
-  }
-}
+import { hashes, Realm, seed } from '../realm.js'
 
 export interface PeerOptions {
   /** Records in the ledger before the network is there. */
@@ -168,9 +108,13 @@ export class Peer {
     return this.ledgerStore.ledger.has(record.hash)
   }
 
+  isMember(key: Uint8Array): boolean {
+    return this.members.has(apId(key))
+  }
+
   /** Records on its disk. */
   async onDisk(): Promise<Set<string>> {
-    return new Set((await this.store.loadRecords()).records.map(({ hash }) => hex(hash)))
+    return new Set(hashes((await this.store.loadRecords()).records))
   }
 
   isConnectedTo(other: Peer): boolean {
@@ -181,8 +125,8 @@ export class Peer {
   async meet(other: Peer): Promise<void> {
     this.network.dialler.learn(other.id, other.addresses)
     other.network.dialler.learn(this.id, this.addresses)
-    await until('two peers to meet', () => this.isConnectedTo(other) && other.isConnectedTo(this))
-    await until('their ledgers to be equal', () => this.digest === other.digest)
+    const hasSynced = (one: Peer, two: Peer) => one.isConnectedTo(two) && one.synced.some(({ ap }) => ap === two.id)
+    await until('two peers to meet', () => hasSynced(this, other) && hasSynced(other, this))
   }
 
   async stop(): Promise<void> {
@@ -230,7 +174,3 @@ export class Peers {
     await Promise.all(this.all.splice(0).map((peer) => peer.stop()))
   }
 }
-
-/** Bytes of several records, one after the other: for comparing what two peers have. */
-export const hashes = (records: readonly SignedRecord[]): string[] => records.map(({ hash }) => hex(hash)).sort()
-

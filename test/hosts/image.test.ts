@@ -1,0 +1,209 @@
+// How an image gets from the AP that built it to the APs that run it, with no registry: hosts with a Docker engine each,
+// none of which has what the others have.
+import { randomFillSync } from 'node:crypto'
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import Docker from 'dockerode'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import type { InstanceRow } from '../../node/api/queries.js'
+import type { MeshEvent } from '../../node/events.js'
+import { BUSYBOX, ensureBusybox } from '../support/busybox.js'
+import { type Host, type Hosts, makeHosts, whyNoHosts } from '../support/hosts.js'
+import { eventually, on, type TestAp, TestMesh } from '../support/mesh.js'
+
+const obstacle = whyNoHosts()
+const images = suite(`image${obstacle ? ` (skipped: ${obstacle})` : ''}`)
+// Where the whole check runs, a machine that cannot do this is a failure.
+const test = obstacle && !process.env.CI ? images.skip : images
+
+const MB = 1_000_000
+/** Of random data, so that nothing on the way makes it smaller. */
+const BIG_LAYER = 110 * MB
+
+const mesh = new TestMesh()
+let lan: Hosts
+let builder: TestAp
+let page: string
+
+images.before(async () => {
+  if (obstacle) return
+  lan = await makeHosts(3, { docker: true })
+  await ensureBusybox(dockerOf(1))
+  ;[builder] = (await mesh.start(3, (i) => ({
+    ...on(hostOf(i)),
+    labels: i === 1 ? [] : ['role=runner', `site=${i}`],
+  }))) as [TestAp]
+  assert.is((await mesh.cli(['keys', 'new', 'alice'])).status, 0)
+})
+images.after(() => lan?.close())
+
+const hostOf = (i: number): Host => lan.hosts[i - 1]!
+
+const seatOf = (ap: TestAp): Host => hostOf(mesh.aps.indexOf(ap) + 1)
+
+const dockerOf = (i: number) => new Docker({ socketPath: hostOf(i).engine!.socket })
+
+/** Writes a chute whose image has a layer of random data on busybox, and above it one with the page it serves. */
+async function writeChute(name: string, text: string, bytes = 0): Promise<string> {
+  const dir = join(mesh.dir, 'chutes', name)
+  await mkdir(dir, { recursive: true })
+  if (bytes > 0) await writeFile(join(dir, 'data.bin'), randomFillSync(Buffer.alloc(bytes)))
+  await writeFile(join(dir, 'index.html'), text)
+  const dockerfile = [
+    `FROM ${BUSYBOX}`,
+    'COPY data.bin /data.bin',
+    'COPY index.html /www/index.html',
+    'CMD ["httpd", "-f", "-p", "8080", "-h", "/www"]',
+  ]
+  await writeFile(join(dir, 'Dockerfile'), `${dockerfile.join('\n')}\n`)
+  const service = {
+    build: '.',
+    ports: ['8080'],
+    healthcheck: { test: ['CMD', 'wget', '-q', '-O', '/dev/null', 'http://127.0.0.1:8080/'], interval: '1s' },
+  }
+  await writeFile(join(dir, 'compose.yaml'), JSON.stringify({ name, services: { main: service } }))
+  return dir
+}
+
+/** What a chute answers, asked from the builder's host. */
+async function read(row: InstanceRow): Promise<string> {
+  const runner = mesh.aps.find(({ id }) => id === row.ap)!
+  const url = `http://${seatOf(runner).address}:${row.ports[0]!.host}/`
+  return (await lan.hosts[0]!.run(['timeout', '3', 'busybox', 'wget', '-q', '-O', '-', url])).stdout
+}
+
+/** The instance of a chute once it is healthy in this revision, on another AP than `not`. */
+const healthy = (viewer: TestAp, chute: string, revision: number, not?: TestAp): Promise<InstanceRow> =>
+  eventually(`${chute} to be healthy in revision ${revision}`, async () => {
+    const rows = (await viewer.instances()).filter((row) => row.chute === chute)
+    return rows.find((row) => row.state === 'healthy' && row.revision === revision && row.ap !== not?.id)
+  })
+
+const since = async (ap: TestAp, at: string, kind: string): Promise<MeshEvent[]> =>
+  (await ap.events()).filter((event) => event.at >= at && event.kind === kind)
+
+/** TCP connections that stand between two hosts. */
+async function connections(a: Host, b: Host): Promise<number> {
+  const { stdout } = await a.run(['ss', '-tnH', 'state', 'established', 'dst', b.address])
+  return stdout.split('\n').filter((line) => line !== '').length
+}
+
+test('an image travels from the AP that built it to the one that runs it, on a connection of its own; nobody is suspected', async () => {
+  const at = new Date().toISOString()
+  // A saturated uplink: pulses must get through beside the bulk.
+  lan.slow(hostOf(1), 150)
+  const dir = await writeChute('web', 'first', BIG_LAYER)
+  const publishing = builder.json('publish', dir, '--on', 'role=runner')
+  const seen = new Set<number>()
+  let isDone = false
+  const watching = (async () => {
+    while (!isDone) for (const i of [2, 3]) seen.add(await connections(hostOf(i), hostOf(1)))
+  })()
+  await publishing.finally(() => {
+    isDone = true
+  })
+  await watching
+  lan.heal()
+  const row = await healthy(builder, 'web', 1)
+  page = await read(row)
+  assert.is(page, 'first')
+
+  const runner = mesh.aps.find(({ id }) => id === row.ap)!
+  const [fetched, ...more] = await since(runner, at, 'image-fetched')
+  assert.is(more.length, 0)
+  assert.is(fetched!.from, builder.id)
+  const bytes = Number(fetched!.bytes)
+  assert.ok(bytes > BIG_LAYER && bytes < BIG_LAYER + 5 * MB, `${bytes} bytes`)
+  assert.equal([...seen].sort(), [1, 2])
+  await eventually('the connection to be closed', async () => (await connections(seatOf(runner), hostOf(1))) === 1)
+  for (const ap of mesh.aps) assert.equal(await since(ap, at, 'suspected'), [], ap.name)
+})
+
+test('a new revision moves only the layers that the AP does not have yet', async () => {
+  const at = new Date().toISOString()
+  const before = await healthy(builder, 'web', 1)
+  await builder.json('publish', await writeChute('web', 'second'), '--on', 'role=runner')
+  const row = await healthy(builder, 'web', 2)
+  assert.is(row.ap, before.ap)
+  assert.is(await read(row), 'second')
+  const runner = mesh.aps.find(({ id }) => id === row.ap)!
+  const [fetched] = await since(runner, at, 'image-fetched')
+  assert.ok(Number(fetched!.bytes) < 100_000, `${fetched!.bytes} bytes`)
+})
+
+test('an AP that takes over after a crash fetches the image from one that has it, and serves', async () => {
+  const at = new Date().toISOString()
+  const before = await healthy(builder, 'web', 2)
+  const victim = mesh.aps.find(({ id }) => id === before.ap)!
+  seatOf(victim).crash()
+  const row = await healthy(builder, 'web', 2, victim)
+  assert.is(row.epoch, before.epoch + 1)
+  assert.is(await read(row), 'second')
+  const runner = mesh.aps.find(({ id }) => id === row.ap)!
+  const [fetched] = await since(runner, at, 'image-fetched')
+  assert.is(fetched!.from, builder.id)
+
+  await seatOf(victim).engine!.start()
+  await victim.start()
+  await mesh.settled()
+})
+
+test('where the AP that sends an image vanishes amid it, another one that has it is asked', async () => {
+  // All have it by now; the next one to run it shall not.
+  const before = await healthy(builder, 'web', 2)
+  const runner = mesh.aps.find(({ id }) => id === before.ap)!
+  const next = mesh.aps.find((ap) => ap !== builder && ap !== runner)!
+  const docker = dockerOf(mesh.aps.indexOf(next) + 1)
+  await eventually('its old copy to be gone', async () => (await docker.listContainers({ all: true })).length === 0)
+  await eventually('its images to be gone', async () => {
+    const left = await docker.listImages()
+    if (left[0] !== undefined) await docker.getImage(left[0].Id).remove({ force: true })
+    return left.length === 0
+  })
+  await eventually('all to know who has it', async () => {
+    const { beacon } = await builder.client.get<{ beacon: { images: string[] } }>('/v1/inspect', { of: next.name })
+    return beacon.images.length === 0
+  })
+
+  const at = new Date().toISOString()
+  for (const holder of [builder, runner]) lan.slow(seatOf(holder), 60)
+  assert.is((await builder.cli('drain', runner.name)).status, 0)
+  const holders = [builder, runner] as const
+  const victim = await eventually('the transfer', async () => {
+    for (const holder of holders) if ((await connections(seatOf(next), seatOf(holder))) > 1) return holder
+    return false
+  })
+  const other = holders.find((holder) => holder !== victim)!
+  lan.cut(seatOf(victim))
+  lan.slow(seatOf(other), 1000)
+  const row = await healthy(next, 'web', 2, runner)
+  assert.is(row.ap, next.id)
+  const [fetched] = await since(next, at, 'image-fetched')
+  assert.is(fetched!.from, other.id)
+
+  lan.heal()
+  assert.is(await read(row), 'second')
+  const undrain = () => builder.cli('undrain', runner.name)
+  await eventually('the AP to be undrained', async () => (await undrain()).status === 0)
+  await mesh.settled()
+})
+
+test('where the only AP that has an image vanishes, the others say what they lack; when it is back, the chute runs', async () => {
+  lan.slow(hostOf(1), 60)
+  await builder.json('publish', await writeChute('lonely', 'alone', BIG_LAYER / 4), '--on', 'site=2', '--detach')
+  const runner = mesh.aps[1]!
+  await eventually('the transfer', async () => (await connections(hostOf(2), hostOf(1))) > 1)
+  await builder.stop('SIGKILL')
+  const row = await eventually('the reason', async () => {
+    const row = (await runner.instances()).find(({ chute }) => chute === 'lonely')
+    return row?.state === 'waiting' && row
+  })
+  assert.match(row.reason!, new RegExp(`ap2 cannot: image [0-9a-f]{12} cannot be had: .*${builder.id} did not deliver`))
+
+  lan.heal()
+  await builder.start()
+  assert.is(await read(await healthy(builder, 'lonely', 1)), 'alone')
+})
+
+images.run()
