@@ -189,7 +189,7 @@ function whyWaiting(placed: Placed, ap: Ap): string {
 }
 
 /** Finds the chute a person means by `name` or `publisher/name`. @throws MeshError `no-such-chute`, `ambiguous` */
-export function findChute(ap: Ap, text: string): Chute {
+function findChute(ap: Ap, text: string): Chute {
   const [publisher, name] = text.includes('/') ? text.split('/', 2) : [undefined, text]
   const found = ap.outlook.chutes.filter(
     (chute) =>

@@ -34,7 +34,7 @@ export interface Finished {
 }
 
 /** What `publish --json` prints. */
-export interface Published {
+interface Published {
   chute: string
   revision: number
   package: string
