@@ -42,9 +42,7 @@ export { ManifestError }
 const DEFAULT_HEALTHCHECK = { interval: 30_000, timeout: 30_000, startPeriod: 0, retries: 3 }
 
 /** Where a service's image comes from. A build's paths are relative: the context to the manifest, the dockerfile to it. */
-type ImageSource =
-  | { image: string }
-  | { build: { context: string; dockerfile: string; args: Record<string, string> } }
+type ImageSource = { image: string } | { build: { context: string; dockerfile: string; args: Record<string, string> } }
 
 export type ManifestService = Omit<ServiceSpec, 'image'> & { source: ImageSource }
 
