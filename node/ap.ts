@@ -497,7 +497,9 @@ export class Ap {
     let sign = await probes.direct(ap)
     if (sign === undefined && via.length > 0) {
       const answers = await Promise.all(via.map((other) => probes.indirect(ap, other)))
-      sign = answers.find((answer) => answer !== undefined)
+      // Another AP is believed that it reached this one, not the numbers it gives: a lie would outlast it.
+      const { boot, sequence } = this.roster.latestBeacon(ap)?.body ?? { boot: 0, sequence: 0 }
+      if (answers.some((answer) => answer !== undefined)) sign = { boot, sequence }
     }
     if (sign !== undefined) this.roster.heard(ap, sign, monotonic())
     // What was heard meanwhile says more than a probe that was under way before.
