@@ -239,7 +239,8 @@ class Idle {
   touch(): void {
     clearTimeout(this.timer)
     const error = new EngineError('no-engine', `cannot ${this.what}: nothing happened for ${IDLE / 1000} s`)
-    this.timer = setTimeout(() => this.controller.abort(error), IDLE)
+    // A source that yields once more after all is over sets it again: it must not keep the process alive.
+    this.timer = setTimeout(() => this.controller.abort(error), IDLE).unref()
   }
 
   stop(): void {
