@@ -27,13 +27,15 @@ export class Dialler {
   private readonly connections = new Set<string>()
   private timer: NodeJS.Timeout | undefined
   private hasNews = false
+  private told = ''
 
   constructor(
     private readonly host: Host,
     private readonly self: string,
     /** Whom to stay connected to: the other members, or any known peer while this AP is not yet in. */
     private readonly isWanted: (ap: string) => boolean,
-    private readonly onAddresses: () => void,
+    /** Called with the addresses of those, by AP id, when they have changed. */
+    private readonly onAddresses: (known: Record<string, string[]>) => void,
   ) {
     // Not `peer:discovery`: that comes once a peer, and not for one that announces itself at another address later.
     host.addEventListener('peer:update', ({ detail: { peer } }) => {
@@ -42,7 +44,10 @@ export class Dialler {
         peer.addresses.map(({ multiaddr }) => multiaddr.toString()),
       )
     })
-    host.addEventListener('connection:open', ({ detail }) => this.connections.add(detail.remotePeer.toString()))
+    host.addEventListener('connection:open', ({ detail }) => {
+      this.connections.add(detail.remotePeer.toString())
+      this.hasNews = true
+    })
     host.addEventListener('connection:close', ({ detail }) => {
       const ap = detail.remotePeer.toString()
       if (connectionTo(host, ap) !== undefined) return // what is left for bulk is no connection
@@ -122,8 +127,16 @@ export class Dialler {
     return performance.now() + (this.self < ap ? ms : Math.max(ms, HEAD_START))
   }
 
+  // Strangers come and go, and must not make this AP write to its disk.
+  private tell(): void {
+    const wanted = Object.entries(this.addresses()).filter(([ap]) => this.isWanted(ap))
+    const text = JSON.stringify(wanted)
+    if (text !== this.told) this.onAddresses(Object.fromEntries(wanted))
+    this.told = text
+  }
+
   private dialAll(): void {
-    if (this.hasNews) this.onAddresses()
+    if (this.hasNews) this.tell()
     this.hasNews = false
     for (const [ap, peer] of this.peers) {
       if (peer.dialling || performance.now() < peer.notBefore || !this.isWanted(ap)) continue

@@ -85,7 +85,7 @@ export class Network {
   ) {
     this.ids = protocolIds(options.mesh)
     const isWanted = (ap: string) => handlers.isMember(ap) || !handlers.isMember(options.self)
-    this.dialler = new Dialler(host, options.self, isWanted, () => handlers.onAddresses(this.dialler.addresses()))
+    this.dialler = new Dialler(host, options.self, isWanted, handlers.onAddresses)
     for (const [ap, addresses] of Object.entries(options.peers)) this.dialler.learn(ap, addresses)
     const liveness = {
       isMember: handlers.isMember,
