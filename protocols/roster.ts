@@ -70,8 +70,9 @@ export class Roster {
   }
 
   setMembers(members: ReadonlyMap<string, Member>, now: number): void {
+    const isSame = members.size === this.members.size && [...members.keys()].every((id) => this.members.has(id))
+    if (!isSame) this.watcherCache.clear() // watchers follow from the members' keys alone
     this.members = members
-    this.watcherCache.clear()
     for (const id of members.keys()) {
       if (id !== this.self && !this.heardOf.has(id)) this.heardOf.set(id, newlyKnown(now))
     }
