@@ -4,7 +4,7 @@ import type { Server } from 'node:http'
 import { isIP } from 'node:net'
 import { Readable } from 'node:stream'
 import type { ReadableStream as NodeReadableStream } from 'node:stream/web'
-import { createAdaptorServer } from '@hono/node-server'
+import { createAdaptorServer, type HttpBindings } from '@hono/node-server'
 import { type Context, Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { stream } from 'hono/streaming'
@@ -147,29 +147,38 @@ async function followEvents(ap: Ap, context: Context): Promise<Response> {
   const since = context.req.query('since') ?? ''
   const follow = context.req.query('follow') === 'true'
   context.header('content-type', 'application/x-ndjson')
+  // The connection itself says for certain when a follower is gone, also one that goes before the stream begins.
+  const { outgoing } = context.env as HttpBindings
   return stream(context, async (out) => {
     const queue: string[] = []
     let wake: () => void = () => {}
     const unfollow = ap.events.follow((event) => {
       queue.push(JSON.stringify(event))
+      // One that does not read must not make this AP remember for it.
+      if (queue.length > MAX_BEHIND) outgoing.destroy()
       wake()
     })
-    out.onAbort(() => {
-      unfollow()
-      wake()
+    const gone = new Promise<void>((resolve) => {
+      if (outgoing.destroyed) resolve()
+      outgoing.once('close', () => {
+        unfollow()
+        wake()
+        resolve()
+      })
     })
+    const write = (line: string) => Promise.race([out.writeln(line), gone])
     try {
       const past = await ap.events.past()
       // What happened while the past was read is in both.
       const both = new Set(past.slice(Math.max(0, past.length - queue.length)).map((event) => JSON.stringify(event)))
       while (queue.length > 0 && both.has(queue[0]!)) queue.shift()
       for (const event of past) {
-        if (out.aborted) return
-        if (event.at >= since) await out.writeln(JSON.stringify(event))
+        if (outgoing.destroyed) return
+        if (event.at >= since) await write(JSON.stringify(event))
       }
-      while (follow && !out.aborted && queue.length < MAX_BEHIND) {
+      while (follow && !outgoing.destroyed) {
         const line = queue.shift()
-        if (line !== undefined) await out.writeln(line)
+        if (line !== undefined) await write(line)
         else {
           await new Promise<void>((resolve) => {
             wake = resolve
