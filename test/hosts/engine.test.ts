@@ -128,12 +128,6 @@ test('an engine that crashes and leaves its containers behind is no outage until
     await seat.engine.start()
   }))
 
-test('an engine that is killed with its containers and started again has the chute back; the claim stays', () =>
-  outage(async ({ engine }) => {
-    await engine.kill()
-    await engine.start()
-  }))
-
 test('an AP whose engine stays away says so, another AP takes the chute over, and keeps it when the engine is back', async () => {
   const { holder, spare, row } = await seated()
   await holder.engine.stop()

@@ -116,6 +116,26 @@ test('a block holds in its own direction, between its two hosts, until it is hea
   }
 })
 
+test('a slowed host sends no faster than it may, until it is healed', async () => {
+  const lan = await makeHosts(2)
+  const take = `let n = 0; const began = Date.now()
+    const s = require('net').connect(7000, '${lan.hosts[1]!.address}', () => s.resume()); s.on('data', (d) => { n += d.length })
+    s.on('end', () => console.log(n / (Date.now() - began)))`
+  try {
+    const [a, b] = lan.hosts as [Host, Host]
+    b.exec([process.execPath, '-e', `require('net').createServer((s) => s.end(Buffer.alloc(2e6))).listen(7000)`])
+    const kilobytes = async () => Number((await a.run([process.execPath, '-e', take])).stdout)
+    lan.slow(b, 8)
+    const slowed = await until('the server', kilobytes)
+    assert.ok(slowed < 1_200, `${slowed} kB/s`)
+    lan.heal()
+    const healed = await kilobytes()
+    assert.ok(healed > 2 * slowed, `${healed} kB/s`)
+  } finally {
+    lan.close()
+  }
+})
+
 test('each host has a Docker engine of its own, and nothing of it is left after close', async () => {
   const lan = await makeHosts(2, { docker: true })
   const [a, b] = lan.hosts as [Host, Host]
@@ -134,7 +154,7 @@ test('each host has a Docker engine of its own, and nothing of it is left after 
   assert.equal(traces(a), [])
 })
 
-test('a killed engine comes back with its data; its containers went with it, or stayed if told so', async () => {
+test('a killed engine comes back with its data; its containers went with it, or stayed if told so; a frozen one says nothing', async () => {
   const lan = await makeHosts(1, { docker: true, dockerArgs: ['--live-restore'] })
   const [a] = lan.hosts as [Host]
   const program = a.exec(['sleep', '1000'], { stdio: 'ignore' })
@@ -154,6 +174,14 @@ test('a killed engine comes back with its data; its containers went with it, or 
     const { State } = await container.inspect()
     assert.is(State.Running, false)
     await container.start()
+
+    a.engine?.freeze()
+    assert.is(
+      await Promise.race([container.inspect(), new Promise((resolve) => setTimeout(resolve, 500, 'silence'))]),
+      'silence',
+    )
+    a.engine?.thaw()
+    await container.inspect()
 
     await a.engine?.stop()
     await a.engine?.start()
