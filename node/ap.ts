@@ -25,6 +25,7 @@ import type { Config } from './config.js'
 import { Events } from './events.js'
 import { loadOrMakeSeed, loadSeed, saveSeed } from './identity.js'
 import type { Admission } from './mesh/join.js'
+import type { LifeSign } from './mesh/liveness.js'
 import { Network } from './mesh/network.js'
 import { dutiesOf, lookOut, type Outlook, Turns } from './outlook.js'
 import { type BuildOptions, buildImage } from './packages/build.js'
@@ -261,6 +262,12 @@ export class Ap {
     if (this.isLeaving) return
     this.isLeaving = true
     if (this.isMember(this.id)) await this.handOver()
+    await this.halt()
+  }
+
+  /** Ends without a word to anyone, as a crash does. Containers stay as they are. */
+  async halt(): Promise<void> {
+    this.isLeaving = true
     this.stopNow()
     await this.network.stop()
     await this.store.close()
@@ -340,7 +347,7 @@ export class Ap {
     try {
       await this.network.start()
     } catch (cause) {
-      throw new MeshError('listen', `cannot listen: ${messageOf(cause)}; choose other addresses with --listen`, {
+      throw new MeshError('listen', `cannot listen: ${whyNotListening(cause)}; choose other addresses with --listen`, {
         cause,
       })
     }
@@ -430,8 +437,8 @@ export class Ap {
     for (const record of added) {
       if (equalBytes(record.signer, this.signer.publicKey) || record.kind === 'grant')
         this.network.publishRecords([record])
-      // An AP that is accused shows that it lives: its next beacon refutes.
-      if (record.kind === 'statement' && equalBytes(record.subject, this.signer.publicKey)) this.sendBeacon()
+      // An AP that is accused shows that it lives: its next beacon refutes, whatever the statement says.
+      if (isKind(record, 'statement') && equalBytes(record.subject, this.signer.publicKey)) void this.outdo(record.body)
       this.tellRecord(record)
     }
     this.scheduleRefresh()
@@ -456,12 +463,24 @@ export class Ap {
    */
   private watchForTwin({ body }: RecordOf<'beacon'>): void {
     if (!isNewer(body, { boot: this.boot, sequence: this.sequence })) return
-    this.boot = body.boot
-    this.sequence = body.sequence
-    if (this.hasTwin) return
+    if (this.hasTwin) return void this.adopt(body) // both know; to answer each time would never end
     this.hasTwin = true
     this.events.add('twin', { ap: this.id, reason: 'a beacon signed with the key of this AP did not come from it' })
-    void this.store.putJson('boot', this.boot).then(() => this.sendBeacon())
+    void this.outdo(body)
+  }
+
+  /** Sends a beacon that is newer than `sign`. */
+  private async outdo(sign: LifeSign): Promise<void> {
+    await this.adopt(sign)
+    this.guarded(() => this.sendBeacon())
+  }
+
+  /** Goes on counting from `sign`, where that is ahead. A boot counter is on disk before it is used. */
+  private async adopt(sign: LifeSign): Promise<void> {
+    if (!isNewer(sign, { boot: this.boot, sequence: this.sequence })) return
+    if (sign.boot > this.boot) await this.store.putJson('boot', sign.boot)
+    this.boot = sign.boot
+    this.sequence = sign.sequence
   }
 
   private tick(): void {
@@ -761,6 +780,12 @@ function addressesOf(ticket: string): Record<string, string[]> {
     if (ap !== undefined) peers[ap] = [...(peers[ap] ?? []), address]
   }
   return peers
+}
+
+// libp2p puts advice about its own settings and stack traces around each address and what is wrong with it.
+function whyNotListening(error: unknown): string {
+  const found = [...messageOf(error).matchAll(/^\s+(\/\S+): Error: (.*)$/gm)]
+  return found.map(([, address, why]) => `${address}: ${why}`).join('; ') || messageOf(error).split('\n')[0]!
 }
 
 /** All interfaces on the default port, or on a free one where that is taken. */

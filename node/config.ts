@@ -49,8 +49,15 @@ export function defaultDataDir(env: NodeJS.ProcessEnv): string {
 export const userDataDir = (env: NodeJS.ProcessEnv): string =>
   join(env.XDG_DATA_HOME || join(homedir(), '.local', 'share'), 'dropmesh')
 
+/** Bytes of the path of a Unix socket, on Linux; a longer one is cut off without a word. */
+const MAX_SOCKET_PATH = 107
+
 /** @throws MeshError `config` naming the source and the key */
 export async function loadConfig(data: string, flags: Settings, env: NodeJS.ProcessEnv): Promise<Config> {
+  const spare = MAX_SOCKET_PATH - Buffer.byteLength(join(data, 'dropmesh.sock'))
+  if (spare < 0) {
+    throw new MeshError('config', `--data ${data}: too long by ${-spare} bytes for a socket in it; use a shorter path`)
+  }
   const path = join(data, 'config.yaml')
   const merged = {
     ...checked(await readFileSettings(path), (key) => `${path}: ${key}`),

@@ -58,7 +58,19 @@ const claim = z.object({
 })
 
 /** Subject: the key of the AP that could not be reached. `boot` and `sequence` are the last heard of it. */
-const statement = z.object({ boot: uint, sequence: uint, silence: uint, probes: uint })
+const statement = z.object({
+  // Below what a beacon can say, so that the accused can always answer with something newer.
+  boot: z
+    .int()
+    .min(0)
+    .max(2 ** 32),
+  sequence: z
+    .int()
+    .min(0)
+    .max(2 ** 40),
+  silence: uint,
+  probes: uint,
+})
 
 /** Subject: the AP's key, also the signer: it left on purpose, in this boot. */
 const goodbye = z.object({ boot: uint })

@@ -1,4 +1,5 @@
 // `dropmesh up`: runs this AP in the foreground.
+import type { Server } from 'node:http'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { setFlagsFromString } from 'node:v8'
@@ -63,8 +64,16 @@ async function up(options: UpOptions): Promise<void> {
   )
 
   const ap = await Ap.start(config, log)
-  const servers = [await serveSocket(ap, join(data, 'dropmesh.sock'))]
-  if (config.http !== undefined) servers.push(await serveHttp(ap, config.http))
+  const servers: Server[] = []
+  try {
+    servers.push(await serveSocket(ap, join(data, 'dropmesh.sock')))
+    if (config.http !== undefined) servers.push(await serveHttp(ap, config.http))
+  } catch (error) {
+    // A node that nobody can talk to is none.
+    for (const server of servers) server.close()
+    await ap.halt()
+    throw error
+  }
 
   // An access point goes on; what was forgotten is in the log.
   process.on('unhandledRejection', (error) =>

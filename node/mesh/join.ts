@@ -43,6 +43,11 @@ export async function admitNewcomers(
           const id = apId(admission.member.signer)
           const membership = membershipOf(trial, meshKey, store.clock.now())
           if (!membership.members.has(id)) throw new MeshError('not-admitted', whyNot(membership, id))
+          // Whoever finds a used ticket could claim to have used it first.
+          const before = membershipOf(store.ledger, meshKey, store.clock.now()).members
+          if ([...before.keys()].some((ap) => !membership.members.has(ap))) {
+            throw new MeshError('not-admitted', 'the ticket was used by another AP already; get a new one')
+          }
           await store.acceptOne(admission.grant)
           await store.acceptOne(admission.member)
           onJoined([admission.grant, admission.member])

@@ -23,6 +23,7 @@ export class Store {
   private queue: { ops: Batch[]; done: () => void; failed: (error: unknown) => void }[] = []
   private flushing = false
   private nextEvent = 0
+  private readonly eventsUnderWay = new Set<Promise<void>>()
 
   private constructor(private readonly db: Level<string, Uint8Array>) {}
 
@@ -116,10 +117,14 @@ export class Store {
     const n = this.nextEvent++
     const ops: Batch[] = [{ type: 'put', key: key(n), value: Buffer.from(JSON.stringify(event)) }]
     if (n >= MAX_EVENTS) ops.push({ type: 'del', key: key(n - MAX_EVENTS) })
-    await this.db.batch(ops)
+    const write = this.db.batch(ops)
+    this.eventsUnderWay.add(write)
+    await write.finally(() => this.eventsUnderWay.delete(write))
   }
 
+  /** Everything kept, oldest first, with what was appended before the call. */
   async events<T>(): Promise<T[]> {
+    await Promise.allSettled(this.eventsUnderWay)
     const values = await this.db.values({ gte: 'event!', lt: 'event"' }).all()
     return values.flatMap((value) => parseOrNothing<T>(value) ?? [])
   }

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { request } from 'node:http'
+import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -81,6 +82,24 @@ const settings: Record<string, [args: string[], config: string | undefined, erro
   'an API address that is none': [['--http', 'here'], undefined, /--http "here"/],
 }
 
+const taken = createServer().listen(0, '127.0.0.1').unref()
+const { port } = taken.address() as AddressInfo
+settings['a port to listen on that is taken'] = [
+  ['--listen', `/ip4/127.0.0.1/tcp/${port}`],
+  undefined,
+  new RegExp(`cannot listen: /ip4/127.0.0.1/tcp/${port}: .*address already in use.*; choose other addresses`),
+]
+settings['an API address that is taken'] = [
+  ['--http', `127.0.0.1:${port}`],
+  undefined,
+  new RegExp(`cannot listen on 127.0.0.1:${port}: .*address already in use`),
+]
+settings['a data folder too deep for a socket'] = [
+  ['--data', join(mesh.dir, 'deep'.repeat(30))],
+  undefined,
+  /--data .*: too long by \d+ bytes for a socket in it/,
+]
+
 for (const [what, [args, config, error]] of Object.entries(settings)) {
   test(`up with ${what} ends with a clear error`, async () => {
     const data = await folder(what.replaceAll(' ', '-'), config === undefined ? {} : { 'config.yaml': config })
@@ -94,7 +113,9 @@ for (const [what, [args, config, error]] of Object.entries(settings)) {
       ...args,
     ])
     assert.is(status, 1)
-    assert.match(stderr.trim().split('\n').at(-1)!, error)
+    const complaints = stderr.split('\n').filter((line) => line !== '' && !line.startsWith('{"level":30'))
+    assert.is(complaints.length, 1, stderr)
+    assert.match(complaints[0]!, error)
   })
 }
 
@@ -165,7 +186,9 @@ test('garbage sent to the API gets an answer and harms nothing', async () => {
       })
       sent.on('error', reject).end(body)
     })
-  assert.is(await status('GET', '/v1/nonsense', ''), 404)
+  for (const path of ['/v1/nonsense', '/', '/v1/records']) assert.is(await status('GET', path, ''), 404, path)
+  for (const path of ['/v1/next', '/v1/next?publisher=x&name=y', '/v1/inspect?of=nobody', '/v1/chute'])
+    assert.is(await status('GET', path, ''), 400, path)
   for (const path of ['/v1/invite', '/v1/forget', '/v1/drain', '/v1/images/resolve']) {
     assert.is(await status('POST', path, '{{{'), 400, path)
     assert.is(await status('POST', path, '[1]'), 400, path)

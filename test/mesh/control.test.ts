@@ -1,10 +1,13 @@
 // What a person types: publish again, stop, start, restart, rm; and what every command prints and answers.
+import { execFile } from 'node:child_process'
 import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { z } from 'zod'
 import { ensureBusybox } from '../support/busybox.js'
-import { eventually, type TestAp, TestMesh } from '../support/mesh.js'
+import { eventually, main, type TestAp, TestMesh } from '../support/mesh.js'
 
 const mesh = new TestMesh()
 const named = (name: string): TestAp => mesh.aps.find((ap) => ap.name === name)!
@@ -74,82 +77,155 @@ test('nobody controls a chute without the key of its publisher', async () => {
   assert.is((await mesh.running('web', 1)).length, 1)
 })
 
-/** Shapes of the contract: a name and a type a field. */
-const shapes: Record<string, [args: string[], fields: Record<string, string>]> = {
-  status: [
+const time = z.iso.datetime()
+const nullable = z.string().nullable()
+const instanceState = z.enum([
+  ...['waiting', 'fetching', 'starting', 'running', 'healthy', 'unhealthy', 'stopping', 'failed'],
+])
+/** The fields that scripts may rely on; more may stand beside them. */
+const contract: [args: string[], shape: z.ZodType][] = [
+  [
     ['status'],
-    {
-      ap: 'object',
-      mesh: 'string',
-      version: 'string',
-      state: 'string',
-      peers: 'number',
-      ledger: 'object',
-      docker: 'object',
-      warnings: 'object',
-    },
+    z.object({
+      ap: z.object({ id: z.string(), name: z.literal('ap1') }),
+      mesh: z.string(),
+      version: z.string(),
+      state: z.literal('running'),
+      peers: z.literal(1),
+      ledger: z.object({ records: z.int() }),
+      docker: z.object({ version: z.string() }),
+      warnings: z.array(z.string()),
+    }),
   ],
-  aps: [
+  [
     ['aps'],
-    {
-      id: 'string',
-      name: 'string',
-      state: 'string',
-      labels: 'object',
-      capacity: 'object',
-      instances: 'number',
-      lastHeard: 'string',
-    },
+    z
+      .array(
+        z.object({
+          id: z.string(),
+          name: z.string(),
+          state: z.enum(['alive', 'suspect', 'dead', 'left', 'draining']),
+          labels: z.record(z.string(), z.string()),
+          capacity: z.object({ cpus: z.number().positive(), memory: z.int().positive() }),
+          instances: z.int(),
+          lastHeard: time,
+        }),
+      )
+      .length(2),
   ],
-  ls: [
+  [
     ['ls'],
-    {
-      chute: 'string',
-      publisher: 'string',
-      revision: 'number',
-      wanted: 'number',
-      running: 'number',
-      healthy: 'number',
-      desired: 'string',
-    },
+    z
+      .array(
+        z.object({
+          chute: z.string(),
+          publisher: z.string().regex(/^[0-9a-f]{64}$/),
+          revision: z.int(),
+          wanted: z.int(),
+          running: z.int(),
+          healthy: z.int(),
+          desired: z.enum(['running', 'stopped', 'removed']),
+        }),
+      )
+      .min(2),
   ],
-  ps: [
+  [
     ['ps'],
-    {
-      chute: 'string',
-      instance: 'string',
-      ap: 'string',
-      apName: 'string',
-      state: 'string',
-      epoch: 'number',
-      revision: 'number',
-      since: 'string',
-    },
+    z
+      .array(
+        z.object({
+          chute: z.string(),
+          instance: z.string(),
+          ap: nullable,
+          apName: nullable,
+          state: instanceState,
+          epoch: z.int(),
+          revision: z.int(),
+          since: time.nullable(),
+          reason: nullable,
+        }),
+      )
+      .min(2),
   ],
-  'inspect chute': [['inspect', 'web'], { chute: 'string', record: 'object', claims: 'object', history: 'object' }],
-  'inspect AP': [['inspect', 'ap2'], { id: 'string', watchers: 'object', accusations: 'object', beacon: 'object' }],
-}
+  [
+    ['inspect', 'web'],
+    z.object({
+      chute: z.literal('web'),
+      record: z.object({ hash: z.string(), signer: z.string(), signed: time, signature: z.literal('verified') }),
+      claims: z.array(z.object({ ap: z.string(), epoch: z.int(), cause: z.string(), signed: time })).min(1),
+      history: z.array(z.object({ revision: z.int(), signer: z.string(), signed: time })).min(2),
+    }),
+  ],
+  [
+    ['inspect', 'ap2'],
+    z.object({
+      id: z.string(),
+      name: z.literal('ap2'),
+      watchers: z.array(z.object({ id: z.string() })).length(1),
+      accusations: z.array(z.unknown()),
+      beacon: z.object({ boot: z.int(), sequence: z.int() }),
+      instances: z.array(z.unknown()),
+    }),
+  ],
+]
 
-test('--json prints one document with the fields that scripts use', async () => {
-  for (const [what, [args, fields]] of Object.entries(shapes)) {
-    const answer = await named('ap1').json<object | object[]>(...args)
-    for (const item of Array.isArray(answer) ? answer : [answer]) {
-      for (const [field, type] of Object.entries(fields)) {
-        assert.type((item as Record<string, unknown>)[field], type as 'string', `${what}: ${field}`)
-      }
-    }
+test('what --json prints has the fields that scripts use', async () => {
+  await mesh.publish(named('ap1'), 'nowhere', {}, ['--detach', '--on', 'no=where'])
+  for (const [args, shape] of contract) {
+    const { success, error } = shape.safeParse(await named('ap1').json(...args))
+    assert.ok(success, `${args.join(' ')}: ${error && z.prettifyError(error)}`)
   }
+})
+
+test('each event is one JSON object a line, with its time and kind', async () => {
   const { stdout } = await named('ap1').cli('events', '--json')
   const events = stdout
     .trim()
     .split('\n')
-    .map((line) => JSON.parse(line))
-  assert.ok(events.every(({ at, kind }) => !Number.isNaN(Date.parse(at)) && typeof kind === 'string'))
+    .map((line) => z.object({ at: time, kind: z.string() }).parse(JSON.parse(line)))
   for (const kind of ['up', 'joined', 'published', 'claimed', 'removed'])
     assert.ok(
       events.some((event) => event.kind === kind),
       kind,
     )
+})
+
+test('--json prints one document and nothing else on stdout, whatever the command', async () => {
+  const [ap, other] = mesh.aps
+  const dir = await mesh.chute('plain', { main: {} })
+  const published = z.object({
+    chute: z.literal('plain'),
+    revision: z.literal(1),
+    package: z.string().regex(/^[0-9a-f]{64}$/),
+    placed: z
+      .array(z.object({ instance: z.literal('plain.0'), ap: z.string(), state: z.literal('running') }))
+      .length(1),
+  })
+  const { success, error } = published.safeParse(await ap!.json('publish', dir))
+  assert.ok(success, error && z.prettifyError(error))
+  for (const args of [
+    ['publish', dir, '--dry-run'],
+    ['stop', 'plain'],
+    ['start', 'plain'],
+    ['restart', 'plain'],
+    ['rm', 'plain'],
+    ['invite', '--ttl', '1h'],
+    ['drain', other!.name],
+    ['undrain', other!.name],
+    ['doctor'],
+  ])
+    assert.type(await ap!.json(...args), 'object', args.join(' '))
+  for (const args of [
+    ['keys', 'new', 'bob'],
+    ['keys', 'ls'],
+    ['keys', 'show', 'bob'],
+    ['init', '--list'],
+    ['init', 'made'],
+  ]) {
+    const { status, stdout, stderr } = await mesh.cli([...args, '--json'])
+    assert.is(status, 0, stderr)
+    assert.type(JSON.parse(stdout), 'object', args.join(' '))
+  }
 })
 
 test('tables for people have no escape codes where stdout is no terminal', async () => {
@@ -171,15 +247,31 @@ test('tables for people have no escape codes where stdout is no terminal', async
   }
 })
 
+test('a terminal shows colours, and with NO_COLOR none', async () => {
+  const onTerminal = (env: NodeJS.ProcessEnv) =>
+    promisify(execFile)(
+      'script',
+      ['-qec', `${process.execPath} ${main} aps --data ${named('ap1').data}`, '/dev/null'],
+      {
+        env: { PATH: process.env.PATH, TERM: 'xterm', ...env },
+      },
+    )
+  assert.match((await onTerminal({})).stdout, '\u001b[32malive')
+  const { stdout } = await onTerminal({ NO_COLOR: '1' })
+  assert.match(stdout, 'alive')
+  assert.not.match(stdout, '\u001b')
+})
+
 test('every command has help with an example, and wrong usage ends with status 2', async () => {
   const { stdout } = await mesh.cli(['--help'])
   const commands = [...stdout.matchAll(/^ {2}([a-z]+) /gm)]
     .map(([, name]) => name!)
     .filter((name) => !['help', 'keys'].includes(name))
+    .concat('keys new', 'keys ls', 'keys show')
   assert.ok(commands.length >= 18, commands.join(' '))
   await Promise.all(
     commands.map(async (name) => {
-      const help = await mesh.cli([name, '--help'])
+      const help = await mesh.cli([...name.split(' '), '--help'])
       assert.is(help.status, 0)
       assert.match(help.stdout, '$ dropmesh', name)
     }),
@@ -216,8 +308,8 @@ test('a dry run publishes nothing, and --detach does not wait', async () => {
   const { status, stderr } = await named('ap1').cli('publish', dir, '--dry-run')
   assert.is(status, 0, stderr)
   assert.not.ok((await named('ap1').json<{ chute: string }[]>('ls')).some(({ chute }) => chute === 'dry'))
-  const { placed } = await mesh.publish(named('ap1'), 'nowhere', {}, ['--detach', '--on', 'no=where'])
-  assert.equal(placed, [{ instance: 'nowhere.0', ap: null, state: 'waiting' }])
+  const { placed } = await mesh.publish(named('ap1'), 'elsewhere', {}, ['--detach', '--on', 'else=where'])
+  assert.equal(placed, [{ instance: 'elsewhere.0', ap: null, state: 'waiting' }])
 })
 
 test.run()

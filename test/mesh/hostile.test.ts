@@ -133,7 +133,7 @@ test('a member that turns bad cannot forge, overload or bring down a node, nor h
   await attacker.dial(multiaddr(address))
   await eventually('gossip with the target', () => pubsub.getSubscribers(records).length > 0)
   const now = Date.now()
-  const statement = { boot: 2 ** 40, sequence: 1, silence: 9999, probes: 9 }
+  const statement = { boot: 2 ** 32, sequence: 2 ** 40, silence: 9999, probes: 9 }
   const accusation = seal(signer, mesh20, [now, 0], 'statement', apKey(witness.id), statement).bytes
   const forged = seal(signer, mesh20, [now, 1], 'goodbye', signer.publicKey, { boot: 1 }).bytes.slice()
   forged[forged.length - 1]! ^= 1
@@ -146,8 +146,12 @@ test('a member that turns bad cannot forge, overload or bring down a node, nor h
 
   // The accusation is a record like any other; alone it kills nobody.
   await eventually('the target to have heard', async () =>
-    (await target.events()).some(({ kind }) => kind === 'accused'),
+    (await target.events()).some(({ kind, ap }) => kind === 'accused' && ap === witness.id),
   )
+  await eventually('the accused to have refuted it', async () => {
+    const rows = await target.aps()
+    return rows.find(({ id }) => id === witness.id)?.state === 'alive'
+  })
   const others = (await target.aps()).filter(({ name }) => name !== 'mallory')
   assert.ok(
     others.every(({ state }) => state !== 'dead' && state !== 'left'),

@@ -15,7 +15,8 @@ import type { Host } from './hosts.js'
 import { scratch } from './scratch.js'
 import { until } from './until.js'
 
-const main = fileURLToPath(new URL('../../cli/main.js', import.meta.url))
+/** The command line, as a file for node to run. */
+export const main = fileURLToPath(new URL('../../cli/main.js', import.meta.url))
 
 /** What takes a second takes much longer where other tests share the cores. */
 const PATIENCE = 60_000

@@ -31,7 +31,7 @@ writeFileSync(path, 'stale')
 const servers: Server[] = [await serveSocket(ap, path), await serveHttp(ap, '127.0.0.1:0')]
 const { port } = servers[1]!.address() as AddressInfo
 test.after(async () => {
-  for (const server of servers) server.close()
+  for (const server of servers) server.close().closeAllConnections()
   await ap.stop()
 })
 

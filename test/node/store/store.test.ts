@@ -159,6 +159,16 @@ test('a store whose opening fails is not held on to', async () => {
   await (await Store.open(where)).close()
 })
 
+test('who asks for events gets all that were appended before, also those on their way to the disk', async () => {
+  const store = await Store.open(fresh())
+  for (let n = 0; n < 200; n++) {
+    const appending = store.addEvent({ n })
+    assert.equal((await store.events()).at(-1), { n })
+    await appending
+  }
+  await store.close()
+})
+
 test('events are kept up to their number, the newest ones, also over restarts', async () => {
   const where = fresh()
   const store = await Store.open(where)
