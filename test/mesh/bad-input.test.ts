@@ -1,5 +1,6 @@
 // What is wrong gets a clear error that names it, the node stays up, and nothing it had accepted is lost.
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { request } from 'node:http'
 import { type AddressInfo, createServer } from 'node:net'
@@ -83,6 +84,7 @@ const settings: Record<string, [args: string[], config: string | undefined, erro
 }
 
 const taken = createServer().listen(0, '127.0.0.1').unref()
+await once(taken, 'listening')
 const { port } = taken.address() as AddressInfo
 settings['a port to listen on that is taken'] = [
   ['--listen', `/ip4/127.0.0.1/tcp/${port}`],

@@ -79,9 +79,8 @@ test('nobody controls a chute without the key of its publisher', async () => {
 
 const time = z.iso.datetime()
 const nullable = z.string().nullable()
-const instanceState = z.enum([
-  ...['waiting', 'fetching', 'starting', 'running', 'healthy', 'unhealthy', 'stopping', 'failed'],
-])
+const upStates = ['fetching', 'starting', 'running', 'healthy', 'unhealthy', 'stopping', 'failed'] as const
+const instanceState = z.enum([...upStates, 'waiting'])
 /** The fields that scripts may rely on; more may stand beside them. */
 const contract: [args: string[], shape: z.ZodType][] = [
   [
@@ -175,6 +174,7 @@ test('what --json prints has the fields that scripts use', async () => {
     const { success, error } = shape.safeParse(await named('ap1').json(...args))
     assert.ok(success, `${args.join(' ')}: ${error && z.prettifyError(error)}`)
   }
+  assert.is((await named('ap1').cli('rm', 'nowhere')).status, 0)
 })
 
 test('each event is one JSON object a line, with its time and kind', async () => {
@@ -222,7 +222,7 @@ test('--json prints one document and nothing else on stdout, whatever the comman
     ['init', '--list'],
     ['init', 'made'],
   ]) {
-    const { status, stdout, stderr } = await mesh.cli([...args, '--json'])
+    const { status, stdout, stderr } = await mesh.cli([...args, '--json'], { XDG_DATA_HOME: join(mesh.dir, 'bob') })
     assert.is(status, 0, stderr)
     assert.type(JSON.parse(stdout), 'object', args.join(' '))
   }
@@ -308,7 +308,13 @@ test('a dry run publishes nothing, and --detach does not wait', async () => {
   const { status, stderr } = await named('ap1').cli('publish', dir, '--dry-run')
   assert.is(status, 0, stderr)
   assert.not.ok((await named('ap1').json<{ chute: string }[]>('ls')).some(({ chute }) => chute === 'dry'))
-  const { placed } = await mesh.publish(named('ap1'), 'elsewhere', {}, ['--detach', '--on', 'else=where'])
+  const { placed } = await mesh.publish(named('ap1'), 'elsewhere', {}, [
+    '--detach',
+    '--on',
+    'else=where',
+    '--key',
+    'alice',
+  ])
   assert.equal(placed, [{ instance: 'elsewhere.0', ap: null, state: 'waiting' }])
 })
 
