@@ -74,23 +74,24 @@ export async function answerSync(stream: Stream, deps: SyncDependencies): Promis
   await link.write(['hello', digest, clock.now()])
   if (!equalBytes(hello[1], digest)) await link.write(['buckets', buckets])
 
-  // Of what a peer sends, no more is kept than this AP has or asks for.
+  // Of what a peer sends, no more is kept than this AP has or asks for; and that joined, since an array of its own would
+  // take seven times what is in a hash.
   const lacking = new Map<number, Map<string, Uint8Array>>()
   const unknown: Uint8Array[] = []
+  let wanted = 0
   for (;;) {
     const frame = await link.read()
     if (frame[0] === 'end') break
     if (frame[0] !== 'hashes') throw unexpected(frame)
     const [, bucket, hashes] = frame
     if (!lacking.has(bucket)) lacking.set(bucket, new Map(ledger.bucket(bucket).map((hash) => [hex(hash), hash])))
-    for (const hash of splitHashes(hashes)) {
-      lacking.get(bucket)!.delete(hex(hash))
-      if (unknown.length < MAX_WANTED && !ledger.has(hash)) unknown.push(hash.slice())
-    }
+    const named = splitHashes(hashes)
+    for (const hash of named) lacking.get(bucket)!.delete(hex(hash))
+    const fresh = wanted < MAX_WANTED ? named.filter((hash) => !ledger.has(hash)) : []
+    if (fresh.length > 0) unknown.push(concat(...fresh))
+    wanted += fresh.length
   }
-  for (let at = 0; at < unknown.length; at += PAGE_HASHES) {
-    await link.write(['want', concat(...unknown.slice(at, at + PAGE_HASHES))])
-  }
+  for (const page of unknown) await link.write(['want', page])
   const sent = await link.send([...lacking.values()].flatMap((bucket) => [...bucket.values()]))
   const { received } = await link.receive()
   // What the peer did not send because it is here already may still be on its way to the disk.
