@@ -462,7 +462,7 @@ test('a record of the future is kept and handed on, and does nothing yet', async
   await unharmed(await digestOf(target))
 })
 
-test('one that accuses a live AP again and again does not kill it, nor fill the events of others', async () => {
+test('one that accuses a live AP again and again does not kill it, is refuted, and does not fill the events of others', async () => {
   const before = (await target.events()).length
   const { stream, frames } = await rogue(ids.sync)
   await exchange(stream, async () => {
@@ -470,7 +470,8 @@ test('one that accuses a live AP again and again does not kill it, nor fill the 
     await frames.write(['end'])
     for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
     for (let i = 0; i < 10; i++) {
-      const body = { boot: 2 ** 20, sequence: 2 ** 20, silence: 60_000, probes: 100 }
+      // As much as a statement can say: the accused must still be able to say more.
+      const body = { boot: 2 ** 32, sequence: 2 ** 40, silence: 60_000, probes: 100 }
       const accusations = Array.from({ length: 50 }, () => record('statement', apKey(witness.id), body))
       await frames.write(['records', accusations.map(({ bytes }) => bytes)])
       // And claims to instances that nobody made.
@@ -491,6 +492,9 @@ test('one that accuses a live AP again and again does not kill it, nor fill the 
   assert.ok(events.length < 400, `${events.length} events`)
   assert.ok(events.some(({ kind }) => kind === 'accused'))
   assert.ok((await eventsOf('dead')).every(({ ap }) => ap !== witness.id))
+  await eventually('the accused to have refuted it', async () =>
+    (await target.aps()).some(({ id, state }) => id === witness.id && state === 'alive'),
+  )
 })
 
 test('one that does nothing but what is refused does not fill the events, nor the log', async () => {
