@@ -5,6 +5,7 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
+import { isDeepStrictEqual } from 'node:util'
 import type Docker from 'dockerode'
 import type { Logger } from 'pino'
 import { apId, apKey, equalBytes, hex, unhex } from '../protocols/bytes.js'
@@ -38,7 +39,7 @@ import { Store } from './store/store.js'
 import { VERSION } from './version.js'
 
 /** All in milliseconds. */
-const TICK = 100
+const TICK = 200
 const REFRESH = 1000
 const BEACON_MIN = 100
 const BEACON_SLOW = 5000
@@ -450,10 +451,12 @@ export class Ap {
       this.watchForTwin(beacon)
       return false
     }
+    const before = this.roster.latestBeacon(ap)?.body
     if (!this.roster.beacon(ap, beacon, monotonic())) return false
     this.network.dialler.learn(ap, beacon.body.addresses)
     this.network.compareDigest(ap, beacon.body.ledger)
-    this.scheduleRefresh()
+    // Most beacons say what the last one said. (Where one brings an AP back to life, the roster tells.)
+    if (before === undefined || !isDeepStrictEqual(newsOf(before), newsOf(beacon.body))) this.scheduleRefresh()
     return true
   }
 
@@ -717,6 +720,9 @@ export class Ap {
     return `${chute?.id.name ?? hex(claim.subject.subarray(0, 20))}.${copy}`
   }
 }
+
+/** What placement and people look at in a beacon. */
+const newsOf = ({ engine, instances, cannot, images }: Body<'beacon'>) => ({ engine, instances, cannot, images })
 
 const chuteNameOf = (record: SignedRecord): string => Buffer.from(record.subject.subarray(32)).toString('latin1')
 

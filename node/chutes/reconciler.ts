@@ -7,7 +7,7 @@ import type { Body, InstanceState } from '../../protocols/kinds.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
 
 /** All in milliseconds. */
-const EVERY = 5000
+const EVERY = 10_000
 /** An engine that does not answer for so long is gone; a restart of it takes less, and must not move work. */
 const ENGINE_GRACE = 15_000
 const ENGINE_RETRY = 1000

@@ -58,7 +58,7 @@ export class Dialler {
   }
 
   start(): void {
-    this.timer = setInterval(() => this.dialAll(), 250)
+    this.timer = setInterval(() => this.dialAll(), 500)
   }
 
   stop(): void {

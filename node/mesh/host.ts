@@ -94,6 +94,8 @@ export async function createHost(options: HostOptions): Promise<Host> {
         emitSelf: false,
         allowedTopics: [records, beacons],
         maxInboundDataLength: MAX_GOSSIP_MESSAGE,
+        // Telling all others not to send what just came costs more than a beacon that comes twice.
+        idontwantMinDataSize: 8192,
         // A hub that everyone joined through must not leave the others without mesh links.
         D: 8,
         Dhi: 30,

@@ -29,8 +29,12 @@ export async function failover(): Promise<void> {
         everyMs: 20,
       })
       const took = (Date.now() - crashedAt) / 1000
-      const death = (await observer.events()).findLast(({ kind, ap }) => kind === 'dead' && ap === before.ap)
-      if (death !== undefined) dead.push((Date.parse(death.at) - crashedAt) / 1000)
+      const death = await until('the death to be told', async () =>
+        (await observer.events()).find(
+          ({ kind, ap, at }) => kind === 'dead' && ap === before.ap && Date.parse(at) > crashedAt,
+        ),
+      )
+      dead.push((Date.parse(death.at) - crashedAt) / 1000)
       await victim.start()
       await mesh.settled()
       return took
