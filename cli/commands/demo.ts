@@ -3,7 +3,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
 import type Docker from 'dockerode'
@@ -69,11 +69,20 @@ async function demo(options: DemoOptions): Promise<void> {
 class Stage {
   readonly nodes: DemoAp[] = []
   mesh: string | undefined
+  private isCleared = false
 
   constructor(
     readonly docker: Docker,
     readonly dir: string,
   ) {}
+
+  /** Starts an AP with a data folder of its own, and returns it when it is up. */
+  async up(name: string, args: string[]): Promise<{ node: DemoAp; status: Status }> {
+    if (this.isCleared) throw new MeshError('demo', 'the demo is over')
+    const node = new DemoAp(name, join(this.dir, name), args)
+    this.nodes.push(node)
+    return { node, status: await node.start() }
+  }
 
   /** Runs the command line as a person would, and returns what it prints. */
   async cli(args: string[], show = false): Promise<string> {
@@ -92,10 +101,11 @@ class Stage {
     })
     const status = await new Promise<number>((resolve) => child.on('close', (code) => resolve(code ?? 1)))
     if (status !== 0) throw new MeshError('demo', `dropmesh ${args[0]} failed: ${err.trim().split('\n').at(-1)}`)
-    return out
+    return out.trimEnd()
   }
 
   async clear(): Promise<void> {
+    this.isCleared = true
     for (const node of this.nodes) node.kill()
     if (this.mesh !== undefined) await removeLabelled(this.docker, `dropmesh.mesh=${this.mesh}`)
     await rm(this.dir, { recursive: true, force: true })
@@ -172,19 +182,18 @@ async function play(stage: Stage, count: number, options: DemoOptions): Promise<
   }
 
   await chapter(`${count} APs on this machine, each a process of its own`)
-  const publisher = new DemoAp('ap1', join(stage.dir, 'ap1'), [])
-  stage.nodes.push(publisher)
-  const { mesh, ap } = await publisher.start()
+  const {
+    node: publisher,
+    status: { mesh, ap },
+  } = await stage.up('ap1', [])
   stage.mesh = mesh
   print(`ap1 founded mesh ${mesh}`)
   print(colour.dim(`    ${ap.id}`))
   for (let i = 2; i <= count; i++) {
-    const ticket = (await stage.cli(['invite', '--data', publisher.data])).trim().split('\n').at(-1)!
-    const node = new DemoAp(`ap${i}`, join(stage.dir, `ap${i}`), ['--join', ticket, '--label', 'role=runner'])
-    stage.nodes.push(node)
-    const started = await node.start()
+    const ticket = (await stage.cli(['invite', '--data', publisher.data])).split('\n').at(-1)!
+    const { node, status } = await stage.up(`ap${i}`, ['--join', ticket, '--label', 'role=runner'])
     print(`${node.name} joined with a ticket, label role=runner`)
-    print(colour.dim(`    ${started.ap.id}`))
+    print(colour.dim(`    ${status.ap.id}`))
   }
   await until('all APs to know each other', async () => {
     const views = await Promise.all(stage.nodes.map(({ client }) => client.get<ApRow[]>('/v1/aps')))
@@ -283,14 +292,15 @@ async function until<T>(what: string, probe: () => Promise<T | undefined | false
   )
 }
 
-function tellHowToTalk(stage: Stage): void {
-  const alive = stage.nodes.filter(({ data }) => data !== undefined)
-  for (const node of alive) node.release()
+function tellHowToTalk({ nodes, dir, mesh }: Stage): void {
+  for (const node of nodes) node.release()
+  const called = process.argv[1]!
+  const dropmesh = called.endsWith('.js') ? `node ${relative(process.cwd(), called)}` : basename(called)
+  const ofMesh = `--filter label=dropmesh.mesh=${mesh}`
   print('The mesh keeps running. Talk to it with, for example:')
-  print(`  dropmesh ps --data ${stage.nodes[0]!.data}`)
-  print(`  dropmesh events -f --data ${stage.nodes[0]!.data}`)
+  print(`  ${dropmesh} ps --data ${nodes[0]!.data}`)
+  print(`  ${dropmesh} events -f --data ${nodes[0]!.data}`)
   print('and when you have seen enough:')
-  print(
-    `  pkill -KILL -f ${stage.dir}; docker rm -f $(docker ps -aq --filter label=dropmesh.mesh=${stage.mesh}); rm -r ${stage.dir}`,
-  )
+  print(`  pkill -KILL -f ${dir}; rm -r ${dir}`)
+  print(`  docker rm -f $(docker ps -aq ${ofMesh}); docker network rm $(docker network ls -q ${ofMesh})`)
 }
