@@ -394,6 +394,7 @@ export class Ap {
     this.refreshTimer ??= setTimeout(() => {
       this.refreshTimer = undefined
       this.guarded(() => this.refresh())
+      this.guarded(() => this.tick()) // a statement may have decided an AP's state
     }, 10)
   }
 
