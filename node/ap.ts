@@ -15,11 +15,13 @@ import { MeshError, messageOf } from '../protocols/error.js'
 import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
+import { dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { readTicket, redeem, signMember, writeTicket } from '../protocols/ticket.js'
 import { DockerEngine } from './chutes/docker.js'
 import { connectDocker } from './chutes/docker-client.js'
 import { EngineError } from './chutes/engine.js'
+import { desiredOf } from './chutes/plan.js'
 import { Reconciler } from './chutes/reconciler.js'
 import { monotonic, NodeClock } from './clock.js'
 import type { Config } from './config.js'
@@ -28,7 +30,6 @@ import { loadOrMakeSeed, loadSeed, saveSeed } from './identity.js'
 import type { Admission } from './mesh/join.js'
 import type { LifeSign } from './mesh/liveness.js'
 import { Network } from './mesh/network.js'
-import { dutiesOf, lookOut, type Outlook, Turns } from './outlook.js'
 import { type BuildOptions, buildImage } from './packages/build.js'
 import { Images } from './packages/images.js'
 import { pullImage } from './packages/pull.js'
@@ -407,7 +408,8 @@ export class Ap {
     this.becomeReady()
     if (!this.isReady) return
     this.makeClaims()
-    const { desired, kept } = dutiesOf(this.current, this.id)
+    const { held, kept } = dutiesOf(this.current, this.id)
+    const desired = new Map(held.map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]))
     // An AP that was forgotten hears no more of whether others serve what it still runs.
     this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : kept)
   }

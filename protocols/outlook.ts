@@ -1,13 +1,12 @@
 // How the mesh looks from this AP at one moment: the ledger and the roster put together, and what follows for this AP.
 // Derived, never stored.
-import { apId, hex } from '../protocols/bytes.js'
-import { type Chute, chutesOf, claimsOf, instanceName } from '../protocols/desired.js'
-import type { RecordOf } from '../protocols/kinds.js'
-import type { Ledger } from '../protocols/ledger.js'
-import { type Membership, membershipOf } from '../protocols/membership.js'
-import { type Candidate, type Placed, place } from '../protocols/placement.js'
-import type { Roster } from '../protocols/roster.js'
-import { type Desired, generationOf } from './chutes/reconciler.js'
+import { apId, hex } from './bytes.js'
+import { type Chute, chutesOf, claimsOf } from './desired.js'
+import type { RecordOf } from './kinds.js'
+import type { Ledger } from './ledger.js'
+import { type Membership, membershipOf } from './membership.js'
+import { type Candidate, type Placed, place } from './placement.js'
+import type { Roster } from './roster.js'
 
 export interface Outlook {
   readonly membership: Membership
@@ -50,8 +49,8 @@ export function lookOut(
 }
 
 export interface Duties {
-  /** What this AP holds and should run, by hex of the instance's subject. */
-  readonly desired: ReadonlyMap<string, Desired>
+  /** What this AP holds and should run. */
+  readonly held: readonly Placed[]
   /** What it should leave running although it does not hold it: until the holder's copy serves (decision 12). */
   readonly kept: ReadonlySet<string>
   /** What of `kept` someone else can be expected to take over. */
@@ -60,12 +59,12 @@ export interface Duties {
 
 /** What the outlook asks of the AP `self`. */
 export function dutiesOf(outlook: Outlook, self: string): Duties {
-  const desired = new Map<string, Desired>()
+  const held: Placed[] = []
   const kept = new Set<string>()
   const handedOver: string[] = []
   for (const placed of outlook.placed) {
     if (placed.holder === self) {
-      desired.set(placed.instance, desiredOf(placed, outlook, self))
+      held.push(placed)
       continue
     }
     const isServedElsewhere =
@@ -76,7 +75,7 @@ export function dutiesOf(outlook: Outlook, self: string): Duties {
     const others = placed.ranks.filter((ap) => ap !== self)
     if (placed.holder !== undefined || others.length > 0) handedOver.push(placed.instance)
   }
-  return { desired, kept, handedOver }
+  return { held, kept, handedOver }
 }
 
 // An AP that says itself that it cannot run an instance has nothing worth keeping, and a copy that is one AP's alone no other
@@ -91,38 +90,6 @@ const serves = (beacon: Candidate['beacon'], instance: string, claim: RecordOf<'
       report.epoch >= claim.body.epoch &&
       (report.state === 'running' || report.state === 'healthy'),
   ) ?? false
-
-function desiredOf(placed: Placed, outlook: Outlook, self: string): Desired {
-  const { chute, subject, instance, copy } = placed
-  const epoch = placed.claim!.body.epoch
-  const name = instanceName(chute.id.name, copy, (key) => outlook.candidates.get(apId(key))?.member.name ?? apId(key))
-  return {
-    subject,
-    epoch,
-    revision: chute.revision,
-    plan: {
-      key: instance,
-      instance: name,
-      chute: chute.id.name,
-      chuteKey: hex(chute.key),
-      revision: String(chute.revision),
-      epoch: String(epoch),
-      generation: generationOf(chute.deployment.hash, epoch, chute.restarts),
-      spec: chute.spec,
-      environment: {
-        DROPMESH_CHUTE: chute.id.name,
-        DROPMESH_INSTANCE: name,
-        DROPMESH_AP: self,
-        DROPMESH_EPOCH: String(epoch),
-        // What ParaDrop's chutes look for.
-        PARADROP_CHUTE_NAME: chute.id.name,
-        PARADROP_CHUTE_VERSION: String(chute.revision),
-        PARADROP_ROUTER_ID: self,
-        PARADROP_DATA_DIR: '/data',
-      },
-    },
-  }
-}
 
 export interface ClaimToMake {
   readonly placed: Placed
