@@ -18,7 +18,7 @@ interface Next {
   lastCreation: string | null
   revision: number
   restarts: number
-  desired: 'running' | 'stopped' | 'removed' | null
+  desired: 'running' | 'stopped' | null
 }
 
 interface Submitted {

@@ -618,8 +618,7 @@ export class Ap {
   // --- images -----------------------------------------------------------------------------------------------------
 
   private wantedImages() {
-    const chutes = this.current.chutes.filter(({ desired }) => desired !== 'removed')
-    return chutes.flatMap(({ spec }) => spec.services.map(({ image }) => image))
+    return this.current.chutes.flatMap(({ spec }) => spec.services.map(({ image }) => image))
   }
 
   private async lookAtImages(): Promise<void> {

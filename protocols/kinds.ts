@@ -182,9 +182,11 @@ export function checkKind(record: SignedRecord): void {
   }
 }
 
-/** How many records a register keeps per signer, or `undefined` for a kind this version does not know. */
+/** How many records a register keeps per signer, or `undefined` for a kind or format this version does not know. */
 export function historyOf(record: SignedRecord): number | undefined {
+  if (record.format !== FORMAT) return undefined
   if (record.kind === 'deployment') return DEPLOYMENT_HISTORY
+  if (record.kind === 'removal') return 1
   const known = Object.hasOwn(meshKinds, record.kind) || (RESERVED as readonly string[]).includes(record.kind)
   return known ? HISTORY : undefined
 }

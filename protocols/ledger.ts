@@ -1,80 +1,132 @@
 // The ledger: a set of records whose merge is commutative, associative, idempotent and independent of any clock.
-// Each (kind, subject, signer) is a register that keeps its newest few records; nothing else is ever dropped.
-import { compareBytes, hex, sha256, utf8 } from './bytes.js'
+// Each (kind, subject, signer) is a register that keeps its newest few records. Beside that only a removal makes records go,
+// and a publisher that uses too many names.
+import { compareBytes, hex, sha256, unhex, utf8 } from './bytes.js'
 import { type Clock, compareClocks, ZERO_CLOCK } from './clock.js'
 import { compareRecords, type SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
 import { historyOf, isKind, type Kind, type RecordOf } from './kinds.js'
-import { MAX_CLOCK_AHEAD, UNKNOWN_HISTORY } from './limits.js'
+import { MAX_CLOCK_AHEAD, MAX_NAMES, UNKNOWN_HISTORY } from './limits.js'
 
 /** Number of buckets a ledger is compared by: the first byte of a record's hash. */
 export const BUCKETS = 256
 
 export interface Merged {
-  /** False where the ledger had the record already, or holds enough newer ones of its register. */
+  /** False where the ledger had the record already, or holds greater ones that leave it no room. */
   readonly added: boolean
-  /** What the record pushed out of its register's history. */
+  /** What the record left no room for. */
   readonly dropped: readonly SignedRecord[]
 }
 
+/** Kinds of a chute's registers, which share one subject: publisher and name. */
+const CHUTE_KINDS = ['deployment', 'wanted', 'removal'] as const satisfies Kind[]
+
 export class Ledger {
-  private readonly registers = new Map<string, SignedRecord[]>()
-  private readonly byKind = new Map<string, Set<SignedRecord>>()
-  private readonly byHash = new Map<string, SignedRecord>()
+  /** By kind, subject and signer: the register, newest first. */
+  private readonly registers = new Map<string, Map<string, Map<string, SignedRecord[]>>>()
+  private readonly buckets = Array.from({ length: BUCKETS }, () => new Bucket())
+  /** Subjects of each publisher's chutes, removed ones included. */
+  private readonly chutes = new Map<string, Set<string>>()
   private whole: Uint8Array | undefined
-  private readonly sums = Array.from({ length: BUCKETS }, () => new HashSum())
 
   get size(): number {
-    return this.byHash.size
+    return this.buckets.reduce((sum, { records }) => sum + records.size, 0)
   }
 
   has(hash: Uint8Array): boolean {
-    return this.byHash.has(hex(hash))
+    return this.get(hash) !== undefined
   }
 
   get(hash: Uint8Array): SignedRecord | undefined {
-    return this.byHash.get(hex(hash))
+    return this.buckets[hash[0]!]!.records.get(hex(hash))
   }
 
   /**
    * Merges one record, which must have passed `open` and `checkKind`. The outcome of merging a set of records does not
-   * depend on their order: a register keeps the greatest few of all it ever saw, by (clock, hash).
+   * depend on their order, since all that is ever left out is what greater ones of the set leave no room for: a register
+   * keeps its greatest few, a removal leaves nothing of what it removes, and a publisher has its lowest names.
    */
   merge(record: SignedRecord): Merged {
     if (record.kind === 'beacon') throw new MeshError('malformed', 'a beacon is no ledger record')
-    const id = hex(record.hash)
-    if (this.byHash.has(id)) return { added: false, dropped: [] }
-    const depth = historyOf(record) ?? UNKNOWN_HISTORY
-    const key = registerKey(record)
-    const register = this.registers.get(key) ?? []
+    if (this.has(record.hash) || this.isRemoved(record)) return { added: false, dropped: [] }
+    const register = this.registerOf(record)
     register.push(record)
-    register.sort((a, b) => compareRecords(b, a))
-    const dropped = register.splice(depth)
-    this.registers.set(key, register)
+    register.sort((a, b) => compareInRegister(b, a))
+    const dropped = register.splice(historyOf(record) ?? UNKNOWN_HISTORY)
     if (dropped.includes(record)) return { added: false, dropped: [] }
     this.index(record)
     for (const old of dropped) this.unindex(old)
+    if (isKind(record, 'removal')) dropped.push(...this.dropRemoved(record))
+    dropped.push(...this.dropNameBeyondCap(record))
+    if (dropped.includes(record)) return { added: false, dropped: [] }
     return { added: true, dropped }
   }
 
+  private registerOf(record: SignedRecord): SignedRecord[] {
+    const [kind, subject, signer] = registerKey(record)
+    const ofKind = getOrMake(this.registers, kind, () => new Map<string, Map<string, SignedRecord[]>>())
+    const ofSubject = getOrMake(ofKind, subject, () => new Map<string, SignedRecord[]>())
+    return getOrMake(ofSubject, signer, () => [])
+  }
+
+  /** True where a removal covers what the record says of a chute. */
+  private isRemoved(record: SignedRecord): boolean {
+    if (!isKind(record, 'deployment') && !isKind(record, 'wanted')) return false
+    const removal = this.history('removal', record.subject)[0]
+    return removal !== undefined && compareBytes(record.body.creation, removal.body.creation) <= 0
+  }
+
+  private dropRemoved({ subject }: RecordOf<'removal'>): SignedRecord[] {
+    const removed = [...this.history('deployment', subject), ...this.history('wanted', subject)].filter((record) =>
+      this.isRemoved(record),
+    )
+    for (const record of removed) this.drop(record)
+    return removed
+  }
+
+  private dropNameBeyondCap(record: SignedRecord): SignedRecord[] {
+    if (!isOfChute(record)) return []
+    const names = getOrMake(this.chutes, hex(record.signer), () => new Set<string>()).add(hex(record.subject))
+    if (names.size <= MAX_NAMES) return []
+    const last = [...names].sort().at(-1)!
+    names.delete(last)
+    const dropped = CHUTE_KINDS.flatMap((kind): SignedRecord[] => this.history(kind, unhex(last)))
+    for (const one of dropped) this.drop(one)
+    return dropped
+  }
+
+  private drop(record: SignedRecord): void {
+    this.unindex(record)
+    const register = this.registerOf(record)
+    register.splice(register.indexOf(record), 1)
+    if (register.length > 0) return
+    const [kind, subject, signer] = registerKey(record)
+    const ofKind = this.registers.get(kind)!
+    ofKind.get(subject)!.delete(signer)
+    if (ofKind.get(subject)!.size === 0) ofKind.delete(subject)
+  }
+
   private index(record: SignedRecord): void {
-    this.byHash.set(hex(record.hash), record)
-    const kind = this.byKind.get(record.kind) ?? new Set()
-    this.byKind.set(record.kind, kind.add(record))
-    this.sums[record.hash[0]!]!.add(record.hash)
+    this.buckets[record.hash[0]!]!.add(record)
     this.whole = undefined
   }
 
   private unindex(record: SignedRecord): void {
-    this.byHash.delete(hex(record.hash))
-    this.byKind.get(record.kind)?.delete(record)
-    this.sums[record.hash[0]!]!.remove(record.hash)
+    this.buckets[record.hash[0]!]!.remove(record)
     this.whole = undefined
+  }
+
+  /** False where a chute's record would bring its publisher one name more than it may use. */
+  hasRoomForName(record: SignedRecord): boolean {
+    if (!isOfChute(record)) return true
+    const { signer, subject } = record
+    const names = this.chutes.get(hex(signer))
+    return names === undefined || names.size < MAX_NAMES || names.has(hex(subject))
   }
 
   /** All records, in the order of their hashes. */
   records(): SignedRecord[] {
-    return [...this.byHash.values()].sort((a, b) => compareBytes(a.hash, b.hash))
+    return this.buckets.flatMap(({ records }) => [...records.values()].sort((a, b) => compareBytes(a.hash, b.hash)))
   }
 
   /**
@@ -82,61 +134,121 @@ export class Ledger {
    * ahead of `nowMs` waits for its time, and the one before it stays in force.
    */
   effective<K extends Kind>(kind: K, nowMs: number): RecordOf<K>[] {
-    const newest = new Map<string, RecordOf<K>>()
-    for (const record of this.inForce(kind, nowMs)) {
-      const key = registerKey(record)
-      const other = newest.get(key)
-      if (other === undefined || compareRecords(record, other) > 0) newest.set(key, record)
-    }
-    return [...newest.values()]
+    return this.ofKind(kind).flatMap((register) => register.find((record) => isDue(record, nowMs)) ?? [])
   }
 
-  /** What `effective` chooses from: the records of a kind whose time has come, with the history of their registers. */
+  /** What `effective` chooses from, newest first in each register: the records of a kind whose time has come. */
   inForce<K extends Kind>(kind: K, nowMs: number): RecordOf<K>[] {
-    return [...(this.byKind.get(kind) ?? [])].filter(
-      (record): record is RecordOf<K> => isKind(record, kind) && record.clock[0] <= nowMs + MAX_CLOCK_AHEAD,
-    )
+    return this.ofKind(kind).flatMap((register) => register.filter((record) => isDue(record, nowMs)))
   }
 
-  /** The history of a register of any signer, newest first. */
+  /** The history of the registers of all signers on one subject, newest first. */
   history<K extends Kind>(kind: K, subject: Uint8Array): RecordOf<K>[] {
-    const found: RecordOf<K>[] = []
-    for (const record of this.byKind.get(kind) ?? []) {
-      if (isKind(record, kind) && compareBytes(record.subject, subject) === 0) found.push(record)
-    }
-    return found.sort((a, b) => compareRecords(b, a))
+    const registers = [...(this.registers.get(kind)?.get(hex(subject))?.values() ?? [])] as RecordOf<K>[][]
+    return registers.length === 1 ? [...registers[0]!] : registers.flat().sort((a, b) => compareInRegister(b, a))
+  }
+
+  private ofKind<K extends Kind>(kind: K): RecordOf<K>[][] {
+    const ofSubjects = [...(this.registers.get(kind)?.values() ?? [])]
+    return ofSubjects.flatMap((ofSigners) => [...ofSigners.values()]) as RecordOf<K>[][]
   }
 
   /** The highest effective clock: below it the clock of an AP that holds this ledger never falls. */
   highestClock(nowMs: number): Clock {
     let highest = ZERO_CLOCK
-    for (const record of this.byHash.values()) {
-      if (record.clock[0] <= nowMs + MAX_CLOCK_AHEAD && compareClocks(record.clock, highest) > 0) highest = record.clock
+    for (const { records } of this.buckets) {
+      for (const record of records.values()) {
+        if (isDue(record, nowMs) && compareClocks(record.clock, highest) > 0) highest = record.clock
+      }
     }
     return highest
   }
 
   /** 16 bytes that are equal on two APs exactly when their ledgers are. */
   digest(): Uint8Array {
-    this.whole ??= sha256(...this.sums.map((sum) => sum.digest())).slice(0, 16)
+    this.whole ??= sha256(...this.bucketDigests()).slice(0, 16)
     return this.whole
   }
 
   /** The digest of each bucket, 16 bytes each. */
   bucketDigests(): Uint8Array[] {
-    return this.sums.map((sum) => sum.digest())
+    return this.buckets.map(({ sum }) => sum.digest())
   }
 
-  /** The hashes in one bucket. */
-  bucket(first: number): Uint8Array[] {
-    return [...this.byHash.values()].filter((record) => record.hash[0] === first).map((record) => record.hash)
+  /** The records whose hash begins with `prefix`, hexadecimal digits. */
+  within(prefix: string): SignedRecord[] {
+    const first = prefix.slice(0, 2)
+    const [from, to] = [first.padEnd(2, '0'), first.padEnd(2, 'f')].map((digits) => Number.parseInt(digits, 16))
+    return this.buckets
+      .slice(from, to! + 1)
+      .flatMap(({ records }) =>
+        prefix.length <= 2
+          ? [...records.values()]
+          : [...records].flatMap(([id, record]) => (id.startsWith(prefix) ? record : [])),
+      )
+  }
+
+  /** The digest of what `within` returns. */
+  digestOf(prefix: string): Uint8Array {
+    if (prefix.length === 2) return this.buckets[Number.parseInt(prefix, 16)]!.sum.digest()
+    return digestOf(this.within(prefix))
   }
 }
 
-function registerKey(record: SignedRecord): string {
-  return historyOf(record) === undefined
-    ? `?/${hex(record.signer)}`
-    : `${record.kind}/${hex(record.subject)}/${hex(record.signer)}`
+/** 16 bytes that are equal for equal sets of records, in whatever order. */
+export function digestOf(records: Iterable<SignedRecord>): Uint8Array {
+  const sum = new HashSum()
+  for (const { hash } of records) sum.add(hash)
+  return sum.digest()
+}
+
+/** False for a record of the future, which waits for its time. */
+export const isDue = (record: SignedRecord, nowMs: number): boolean => record.clock[0] <= nowMs + MAX_CLOCK_AHEAD
+
+// What a later format says of itself cannot be read here, so it is kept as an unknown kind is.
+const registerKey = (record: SignedRecord): [kind: string, subject: string, signer: string] =>
+  historyOf(record) === undefined
+    ? ['?', '', hex(record.signer)]
+    : [record.kind, hex(record.subject), hex(record.signer)]
+
+/**
+ * The order of records in a register: the total order. A chute's go by their creation first, so that what a removal
+ * leaves out is always behind what it does not.
+ */
+export function compareInRegister(a: SignedRecord, b: SignedRecord): number {
+  return compareBytes(creationOf(a), creationOf(b)) || compareRecords(a, b)
+}
+
+const isOfChute = (record: SignedRecord) => CHUTE_KINDS.some((kind) => isKind(record, kind))
+
+const NO_CREATION = new Uint8Array()
+const creationOf = (record: SignedRecord): Uint8Array =>
+  isKind(record, 'deployment') || isKind(record, 'wanted') || isKind(record, 'removal')
+    ? record.body.creation
+    : NO_CREATION
+
+function getOrMake<K, V>(map: Map<K, V>, key: K, make: () => V): V {
+  const there = map.get(key)
+  if (there !== undefined) return there
+  const made = make()
+  map.set(key, made)
+  return made
+}
+
+class Bucket {
+  /** By hex of the hash. */
+  readonly records = new Map<string, SignedRecord>()
+  readonly sum = new HashSum()
+
+  add(record: SignedRecord): void {
+    this.records.set(hex(record.hash), record)
+    this.sum.add(record.hash)
+  }
+
+  remove(record: SignedRecord): void {
+    this.records.delete(hex(record.hash))
+    this.sum.remove(record.hash)
+  }
 }
 
 /**

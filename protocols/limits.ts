@@ -31,3 +31,6 @@ export const DEPLOYMENT_HISTORY = 10
 
 /** Records of kinds this version does not know, kept per signer, newest first. */
 export const UNKNOWN_HISTORY = 64
+
+/** Names a publisher may use, removed ones included: each leaves a removal behind for ever, of some 200 bytes. */
+export const MAX_NAMES = 1024

@@ -1,11 +1,12 @@
 // Names and frames of the wire: topics, protocol ids, and the messages of each stream protocol. protocols/README.md says
 // who sends which when.
 import { z } from 'zod'
+import { concat } from './bytes.js'
 import { byteString, decode } from './codec.js'
 import { describe } from './envelope.js'
 import { MeshError } from './error.js'
-import { BUCKETS } from './ledger.js'
 import { MAX_RECORD } from './limits.js'
+import type { Range } from './sync.js'
 
 /** Until a mesh is split, everyone is in the one neighbourhood of this name. */
 const WHOLE_MESH = 'all'
@@ -49,19 +50,20 @@ export const probeReply = z.object({ boot: uint, sequence: uint, reached: z.bool
 /** Hashes travel as one byte string, 32 bytes each. */
 const hashes = byteString(0, 4096 * 32).refine((b) => b.length % 32 === 0, 'whole hashes')
 
+const prefix = z.string().regex(/^[0-9a-f]{0,62}$/)
+const digests = byteString(16 * 16, 16 * 256).refine((b) => b.length === 16 * 16 || b.length === 16 * 256, '16 or 256')
+const range = z.union([
+  z.tuple([z.literal('digests'), prefix, digests]),
+  z.tuple([z.literal('hashes'), prefix, hashes]),
+])
+type RangeFrame = z.infer<typeof range>
+
 export const syncFrame = z.union([
   z.tuple([z.literal('hello'), byteString(16), uint]),
-  z.tuple([z.literal('buckets'), z.array(byteString(16)).length(BUCKETS)]),
-  z.tuple([
-    z.literal('hashes'),
-    z
-      .int()
-      .min(0)
-      .max(BUCKETS - 1),
-    hashes,
-  ]),
-  z.tuple([z.literal('records'), z.array(envelope).max(4096)]),
+  z.tuple([z.literal('ranges'), z.array(range).max(1024)]),
   z.tuple([z.literal('want'), hashes]),
+  z.tuple([z.literal('records'), z.array(envelope).max(4096)]),
+  z.tuple([z.literal('beacons'), z.array(envelope).max(4096)]),
   z.tuple([z.literal('end')]),
 ])
 export type SyncFrame = z.infer<typeof syncFrame>
@@ -77,5 +79,15 @@ export function readFrame<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {
   return parsed.data
 }
 
-export const splitHashes = (joined: Uint8Array): Uint8Array[] =>
-  Array.from({ length: joined.length / 32 }, (_, i) => joined.subarray(i * 32, i * 32 + 32))
+export const splitHashes = (joined: Uint8Array): Uint8Array[] => split(joined, 32)
+
+const split = (joined: Uint8Array, size: number): Uint8Array[] =>
+  Array.from({ length: joined.length / size }, (_, i) => joined.subarray(i * size, (i + 1) * size))
+
+export const readRange = ([kind, prefix, joined]: RangeFrame): Range =>
+  kind === 'hashes' ? { prefix, hashes: splitHashes(joined) } : { prefix, digests: split(joined, 16) }
+
+export const writeRange = (range: Range): RangeFrame =>
+  'hashes' in range
+    ? ['hashes', range.prefix, concat(...range.hashes)]
+    : ['digests', range.prefix, concat(...range.digests)]

@@ -1,6 +1,6 @@
 // What the local API answers: the shapes that scripts rely on, read off the AP's outlook. Changes nothing.
 import { apId, equalBytes, hex } from '../../protocols/bytes.js'
-import { readChuteSubject } from '../../protocols/chute.js'
+import { chuteSubject, readChuteSubject } from '../../protocols/chute.js'
 import { resourcesOf } from '../../protocols/deployment.js'
 import { type Chute, instanceName } from '../../protocols/desired.js'
 import { MeshError } from '../../protocols/error.js'
@@ -86,23 +86,21 @@ export interface ChuteRow {
 
 export function chutes(ap: Ap): ChuteRow[] {
   const rows = instances(ap)
-  return ap.outlook.chutes
-    .map((chute) => {
-      const ofChute = rows.filter((row) => row.chuteKey === hex(chute.key))
-      const isUp = ({ state }: InstanceRow) => ['running', 'healthy', 'unhealthy'].includes(state)
-      return {
-        chute: chute.id.name,
-        publisher: hex(chute.id.publisher),
-        revision: chute.revision,
-        wanted: ap.outlook.placed.filter((placed) => placed.chute === chute && !isForeignCopy(placed, ap)).length,
-        running: ofChute.filter(isUp).length,
-        healthy: ofChute.filter(
-          ({ state, hasHealthcheck }) => state === 'healthy' || (state === 'running' && !hasHealthcheck),
-        ).length,
-        desired: chute.desired,
-      }
-    })
-    .filter(({ desired, running }) => desired !== 'removed' || running > 0)
+  return ap.outlook.chutes.map((chute) => {
+    const ofChute = rows.filter((row) => row.chuteKey === hex(chute.key))
+    const isUp = ({ state }: InstanceRow) => ['running', 'healthy', 'unhealthy'].includes(state)
+    return {
+      chute: chute.id.name,
+      publisher: hex(chute.id.publisher),
+      revision: chute.revision,
+      wanted: ap.outlook.placed.filter((placed) => placed.chute === chute && !isForeignCopy(placed, ap)).length,
+      running: ofChute.filter(isUp).length,
+      healthy: ofChute.filter(
+        ({ state, hasHealthcheck }) => state === 'healthy' || (state === 'running' && !hasHealthcheck),
+      ).length,
+      desired: chute.desired,
+    }
+  })
 }
 
 export interface InstanceRow {
@@ -191,23 +189,23 @@ function whyWaiting(placed: Placed, ap: Ap): string {
 /** Finds the chute a person means by `name` or `publisher/name`. @throws MeshError `no-such-chute`, `ambiguous` */
 function findChute(ap: Ap, text: string): Chute {
   const [publisher, name] = text.includes('/') ? text.split('/', 2) : [undefined, text]
-  const found = ap.outlook.chutes.filter(
-    (chute) =>
-      chute.id.name === name &&
-      (publisher === undefined || hex(chute.id.publisher).startsWith(publisher.toLowerCase())),
-  )
-  const living = found.filter(({ desired }) => desired !== 'removed')
-  if (living.length === 0) {
+  const isMeant = (called: string, by: Uint8Array) =>
+    called === name && (publisher === undefined || hex(by).startsWith(publisher.toLowerCase()))
+  const found = ap.outlook.chutes.filter(({ id }) => isMeant(id.name, id.publisher))
+  if (found.length === 0) {
+    const isRemoved = ap.ledgerStore.ledger
+      .inForce('removal', Number.POSITIVE_INFINITY)
+      .some(({ subject, signer }) => isMeant(readChuteSubject(subject).name, signer))
     throw new MeshError(
       'no-such-chute',
-      `there is no chute "${text}"${found.length > 0 ? ' any more: it was removed' : ''}; see "dropmesh ls"`,
+      `there is no chute "${text}"${isRemoved ? ' any more: it was removed' : ''}; see "dropmesh ls"`,
     )
   }
-  if (living.length > 1) {
-    const choices = living.map(({ id }) => `${hex(id.publisher).slice(0, 12)}/${id.name}`).join(', ')
+  if (found.length > 1) {
+    const choices = found.map(({ id }) => `${hex(id.publisher).slice(0, 12)}/${id.name}`).join(', ')
     throw new MeshError('ambiguous', `several publishers have a chute "${text}"; say which one: ${choices}`)
   }
-  return living[0]!
+  return found[0]!
 }
 
 /** Finds an AP by name or by the beginning of its id. @throws MeshError `no-such-ap`, `ambiguous` */
@@ -319,17 +317,17 @@ function readable(value: unknown): unknown {
 
 /** What a publisher must know to sign the next record of a chute: its creation id, revision and clock. */
 export function next(ap: Ap, publisher: Uint8Array, name: string) {
-  const all = ap.outlook.chutes.filter(({ id }) => equalBytes(id.publisher, publisher) && id.name === name)
-  const chute = all.find(({ desired }) => desired !== 'removed')
+  const subject = chuteSubject(publisher, name)
+  const chute = ap.outlook.chutes.find(({ deployment }) => equalBytes(deployment.subject, subject))
   const { ledger, clock } = ap.ledgerStore
-  const history = ledger.history('deployment', all[0]?.deployment.subject ?? new Uint8Array())
-  const removals = ledger.history('removal', all[0]?.deployment.subject ?? new Uint8Array())
-  const creations = [...history, ...removals].map(({ body }) => body.creation).sort((a, b) => Buffer.compare(b, a))
+  const history = ledger.history('deployment', subject)
+  const creations = [...history, ...ledger.history('removal', subject)].map(({ body }) => body.creation)
+  const lastCreation = creations.sort((a, b) => Buffer.compare(b, a))[0]
   return {
     mesh: hex(ap.ledgerStore.mesh),
     clock: clock.next(),
     creation: chute === undefined ? null : hex(chute.id.creation),
-    lastCreation: creations[0] === undefined ? null : hex(creations[0]),
+    lastCreation: lastCreation === undefined ? null : hex(lastCreation),
     revision: Math.max(0, ...history.map(({ body }) => body.revision)) + 1,
     restarts: chute?.restarts ?? 0,
     desired: chute?.desired ?? null,

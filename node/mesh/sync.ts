@@ -1,24 +1,27 @@
-// Sync: makes the ledgers of two APs equal, at a cost that follows their difference. protocols/README.md says how.
+// Sync: makes the ledgers of two APs equal, at a cost that follows their difference. What is compared with what,
+// protocols/sync.ts decides; here it travels. protocols/README.md says how.
 import type { Stream } from '@libp2p/interface'
-import { concat, equalBytes, hex } from '../../protocols/bytes.js'
+import { concat, equalBytes } from '../../protocols/bytes.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
-import { BUCKETS, Ledger } from '../../protocols/ledger.js'
 import { MAX_SYNC_FRAME } from '../../protocols/limits.js'
-import { type SyncFrame, splitHashes, syncFrame } from '../../protocols/wire.js'
+import { compareRange, type Range, wholeRange } from '../../protocols/sync.js'
+import { readRange, type SyncFrame, splitHashes, syncFrame, writeRange } from '../../protocols/wire.js'
 import type { LedgerStore } from '../store/ledger-store.js'
 import { Frames } from './frames.js'
 
 /** Of each read or write, in milliseconds; and of a whole exchange. */
 const FRAME_DEADLINE = 10_000
 const DEADLINE = 120_000
-/** A page of records in bytes, and of hashes in number. */
+/** A page of records in bytes, of hashes and of ranges in number. */
 const PAGE_BYTES = MAX_SYNC_FRAME - 40 * 1024
 const PAGE_HASHES = 4096
+const PAGE_RANGES = 256
 /** Frames one side may send in one exchange: a million records, and an end to a peer that never ends. */
 const MAX_FRAMES = 20_000
-/** Records asked for in one exchange; what is lacking beyond them, the next one brings. 8 MB of hashes. */
+/** Records asked for, and ranges answered, in one exchange; what differs beyond them, the next one finds. 8 and 5 MB. */
 const MAX_WANTED = 250_000
+const MAX_RANGES = 20_000
 /** Records of a peer that are refused before the exchange is given up: an honest one sends none. */
 const MAX_REFUSED = 100
 
@@ -40,91 +43,64 @@ export interface SyncResult {
 
 /** Initiates an exchange. When it resolves, both sides have synced to disk what they got. */
 export async function initiateSync(stream: Stream, deps: SyncDependencies): Promise<SyncResult> {
-  const link = new SyncLink(stream, deps)
-  const { ledger, clock } = deps.store
-  const digest = ledger.digest() // the ledger may grow meanwhile, but both sides must compare the same two
-  await link.write(['hello', digest, clock.now()])
-  const hello = await link.expect('hello')
-  deps.onTime?.(hello[2])
-  if (!equalBytes(hello[1], digest)) {
-    const [, theirs] = await link.expect('buckets')
-    const ours = ledger.bucketDigests()
-    for (let bucket = 0; bucket < BUCKETS; bucket++) {
-      if (equalBytes(theirs[bucket]!, ours[bucket]!)) continue
-      const hashes = ledger.bucket(bucket)
-      for (let at = 0; at === 0 || at < hashes.length; at += PAGE_HASHES) {
-        await link.write(['hashes', bucket, concat(...hashes.slice(at, at + PAGE_HASHES))])
-      }
-    }
-  }
-  await link.write(['end'])
-  const { received, wanted } = await link.receive()
-  const sent = await link.send(wanted)
-  await link.expect('end')
-  return { received, sent }
+  const exchange = new Exchange(stream, deps)
+  await exchange.write(['hello', deps.store.ledger.digest(), deps.store.clock.now()])
+  const [, , time] = await exchange.expect('hello')
+  deps.onTime?.(time)
+  await exchange.takeTurn()
+  await exchange.send('beacons', deps.beacons())
+  if (await exchange.giveTurn()) await exchange.alternate()
+  return exchange.result
 }
 
 /** Answers an exchange. */
 export async function answerSync(stream: Stream, deps: SyncDependencies): Promise<SyncResult> {
-  const link = new SyncLink(stream, deps)
+  const exchange = new Exchange(stream, deps)
   const { ledger, clock } = deps.store
-  const hello = await link.expect('hello')
-  const digest = ledger.digest()
-  const buckets = ledger.bucketDigests()
-  await link.write(['hello', digest, clock.now()])
-  if (!equalBytes(hello[1], digest)) await link.write(['buckets', buckets])
-
-  // Of what a peer sends, no more is kept than this AP has or asks for; and that joined, since an array of its own would
-  // take seven times what is in a hash.
-  const lacking = new Map<number, Map<string, Uint8Array>>()
-  const unknown: Uint8Array[] = []
-  let wanted = 0
-  for (;;) {
-    const frame = await link.read()
-    if (frame[0] === 'end') break
-    if (frame[0] !== 'hashes') throw unexpected(frame)
-    const [, bucket, hashes] = frame
-    if (!lacking.has(bucket)) lacking.set(bucket, new Map(ledger.bucket(bucket).map((hash) => [hex(hash), hash])))
-    const named = splitHashes(hashes)
-    for (const hash of named) lacking.get(bucket)!.delete(hex(hash))
-    const fresh = wanted < MAX_WANTED ? named.filter((hash) => !ledger.has(hash)) : []
-    if (fresh.length > 0) unknown.push(concat(...fresh))
-    wanted += fresh.length
-  }
-  for (const page of unknown) await link.write(['want', page])
-  const sent = await link.send([...lacking.values()].flatMap((bucket) => [...bucket.values()]))
-  const { received } = await link.receive()
-  // What the peer did not send because it is here already may still be on its way to the disk.
-  await deps.store.saved()
-  await link.write(['end'])
-  return { received, sent }
+  const [, theirs] = await exchange.expect('hello')
+  await exchange.write(['hello', ledger.digest(), clock.now()])
+  await exchange.send('beacons', deps.beacons())
+  if (!equalBytes(theirs, ledger.digest())) exchange.ask(wholeRange(ledger))
+  await exchange.giveTurn()
+  await exchange.alternate()
+  return exchange.result
 }
 
 /** Answers an AP that was forgotten: it gets the records that say so, and nothing else. What it has nobody asks for. */
 export async function answerForgotten(stream: Stream, deps: SyncDependencies, records: SignedRecord[]): Promise<void> {
-  const link = new SyncLink(stream, deps)
-  const told = new Ledger()
-  for (const record of records) told.merge(record)
-  await link.expect('hello')
-  await link.write(['hello', told.digest(), deps.store.clock.now()])
-  await link.write(['buckets', told.bucketDigests()])
-  while ((await link.read())[0] !== 'end');
-  await link.write(['records', records.map(({ bytes }) => bytes)])
-  await link.write(['end'])
-  while ((await link.read())[0] !== 'end');
-  await link.write(['end'])
+  const exchange = new Exchange(stream, deps)
+  const { ledger, clock } = deps.store
+  await exchange.expect('hello')
+  await exchange.write(['hello', ledger.digest(), clock.now()])
+  await exchange.write(['records', records.map(({ bytes }) => bytes)])
+  await exchange.write(['end'])
+  while ((await exchange.read())[0] !== 'end');
 }
 
-class SyncLink {
+/** One side of an exchange: strictly by turns, each of frames that end with `end`, until one asks nothing of the other. */
+class Exchange {
   private readonly frames: Frames
   private count = 0
+  private received = 0
   private refused = 0
+  private asked = 0
+  private wanted = 0
+  /** What the next turn of this side says. Of hashes joined pages are kept: arrays of their own take seven times as much. */
+  private ranges: Range[] = []
+  private want: Uint8Array[] = []
+  private give = new Set<SignedRecord>()
+  /** What was given: nothing twice, or one who asks again and again would get a ledger for each question. */
+  private readonly given = new Set<SignedRecord>()
 
   constructor(
     stream: Stream,
     private readonly deps: SyncDependencies,
   ) {
     this.frames = new Frames(stream, MAX_SYNC_FRAME, FRAME_DEADLINE, DEADLINE)
+  }
+
+  get result(): SyncResult {
+    return { received: this.received, sent: this.given.size }
   }
 
   write(frame: SyncFrame): Promise<void> {
@@ -142,52 +118,95 @@ class SyncLink {
     return frame as Extract<SyncFrame, [K, ...unknown[]]>
   }
 
-  /** Sends records, then all beacons, then `end`. */
-  async send(hashes: Uint8Array[]): Promise<number> {
-    const records = hashes.flatMap((hash) => this.deps.store.ledger.get(hash)?.bytes ?? [])
+  /** Takes and gives turns until one of them asks nothing. The other side is waiting for no turn then. */
+  async alternate(): Promise<void> {
+    while ((await this.takeTurn()) && (await this.giveTurn()));
+  }
+
+  ask(range: Range): void {
+    if (this.asked++ < MAX_RANGES) this.ranges.push(range)
+  }
+
+  /** Reads one turn of the other side. Resolves once all records in it are on disk; true where it asks for a turn. */
+  async takeTurn(): Promise<boolean> {
+    let isAsking = false
+    for (;;) {
+      const frame = await this.read()
+      if (frame[0] === 'end') break
+      if (frame[0] === 'hello') throw unexpected(frame)
+      isAsking ||= frame[0] !== 'beacons'
+      if (frame[0] === 'ranges') for (const range of frame[1]) this.compare(readRange(range))
+      else if (frame[0] === 'want') this.noteWanted(splitHashes(frame[1]))
+      else await this.takeIn(frame[1])
+    }
+    // What the other side did not send because it is here already may still be on its way to the disk.
+    await this.deps.store.saved()
+    return isAsking
+  }
+
+  /** Says what this side has to say. Returns true where that asks the other side for a turn. */
+  async giveTurn(): Promise<boolean> {
+    const { ranges, want, give } = this
+    this.ranges = []
+    this.want = []
+    this.give = new Set()
+    for (let at = 0; at < ranges.length; at += PAGE_RANGES) {
+      await this.write(['ranges', ranges.slice(at, at + PAGE_RANGES).map(writeRange)])
+    }
+    for (const page of want) await this.write(['want', page])
+    await this.send(
+      'records',
+      Array.from(give, ({ bytes }) => bytes),
+    )
+    await this.write(['end'])
+    return ranges.length + want.length + give.size > 0
+  }
+
+  private compare(range: Range): void {
+    const { ranges, want, give } = compareRange(this.deps.store.ledger, range)
+    for (const one of ranges) this.ask(one)
+    const wanted = want.slice(0, MAX_WANTED - this.wanted)
+    this.wanted += wanted.length
+    if (wanted.length > 0) this.want.push(concat(...wanted))
+    for (const record of give) this.noteGift(record)
+  }
+
+  private noteWanted(hashes: Uint8Array[]): void {
+    for (const hash of hashes) {
+      const record = this.deps.store.ledger.get(hash)
+      if (record !== undefined) this.noteGift(record)
+    }
+  }
+
+  private noteGift(record: SignedRecord): void {
+    if (this.given.has(record)) return
+    this.given.add(record)
+    this.give.add(record)
+  }
+
+  /** Sends envelopes, in pages. */
+  async send(kind: 'records' | 'beacons', envelopes: readonly Uint8Array[]): Promise<void> {
     let page: Uint8Array[] = []
     let size = 0
-    for (const bytes of [...records, ...this.deps.beacons()]) {
+    for (const bytes of envelopes) {
       if (page.length > 0 && (size + bytes.length > PAGE_BYTES || page.length === PAGE_HASHES)) {
-        await this.write(['records', page])
+        await this.write([kind, page])
         page = []
         size = 0
       }
       page.push(bytes)
       size += bytes.length
     }
-    if (page.length > 0) await this.write(['records', page])
-    await this.write(['end'])
-    return records.length
+    if (page.length > 0) await this.write([kind, page])
   }
 
-  /** Takes in records until `end`, and collects what the peer wants. */
-  async receive(): Promise<{ received: number; wanted: Uint8Array[] }> {
-    let received = 0
-    const wanted = new Map<string, Uint8Array>()
-    for (;;) {
-      const frame = await this.read()
-      if (frame[0] === 'end') return { received, wanted: [...wanted.values()] }
-      if (frame[0] === 'want') this.note(frame[1], wanted)
-      else if (frame[0] === 'records') received += await this.takeIn(frame[1])
-      else throw unexpected(frame)
-    }
-  }
-
-  private note(hashes: Uint8Array, wanted: Map<string, Uint8Array>): void {
-    for (const hash of splitHashes(hashes)) {
-      const record = this.deps.store.ledger.get(hash)
-      if (record !== undefined) wanted.set(hex(hash), record.hash)
-    }
-  }
-
-  private async takeIn(envelopes: Uint8Array[]): Promise<number> {
+  private async takeIn(envelopes: Uint8Array[]): Promise<void> {
     const { added, beacons, refused } = await this.deps.store.accept(envelopes)
     for (const beacon of beacons) this.deps.onBeacon(beacon)
     for (const error of refused) this.deps.onRefused(error)
+    this.received += added.length
     this.refused += refused.length
     if (this.refused > MAX_REFUSED) throw new MeshError('malformed', `a sync with ${this.refused} bad records`)
-    return added.length
   }
 }
 

@@ -5,7 +5,7 @@ import { MeshError } from '../../protocols/error.js'
 import type { Signer } from '../../protocols/keys.js'
 import { type Body, checkKind, type Kind } from '../../protocols/kinds.js'
 import { Ledger } from '../../protocols/ledger.js'
-import { MAX_CLOCK_AHEAD } from '../../protocols/limits.js'
+import { MAX_CLOCK_AHEAD, MAX_NAMES } from '../../protocols/limits.js'
 import type { NodeClock } from '../clock.js'
 import type { Store } from './store.js'
 
@@ -85,7 +85,7 @@ export class LedgerStore {
 
   /**
    * Takes in a record at its first submission, where alone the receiver's clock has a say.
-   * @throws MeshError `clock-ahead`, or `outdated` where the ledger holds newer ones of its register
+   * @throws MeshError `clock-ahead`, `too-many-names`, or `outdated` where the ledger holds newer ones of its register
    */
   async submit(bytes: Uint8Array): Promise<SignedRecord> {
     const record = this.check(bytes)
@@ -94,6 +94,12 @@ export class LedgerStore {
       throw new MeshError(
         'clock-ahead',
         `the clock of the ${record.kind} record is ${Math.round(ahead / 1000)} s ahead of this AP's; set the clock of the machine that signed it`,
+      )
+    }
+    if (!this.ledger.hasRoomForName(record)) {
+      throw new MeshError(
+        'too-many-names',
+        `this publisher uses ${MAX_NAMES} names of chutes, removed ones included, and that is all there may be; publish under another key`,
       )
     }
     if (this.ledger.has(record.hash)) {

@@ -2,8 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import * as assert from 'uvu/assert'
 import { NodeClock } from '../../node/clock.js'
-import { hex } from '../../protocols/bytes.js'
-import { chuteSubject, newCreation } from '../../protocols/chute.js'
+import { hex, utf8 } from '../../protocols/bytes.js'
 import { type SignedRecord, seal } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import { apSigner, type Signer } from '../../protocols/keys.js'
@@ -45,10 +44,8 @@ export class Realm {
 
   /** A record of some kind that adds to the ledger, of at least `size` bytes. */
   record(size = 0): SignedRecord {
-    const subject = chuteSubject(this.publisher.publicKey, `chute-${this.count++}`)
-    const creation = newCreation(Date.now(), randomBytes(10))
-    const padding = new Uint8Array(Math.max(0, size - 350)) // unknown fields are kept
-    return this.sign(this.publisher, 'wanted', subject, { creation, desired: 'running', restarts: 0, padding })
+    const padding = new Uint8Array(Math.max(0, size - 250))
+    return this.sign(this.publisher, 'settings', utf8(`setting ${this.count++}`), { padding })
   }
 
   records(n: number, size = 0): SignedRecord[] {

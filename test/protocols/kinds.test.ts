@@ -286,10 +286,12 @@ test('no body whatsoever makes the check throw anything but a MeshError', () => 
   )
 })
 
-test('a deployment is kept ten deep, other kinds two deep, and of unknown ones nothing is known', () => {
+test('a deployment is kept ten deep, a removal alone, other kinds two deep, and of unknown ones nothing is known', () => {
+  const depths: Record<string, number> = { deployment: DEPLOYMENT_HISTORY, removal: 1 }
   for (const kind of [...KINDS, ...RESERVED]) {
     const record = seal(AP, MESH, CLOCK, kind, new Uint8Array(1), {})
-    assert.is(historyOf(record), kind === 'deployment' ? DEPLOYMENT_HISTORY : HISTORY)
+    assert.is(historyOf(record), depths[kind] ?? HISTORY)
+    assert.is(historyOf({ ...record, format: 2 }), undefined)
   }
   assert.is(historyOf(seal(AP, MESH, CLOCK, 'constructor', new Uint8Array(1), {})), undefined)
 })

@@ -7,7 +7,7 @@ import type { Clock } from '../../protocols/clock.js'
 import { compareRecords, type SignedRecord, seal } from '../../protocols/envelope.js'
 import type { Kind } from '../../protocols/kinds.js'
 import { BUCKETS, Ledger } from '../../protocols/ledger.js'
-import { DEPLOYMENT_HISTORY, HISTORY, MAX_CLOCK_AHEAD, UNKNOWN_HISTORY } from '../../protocols/limits.js'
+import { DEPLOYMENT_HISTORY, HISTORY, MAX_CLOCK_AHEAD, MAX_NAMES, UNKNOWN_HISTORY } from '../../protocols/limits.js'
 import { creationOf, deployment, ledgerOf, MESH, NOW, record, refused, signer } from './support.js'
 
 const SIGNERS = [signer(1), signer(2), signer(3)]
@@ -30,12 +30,17 @@ const POOL: SignedRecord[] = SIGNERS.flatMap((by, s) => [
   ),
   ...Array.from({ length: 4 }, (_, i) =>
     record(by, 'wanted', chuteSubject(by.publicKey, 'hello'), clockOf(i), {
-      creation: creationOf(5),
+      creation: creationOf(5 + (i % 3)),
       desired: 'stopped',
       restarts: i,
     }),
   ),
-  ...Array.from({ length: 14 }, (_, i) => deployment(by, 'hello', clockOf(i), { revision: i + 1 })),
+  ...Array.from({ length: 14 }, (_, i) =>
+    deployment(by, 'hello', clockOf(i), { creation: creationOf(5 + (i % 3)), revision: i + 1 }),
+  ),
+  ...[5, 6, 5].map((at, i) =>
+    record(by, 'removal', chuteSubject(by.publicKey, 'hello'), clockOf(3 * i), { creation: creationOf(at) }),
+  ),
   record(by, 'forget', ONE.publicKey, clockOf(s), {}),
   ...Array.from({ length: 5 }, (_, i) => seal(by, MESH, clockOf(i), 'lease', utf8(`l${i % 2}`), { i })),
 ])
@@ -160,6 +165,66 @@ test('a register keeps its newest records and no others: ten deployments, two of
   assert.is(ledgerOf(leases).size, HISTORY)
 })
 
+test('a removal leaves nothing of what it removes, whichever comes first, and one small record for ever', () => {
+  const subject = chuteSubject(ONE.publicKey, 'hello')
+  const of = (creation: number) => ({ creation: creationOf(creation) })
+  const removed = [
+    ...Array.from({ length: 12 }, (_, i) => deployment(ONE, 'hello', [NOW + i, 0], { ...of(5), revision: i + 1 })),
+    record(ONE, 'wanted', subject, [NOW + 90, 0], { ...of(4), desired: 'stopped', restarts: 0 }),
+  ]
+  const removal = record(ONE, 'removal', subject, [NOW + 20, 0], of(5))
+  const later = deployment(ONE, 'hello', [NOW + 2, 0], of(6))
+  for (const order of [
+    [...removed, removal, later],
+    [removal, later, ...removed],
+    [later, ...removed, removal],
+  ]) {
+    const ledger = ledgerOf(order)
+    assert.equal(
+      ledger
+        .records()
+        .map(({ kind }) => kind)
+        .sort(),
+      ['deployment', 'removal'],
+    )
+    assert.equal(ledger.history('deployment', subject), [later])
+  }
+  assert.ok(removal.bytes.length < 350, `${removal.bytes.length} bytes`)
+})
+
+test('a removal of an earlier creation takes the place of none, however late it was signed', () => {
+  const subject = chuteSubject(ONE.publicKey, 'hello')
+  const [first, second] = [6, 5].map((creation, i) =>
+    record(ONE, 'removal', subject, [NOW + i, 0], { creation: creationOf(creation) }),
+  )
+  for (const order of [
+    [first!, second!],
+    [second!, first!],
+  ])
+    assert.equal(ledgerOf(order).records(), [first])
+})
+
+test('a publisher has its lowest names up to a bound, in whatever order they came, and takes none from others', () => {
+  const subjects = Array.from({ length: MAX_NAMES + 5 }, (_, i) => chuteSubject(ONE.publicKey, `a${i}`))
+  const all = subjects.flatMap((subject, i) => {
+    const creation = creationOf(5)
+    const wanted = record(ONE, 'wanted', subject, [NOW, 0], { creation, desired: 'stopped', restarts: 0 })
+    return i % 9 === 0 ? [wanted, record(ONE, 'removal', subject, [NOW, 1], { creation })] : [wanted]
+  })
+  const other = deployment(TWO, 'zzz', [NOW, 0])
+  const kept = new Set(subjects.map(hex).sort().slice(0, MAX_NAMES))
+  const whole = ledgerOf([other, ...all])
+  assert.ok(whole.has(other.hash))
+  for (const one of whole.records()) assert.ok(one === other || kept.has(hex(one.subject)))
+  assert.is(new Set(whole.records().map(({ subject }) => hex(subject))).size, MAX_NAMES + 1)
+  assert.is(hex(ledgerOf([...[...all].reverse(), other]).digest()), hex(whole.digest()))
+  const [used, spare] = ['a1', 'zzz'].map((name) => deployment(ONE, name, [NOW + 1, 0]))
+  assert.ok(whole.hasRoomForName(used!))
+  assert.not(whole.hasRoomForName(spare!))
+  assert.equal(whole.merge(spare!), { added: false, dropped: [] })
+  assert.ok(whole.hasRoomForName(deployment(TWO, 'another', [NOW, 0])))
+})
+
 test('no signer, subject or kind pushes out what belongs to another', () => {
   const mine = record(ONE, 'drain', ONE.publicKey, [1, 0], { draining: true })
   const others = Array.from({ length: 9 }, (_, i) => [
@@ -229,6 +294,8 @@ test('the digest follows every record, also after it was asked for', () => {
   assert.ok(seen.size > UNKNOWN_HISTORY)
 })
 
+const prefixOf = (first: number) => first.toString(16).padStart(2, '0')
+
 test('the digests of buckets differ in just the buckets that differ, and a bucket holds the hashes of its first byte', () => {
   fc.assert(
     fc.property(records, records, (x, y) => {
@@ -236,30 +303,19 @@ test('the digests of buckets differ in just the buckets that differ, and a bucke
       const [of, other] = [a.bucketDigests(), b.bucketDigests()]
       assert.is(of.length, BUCKETS)
       for (let first = 0; first < BUCKETS; first++) {
-        const hashes = [a, b].map((ledger) => ledger.bucket(first).map(hex).sort())
+        const hashes = [a, b].map((ledger) =>
+          ledger
+            .within(prefixOf(first))
+            .map(({ hash }) => hex(hash))
+            .sort(),
+        )
         for (const hash of hashes.flat()) assert.is(Number.parseInt(hash.slice(0, 2), 16), first)
         assert.is(hex(of[first]!) === hex(other[first]!), JSON.stringify(hashes[0]) === JSON.stringify(hashes[1]))
       }
-      const all = Array.from({ length: BUCKETS }, (_, first) => a.bucket(first).map(hex)).flat()
+      const all = Array.from({ length: BUCKETS }, (_, first) =>
+        a.within(prefixOf(first)).map(({ hash }) => hex(hash)),
+      ).flat()
       assert.equal(all.sort(), viewOf(a).records)
-    }),
-    { numRuns: 25 },
-  )
-})
-
-test('handing over what differs by bucket makes two ledgers equal', () => {
-  fc.assert(
-    fc.property(records, records, (x, y) => {
-      const [a, b] = [ledgerOf(x), ledgerOf(y)]
-      const theirs = b.bucketDigests()
-      const differing = a
-        .bucketDigests()
-        .flatMap((digest, first) => (hex(digest) === hex(theirs[first]!) ? [] : [first]))
-      const of = (ledger: Ledger) => differing.flatMap((first) => ledger.bucket(first).map((hash) => ledger.get(hash)!))
-      const [fromA, fromB] = [of(a), of(b)]
-      for (const one of fromA) b.merge(one)
-      for (const one of fromB) a.merge(one)
-      assert.equal(viewOf(a), viewOf(b))
     }),
     { numRuns: 25 },
   )
