@@ -1,6 +1,6 @@
 // What the mesh is asked to run: chutes with their revision and wanted state, and who claims which instance. A view over
 // the ledger.
-import { compareBytes, equalBytes, hex } from './bytes.js'
+import { compareBytes, equalBytes, unhex } from './bytes.js'
 import { type ChuteId, type Copy, chuteKey, readChuteSubject } from './chute.js'
 import { compareClocks } from './clock.js'
 import type { ChuteSpec } from './deployment.js'
@@ -49,18 +49,21 @@ export function copiesOf(chute: Chute, members: ReadonlyMap<string, Member>): Co
 export const instanceName = (chute: string, copy: Copy, apName: (key: Uint8Array) => string): string =>
   `${chute}.${typeof copy === 'number' ? copy : apName(copy)}`
 
+/** Gives the claims on an instance, by hex of its subject; undefined where nobody ever claimed it. */
+export type Claims = Pick<ReadonlyMap<string, readonly RecordOf<'claim'>[]>, 'get'>
+
 /**
- * The claims on each instance (by hex of its subject), strongest first: the higher epoch, then the earlier clock, then
- * the lower key (decision 12; data lineage comes before them once data moves).
+ * The claims on each instance, strongest first: the higher epoch, then the earlier clock, then the lower key (decision 12;
+ * data lineage comes before them once data moves). Looked up when asked for: most claims of an old ledger are on instances
+ * that nobody wants any more.
  */
-export function claimsOf(ledger: Ledger, nowMs: number): Map<string, RecordOf<'claim'>[]> {
-  const claims = new Map<string, RecordOf<'claim'>[]>()
-  for (const claim of ledger.effective('claim', nowMs)) {
-    const instance = hex(claim.subject)
-    claims.set(instance, [...(claims.get(instance) ?? []), claim])
+export function claimsOf(ledger: Ledger, nowMs: number): Claims {
+  return {
+    get(instance) {
+      const claims = ledger.effectiveOn('claim', unhex(instance), nowMs)
+      return claims.length > 0 ? claims.sort(strongerClaim) : undefined
+    },
   }
-  for (const list of claims.values()) list.sort(strongerClaim)
-  return claims
 }
 
 const strongerClaim = (a: RecordOf<'claim'>, b: RecordOf<'claim'>): number =>

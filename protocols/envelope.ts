@@ -1,8 +1,8 @@
 // The envelope: how a signed statement looks on the wire, in the ledger and on disk. Knows no kind's meaning.
 import { z } from 'zod'
-import { concat, hex, sha256, utf8 } from './bytes.js'
+import { concat, equalBytes, hex, sha256, utf8 } from './bytes.js'
 import { type Clock, clockSchema, compareClocks } from './clock.js'
-import { byteString, decode, encode } from './codec.js'
+import { byteString, decode, decodeAgain, encode } from './codec.js'
 import { MeshError } from './error.js'
 import { type Signer, verify } from './keys.js'
 import { MAX_RECORD, MAX_SUBJECT } from './limits.js'
@@ -80,8 +80,8 @@ export function open(bytes: Uint8Array, mesh: Uint8Array): SignedRecord {
   return record
 }
 
-/** Reads an envelope without verifying its signature: for what this AP verified before it wrote it to its own disk. */
-export function read(bytes: Uint8Array): SignedRecord {
+/** Reads an envelope without verifying its signature. */
+function read(bytes: Uint8Array): SignedRecord {
   if (bytes.length > MAX_RECORD) {
     throw new MeshError('record-too-big', `a record of ${bytes.length} bytes; ${MAX_RECORD} are allowed`)
   }
@@ -89,9 +89,27 @@ export function read(bytes: Uint8Array): SignedRecord {
   if (!envelope.success) throw new MeshError('malformed', 'not an envelope [payload, signature]')
   const payload = payloadSchema.safeParse(decode(envelope.data[0]))
   if (!payload.success) throw new MeshError('malformed', `not a payload: ${describe(payload.error)}`)
-  const [format, kind, mesh, signer, clock, subject, body] = payload.data
-  return { bytes, hash: sha256(envelope.data[0]), format, kind, mesh, signer, clock, subject, body }
+  return recordOf(bytes, sha256(envelope.data[0]), payload.data)
 }
+
+/**
+ * Reads back a record that this AP checked before it wrote it to its own disk. That its payload has the hash it had says that
+ * all that was checked still holds; the signature, which the hash leaves out, is not looked at.
+ * @throws Error where it has not
+ */
+export function readBack(bytes: Uint8Array, hash: Uint8Array): SignedRecord {
+  const [payload] = decodeAgain(bytes) as [Uint8Array]
+  if (!equalBytes(sha256(payload), hash)) throw new MeshError('malformed', 'a record that is not what was written')
+  return recordOf(bytes, hash, decodeAgain(payload) as Payload)
+}
+
+type Payload = z.infer<typeof payloadSchema>
+
+const recordOf = (
+  bytes: Uint8Array,
+  hash: Uint8Array,
+  [format, kind, mesh, signer, clock, subject, body]: Payload,
+): SignedRecord => ({ bytes, hash, format, kind, mesh, signer, clock, subject, body })
 
 /** The total order of records: (clock, hash), the same on every AP. */
 export const compareRecords = (a: SignedRecord, b: SignedRecord): number =>

@@ -1,7 +1,7 @@
 // The ledger: a set of records whose merge is commutative, associative, idempotent and independent of any clock.
 // Each (kind, subject, signer) is a register that keeps its newest few records. Beside that only a removal makes records go,
 // and a publisher that uses too many names.
-import { compareBytes, hex, sha256, unhex, utf8 } from './bytes.js'
+import { compareBytes, equalBytes, hex, sha256, unhex, utf8 } from './bytes.js'
 import { type Clock, compareClocks, ZERO_CLOCK } from './clock.js'
 import { compareRecords, type SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
@@ -22,8 +22,8 @@ export interface Merged {
 const CHUTE_KINDS = ['deployment', 'wanted', 'removal'] as const satisfies Kind[]
 
 export class Ledger {
-  /** By kind, subject and signer: the register, newest first. */
-  private readonly registers = new Map<string, Map<string, Map<string, SignedRecord[]>>>()
+  /** By kind and subject: the registers of all signers, together newest first. */
+  private readonly registers = new Map<string, Map<string, SignedRecord[]>>()
   private readonly buckets = Array.from({ length: BUCKETS }, () => new Bucket())
   /** Subjects of each publisher's chutes, removed ones included. */
   private readonly chutes = new Map<string, Set<string>>()
@@ -49,10 +49,12 @@ export class Ledger {
   merge(record: SignedRecord): Merged {
     if (record.kind === 'beacon') throw new MeshError('malformed', 'a beacon is no ledger record')
     if (this.has(record.hash) || this.isRemoved(record)) return { added: false, dropped: [] }
-    const register = this.registerOf(record)
-    register.push(record)
-    register.sort((a, b) => compareInRegister(b, a))
-    const dropped = register.splice(historyOf(record) ?? UNKNOWN_HISTORY)
+    const all = this.sharing(record)
+    const place = all.findIndex((other) => compareInRegister(other, record) < 0)
+    all.splice(place < 0 ? all.length : place, 0, record)
+    const register = all.filter(({ signer }) => equalBytes(signer, record.signer))
+    const dropped = register.slice(historyOf(record) ?? UNKNOWN_HISTORY)
+    for (const old of dropped) all.splice(all.indexOf(old), 1)
     if (dropped.includes(record)) return { added: false, dropped: [] }
     this.index(record)
     for (const old of dropped) this.unindex(old)
@@ -62,11 +64,11 @@ export class Ledger {
     return { added: true, dropped }
   }
 
-  private registerOf(record: SignedRecord): SignedRecord[] {
-    const [kind, subject, signer] = registerKey(record)
-    const ofKind = getOrMake(this.registers, kind, () => new Map<string, Map<string, SignedRecord[]>>())
-    const ofSubject = getOrMake(ofKind, subject, () => new Map<string, SignedRecord[]>())
-    return getOrMake(ofSubject, signer, () => [])
+  /** The records that share kind and subject with one, in the order of registers. */
+  private sharing(record: SignedRecord): SignedRecord[] {
+    const [kind, subject] = whereOf(record)
+    const ofKind = getOrMake(this.registers, kind, () => new Map<string, SignedRecord[]>())
+    return getOrMake(ofKind, subject, () => [])
   }
 
   /** True where a removal covers what the record says of a chute. */
@@ -97,13 +99,11 @@ export class Ledger {
 
   private drop(record: SignedRecord): void {
     this.unindex(record)
-    const register = this.registerOf(record)
-    register.splice(register.indexOf(record), 1)
-    if (register.length > 0) return
-    const [kind, subject, signer] = registerKey(record)
-    const ofKind = this.registers.get(kind)!
-    ofKind.get(subject)!.delete(signer)
-    if (ofKind.get(subject)!.size === 0) ofKind.delete(subject)
+    const all = this.sharing(record)
+    all.splice(all.indexOf(record), 1)
+    if (all.length > 0) return
+    const [kind, subject] = whereOf(record)
+    this.registers.get(kind)!.delete(subject)
   }
 
   private index(record: SignedRecord): void {
@@ -134,23 +134,26 @@ export class Ledger {
    * ahead of `nowMs` waits for its time, and the one before it stays in force.
    */
   effective<K extends Kind>(kind: K, nowMs: number): RecordOf<K>[] {
-    return this.ofKind(kind).flatMap((register) => register.find((record) => isDue(record, nowMs)) ?? [])
+    return this.ofKind(kind).flatMap((records) => newestOfEach(records, nowMs))
   }
 
-  /** What `effective` chooses from, newest first in each register: the records of a kind whose time has come. */
+  /** The same for one subject, newest first. */
+  effectiveOn<K extends Kind>(kind: K, subject: Uint8Array, nowMs: number): RecordOf<K>[] {
+    return newestOfEach(this.history(kind, subject), nowMs)
+  }
+
+  /** What `effective` chooses from: the records of a kind whose time has come. */
   inForce<K extends Kind>(kind: K, nowMs: number): RecordOf<K>[] {
-    return this.ofKind(kind).flatMap((register) => register.filter((record) => isDue(record, nowMs)))
+    return this.ofKind(kind).flatMap((records) => records.filter((record) => isDue(record, nowMs)))
   }
 
-  /** The history of the registers of all signers on one subject, newest first. */
+  /** All records on one subject, of all signers, newest first. */
   history<K extends Kind>(kind: K, subject: Uint8Array): RecordOf<K>[] {
-    const registers = [...(this.registers.get(kind)?.get(hex(subject))?.values() ?? [])] as RecordOf<K>[][]
-    return registers.length === 1 ? [...registers[0]!] : registers.flat().sort((a, b) => compareInRegister(b, a))
+    return [...(this.registers.get(kind)?.get(hex(subject)) ?? [])] as RecordOf<K>[]
   }
 
   private ofKind<K extends Kind>(kind: K): RecordOf<K>[][] {
-    const ofSubjects = [...(this.registers.get(kind)?.values() ?? [])]
-    return ofSubjects.flatMap((ofSigners) => [...ofSigners.values()]) as RecordOf<K>[][]
+    return [...(this.registers.get(kind)?.values() ?? [])] as RecordOf<K>[][]
   }
 
   /** The highest effective clock: below it the clock of an AP that holds this ledger never falls. */
@@ -205,17 +208,24 @@ export function digestOf(records: Iterable<SignedRecord>): Uint8Array {
 /** False for a record of the future, which waits for its time. */
 export const isDue = (record: SignedRecord, nowMs: number): boolean => record.clock[0] <= nowMs + MAX_CLOCK_AHEAD
 
-// What a later format says of itself cannot be read here, so it is kept as an unknown kind is.
-const registerKey = (record: SignedRecord): [kind: string, subject: string, signer: string] =>
-  historyOf(record) === undefined
-    ? ['?', '', hex(record.signer)]
-    : [record.kind, hex(record.subject), hex(record.signer)]
+/** The first one of each signer that is due; `records` come newest first. */
+function newestOfEach<R extends SignedRecord>(records: readonly R[], nowMs: number): R[] {
+  const due = records.filter((record) => isDue(record, nowMs))
+  if (due.length < 2) return due
+  const newest = new Map<string, R>()
+  for (const record of due) getOrMake(newest, hex(record.signer), () => record)
+  return [...newest.values()]
+}
+
+// What a later format says of itself cannot be read here, so it is kept as an unknown kind is: in one register a signer.
+const whereOf = (record: SignedRecord): [kind: string, subject: string] =>
+  historyOf(record) === undefined ? ['?', hex(record.signer)] : [record.kind, hex(record.subject)]
 
 /**
  * The order of records in a register: the total order. A chute's go by their creation first, so that what a removal
  * leaves out is always behind what it does not.
  */
-export function compareInRegister(a: SignedRecord, b: SignedRecord): number {
+function compareInRegister(a: SignedRecord, b: SignedRecord): number {
   return compareBytes(creationOf(a), creationOf(b)) || compareRecords(a, b)
 }
 

@@ -1,7 +1,7 @@
 // How the mesh looks from this AP at one moment: the ledger and the roster put together, and what follows for this AP.
 // Derived, never stored.
 import { apId, hex } from './bytes.js'
-import { type Chute, chutesOf, claimsOf } from './desired.js'
+import { type Chute, type Claims, chutesOf, claimsOf } from './desired.js'
 import type { RecordOf } from './kinds.js'
 import type { Ledger } from './ledger.js'
 import { type Membership, membershipOf } from './membership.js'
@@ -11,8 +11,7 @@ import type { Roster } from './roster.js'
 export interface Outlook {
   readonly membership: Membership
   readonly chutes: readonly Chute[]
-  /** By hex of the instance's subject, strongest first. */
-  readonly claims: ReadonlyMap<string, readonly RecordOf<'claim'>[]>
+  readonly claims: Claims
   /** By AP id, this AP included. */
   readonly candidates: ReadonlyMap<string, Candidate>
   readonly placed: readonly Placed[]

@@ -3,7 +3,7 @@
 import { apId, hex } from './bytes.js'
 import { type Copy, instanceSubject } from './chute.js'
 import { isPinnedByData, type Resources, resourcesOf } from './deployment.js'
-import { type Chute, copiesOf } from './desired.js'
+import { type Chute, type Claims, copiesOf } from './desired.js'
 import { compareRecords } from './envelope.js'
 import type { RecordOf } from './kinds.js'
 import type { Member } from './membership.js'
@@ -54,7 +54,7 @@ interface Free {
  */
 export function place(
   chutes: readonly Chute[],
-  claims: ReadonlyMap<string, readonly RecordOf<'claim'>[]>,
+  claims: Claims,
   candidates: ReadonlyMap<string, Candidate>,
   nowMs: number,
 ): Placed[] {
@@ -65,8 +65,9 @@ export function place(
     copiesOf(chute, members).map((copy) => {
       const subject = instanceSubject(chute.key, copy)
       const instance = hex(subject)
-      const claim = claims.get(instance)?.find(({ signer }) => members.has(apId(signer)))
-      return { chute, copy, subject, instance, claim, hadClaim: claims.has(instance) }
+      const known = claims.get(instance)
+      const claim = known?.find(({ signer }) => members.has(apId(signer)))
+      return { chute, copy, subject, instance, claim, hadClaim: known !== undefined }
     }),
   )
 

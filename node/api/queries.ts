@@ -262,9 +262,9 @@ function inspectChute(ap: Ap, chute: Chute): object {
     resources: resourcesOf(chute.spec),
     spec: readable(chute.spec),
     instances: instances(ap).filter(({ chuteKey }) => chuteKey === hex(chute.key)),
-    claims: [...ap.outlook.claims.values()]
-      .flat()
-      .filter(({ subject }) => equalBytes(subject.subarray(0, 20), chute.key))
+    claims: ap.outlook.placed
+      .filter((placed) => placed.chute === chute)
+      .flatMap(({ instance }) => ap.outlook.claims.get(instance) ?? [])
       .map(({ signer, clock, body, hash }) => ({
         ap: apId(signer),
         apName: ap.nameOf(apId(signer)),

@@ -2,9 +2,10 @@
 // to do. `npm run bench -- failover` runs one of them.
 import { failover } from './failover.js'
 import { idle } from './idle.js'
+import { ledger } from './ledger.js'
 import { publish } from './publish.js'
 
-const benches: Record<string, () => Promise<void>> = { failover, publish, idle }
+const benches: Record<string, () => Promise<void>> = { failover, publish, idle, ledger }
 const chosen = process.argv.slice(2)
 const unknown = chosen.filter((name) => !Object.hasOwn(benches, name))
 if (unknown.length > 0) {

@@ -120,7 +120,8 @@ test('of claims on one instance the highest epoch comes first, then the earliest
   for (const order of [expected, [...expected].reverse()]) {
     const claims = claimsOf(ledgerOf([...order, other]), NOW)
     assert.equal(claims.get(hex(subject)), expected)
-    assert.is(claims.size, 2)
+    assert.equal(claims.get(hex(other.subject)), [other])
+    assert.is(claims.get(hex(instanceSubject(new Uint8Array(20), 2))), undefined)
   }
 })
 
