@@ -77,7 +77,10 @@ export interface Hosts {
   block(from: Host, to: Host): void
   /** Lets the host send no more than so many megabits a second, with a queue of a tenth of a second before that. */
   slow(host: Host, mbits: number): void
-  /** Undoes every cut and slowing of this host and every block from or to it; of all hosts where none is named. */
+  /** Loses so many percent of all packets between hosts, at random. */
+  lose(percent: number): void
+  /** Undoes every cut and slowing of this host and every block from or to it; of all hosts, and any loss, where none is
+   *  named. */
   heal(host?: Host): void
   /** Removes all of it: processes, containers, engines, networks, folders. */
   close(): void
@@ -119,7 +122,7 @@ export async function makeHosts(
     // Multicast must reach every port even though nobody here answers IGMP queries: mDNS depends on it.
     ip([`netns add ${bridge}`])
     ip(['link add br0 type bridge mcast_snooping 0', 'link set br0 up'], bridge)
-    nft(bridge, blockTable)
+    nft(bridge, filters)
     const hosts: Host[] = []
     for (let i = 1; i <= count; i++) {
       const name = `${run}-${i}`
@@ -155,12 +158,16 @@ const tools = ['ip', 'nft', 'nsenter', 'unshare']
 const dockerTools = ['dockerd', 'iptables']
 
 /** A filter in the switch itself. Both hosts of a block keep their carrier, as on a radio that no longer hears the other. */
-const blockTable = `table bridge dmt {
+const filters = `table bridge dmt {
   set blocked { type ifname . ifname; }
-  chain forward { type filter hook forward priority 0; iifname . oifname @blocked drop; }
+  chain loss { }
+  chain forward { type filter hook forward priority 0; iifname . oifname @blocked drop; jump loss; }
 }`
 
-function makeSwitch(namespace: string, hosts: readonly Host[]): Pick<Hosts, 'cut' | 'block' | 'slow' | 'heal'> {
+function makeSwitch(
+  namespace: string,
+  hosts: readonly Host[],
+): Pick<Hosts, 'cut' | 'block' | 'slow' | 'lose' | 'heal'> {
   const blocks = new Set<string>()
   const slowed = new Set<Host>()
   const portOf = (host: Host) => {
@@ -180,7 +187,11 @@ function makeSwitch(namespace: string, hosts: readonly Host[]): Pick<Hosts, 'cut
       shape(host, ['replace', 'tbf', 'rate', `${mbits}mbit`, 'burst', '32kb', 'latency', '100ms'])
       slowed.add(host)
     },
+    lose: (percent) => {
+      nft(namespace, `flush chain bridge dmt loss; add rule bridge dmt loss numgen random mod 100 < ${percent} drop`)
+    },
     heal: (host) => {
+      if (host === undefined) nft(namespace, 'flush chain bridge dmt loss')
       const ports = host ? [portOf(host)] : hosts.map(portOf)
       for (const pair of [...blocks].filter((pair) => ports.some((port) => pair.includes(`"${port}"`)))) {
         nft(namespace, `delete element bridge dmt blocked { ${pair} }`)

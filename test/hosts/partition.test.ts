@@ -1,0 +1,169 @@
+// What becomes of the ledger when links break: four APs with a network each, and no engine. All that is published anywhere
+// while they cannot reach each other must be on all of them when they can.
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { deploy } from '../../cli/sign.js'
+import type { ChuteRow } from '../../node/api/queries.js'
+import { hex } from '../../protocols/bytes.js'
+import { chuteSpec } from '../../protocols/deployment.js'
+import { apSigner, type Signer } from '../../protocols/keys.js'
+import { seed } from '../node/realm.js'
+import { type Host, type Hosts, makeHosts, whyNoHosts } from '../support/hosts.js'
+import { eventually, on, type TestAp, TestMesh } from '../support/mesh.js'
+
+const obstacle = whyNoHosts()
+const partition = suite(`partition${obstacle ? ` (skipped: ${obstacle})` : ''}`)
+// Where the whole check runs, a machine that cannot do this is a failure.
+const test = obstacle && !process.env.CI ? partition.skip : partition
+
+/** From the moment a link is whole: redialling takes 20 s at most, the rest is sync. */
+const HEALED = 40_000
+const FLAPPING = 60_000
+
+const mesh = new TestMesh()
+let lan: Hosts
+let aps: [TestAp, TestAp, TestAp, TestAp]
+const hostOf = (ap: TestAp): Host => lan.hosts[aps.indexOf(ap)]!
+
+partition.before(async () => {
+  if (obstacle) return
+  lan = await makeHosts(4)
+  const first = await mesh.add('ap1', on(lan.hosts[0]!))
+  for (const [i, host] of lan.hosts.slice(1).entries()) {
+    await mesh.add(`ap${i + 2}`, { ...on(host), join: await mesh.invite(first) })
+  }
+  await mesh.settled()
+  aps = mesh.aps as typeof aps
+})
+partition.after(() => lan?.close())
+partition.after.each(() => lan?.heal())
+
+const spec = (memory: number) =>
+  chuteSpec.parse({
+    services: [
+      {
+        name: 'web',
+        image: { config: new Uint8Array(32), diffIds: [], platform: 'linux/amd64' },
+        environment: {},
+        ports: [],
+        mounts: [],
+        tmpfs: [],
+        stopGrace: 0,
+        limits: { cpu: 100, memory: memory * 2 ** 20, pids: 10 },
+      },
+    ],
+    volumes: [],
+    replicas: 1,
+    constraints: [],
+  })
+
+const publisher = (): Signer => apSigner(seed())
+
+/** What was published and acknowledged: name by publisher. */
+const acknowledged = new Map<string, string>()
+
+/** Publishes as the command line does, and resolves when the AP has acknowledged it. */
+async function publish(ap: TestAp, signer: Signer, name: string, memory = 8): Promise<number> {
+  const { revision } = await deploy(ap.client, signer, name, spec(memory))
+  acknowledged.set(`${hex(signer.publicKey)}/${name}`, name)
+  return revision
+}
+
+const digestOf = async (ap: TestAp): Promise<string> => (await ap.status()).ledger.digest
+
+async function sameEverywhere(deadlineMs = HEALED): Promise<void> {
+  await eventually(
+    'all to hold the same ledger',
+    async () => new Set(await Promise.all(aps.map(digestOf))).size === 1,
+    { deadlineMs },
+  )
+  for (const ap of aps) {
+    const rows = await ap.client.get<ChuteRow[]>('/v1/chutes')
+    const known = new Set(rows.map(({ publisher, chute }) => `${publisher}/${chute}`))
+    const lost = [...acknowledged.keys()].filter((chute) => !known.has(chute))
+    assert.equal(lost, [], `${ap.name} has all that was acknowledged`)
+  }
+}
+
+test('what is published on two sides of a partition is on both when it is over, and of one revision the later one wins', async () => {
+  const [one, two, three, four] = aps
+  const signer = publisher()
+  assert.is(await publish(one, signer, 'both'), 1)
+  await sameEverywhere()
+  for (const here of [one, two]) {
+    for (const there of [three, four]) {
+      lan.block(hostOf(here), hostOf(there))
+      lan.block(hostOf(there), hostOf(here))
+    }
+  }
+  for (const [i, ap] of aps.entries()) {
+    for (let n = 0; n < 5; n++) await publish(ap, signer, `side-${i}-${n}`)
+  }
+  assert.is(await publish(one, signer, 'both', 16), 2)
+  assert.is(await publish(three, signer, 'both', 32), 2)
+  assert.is(await digestOf(one), await digestOf(two))
+  assert.is(await digestOf(three), await digestOf(four))
+  assert.is.not(await digestOf(one), await digestOf(three))
+
+  lan.heal()
+  await sameEverywhere()
+  for (const ap of aps) {
+    const { spec, history } = await ap.client.get<{
+      spec: { services: { limits: { memory: number } }[] }
+      history: { revision: number }[]
+    }>('/v1/inspect', { of: `${hex(signer.publicKey)}/both` })
+    assert.is(spec.services[0]!.limits.memory, 32 * 2 ** 20)
+    assert.equal(
+      history.map(({ revision }) => revision),
+      [2, 2, 1],
+    )
+  }
+})
+
+test('what an AP cannot send to another gets there by way of the others', async () => {
+  const [one, two] = aps
+  lan.block(hostOf(one), hostOf(two))
+  await publish(one, publisher(), 'round-about')
+  await eventually(
+    'the one that does not hear it to have it',
+    async () => (await digestOf(two)) === (await digestOf(one)),
+  )
+})
+
+test('an AP that is heard by nobody keeps what is published on it, and hands it over when it is', async () => {
+  const [one, ...others] = aps
+  for (const other of others) lan.block(hostOf(one), hostOf(other))
+  const signer = publisher()
+  await eventually('it to have lost the others', async () => (await one.status()).peers === 0)
+  await publish(one, signer, 'unheard')
+  await publish(others[0]!, signer, 'heard')
+  lan.heal()
+  await sameEverywhere()
+})
+
+test('where a third of all packets is lost, what is published still gets everywhere', async () => {
+  lan.lose(30)
+  const signer = publisher()
+  for (const [i, ap] of aps.entries()) {
+    await eventually('an AP to acknowledge', () => publish(ap, signer, `lossy-${i}`).then(() => true))
+  }
+  await sameEverywhere(90_000)
+})
+
+test('while a link goes on and off for a minute nothing that was acknowledged is lost', async () => {
+  const [one, , , four] = aps
+  const signer = publisher()
+  const endsAt = performance.now() + FLAPPING
+  for (let n = 0; performance.now() < endsAt; n++) {
+    if (n % 2 === 0) lan.cut(hostOf(four))
+    else lan.heal(hostOf(four))
+    const nextAt = performance.now() + 500 + 700 * (n % 5)
+    // One that cannot be told to be safe in time is published again, as a person would.
+    await Promise.all([one, four].map((ap) => publish(ap, signer, `flap-${ap.name}-${n}`).catch(() => {})))
+    await new Promise((resolve) => setTimeout(resolve, Math.max(0, nextAt - performance.now())))
+  }
+  lan.heal()
+  await sameEverywhere()
+})
+
+partition.run()
