@@ -39,7 +39,7 @@ import { MeshError } from './error.js'
 export { ManifestError }
 
 /** Docker's own defaults of a health check, in milliseconds. */
-const DEFAULT_HEALTHCHECK = { interval: 30_000, timeout: 30_000, startPeriod: 0, retries: 3 }
+export const DEFAULT_HEALTHCHECK = { interval: 30_000, timeout: 30_000, startPeriod: 0, retries: 3 }
 
 /** Where a service's image comes from. A build's paths are relative: the context to the manifest, the dockerfile to it. */
 type ImageSource = { image: string } | { build: { context: string; dockerfile: string; args: Record<string, string> } }
