@@ -17,6 +17,15 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   undrained: (e) => `${who(e)} takes chutes again`,
   claimed: (e) => `${who(e)} claims ${e.instance}, epoch ${e.epoch} (${e.cause})`,
   published: (e) => `chute ${e.chute} was published, revision ${e.revision}`,
+  conflict: (e) => {
+    const [winner, loser] = [e.winner, e.loser].map((one) => {
+      const { revision, hash, signed } = one as { revision: number; hash: string; signed: string }
+      return `revision ${revision} of ${signed} (${hash.slice(0, 12)})`
+    })
+    return `chute ${e.chute} was published on two sides: ${winner} counts, ${loser} stays in "dropmesh history ${e.chute}"`
+  },
+  'name-shared': (e) =>
+    `several publishers have a chute ${e.chute}: type ${(e.publishers as string[]).map((key) => `${key.slice(0, 12)}/${e.chute}`).join(' or ')}`,
   wanted: (e) => `chute ${e.chute} is to be ${e.desired}`,
   removed: (e) => `chute ${e.chute} was removed`,
   started: (e) => `${e.instance} was started, revision ${e.revision}, epoch ${e.epoch}`,

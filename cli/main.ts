@@ -6,6 +6,7 @@ import { addControl } from './commands/control.js'
 import { addDemo } from './commands/demo.js'
 import { addDoctor } from './commands/doctor.js'
 import { addEvents } from './commands/events.js'
+import { addHistory } from './commands/history.js'
 import { addInit } from './commands/init.js'
 import { addKeys } from './commands/keys.js'
 import { addMembers } from './commands/members.js'
@@ -23,7 +24,19 @@ const program = new Command('dropmesh')
   .showSuggestionAfterError()
   .addHelpText('after', '\nBegin with "dropmesh demo" to see it work, or "dropmesh up" to run an AP here.')
 
-for (const add of [addUp, addShow, addPublish, addControl, addMembers, addKeys, addInit, addEvents, addDoctor, addDemo])
+for (const add of [
+  addUp,
+  addShow,
+  addPublish,
+  addHistory,
+  addControl,
+  addMembers,
+  addKeys,
+  addInit,
+  addEvents,
+  addDoctor,
+  addDemo,
+])
   add(program)
 
 try {

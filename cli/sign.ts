@@ -50,7 +50,11 @@ export async function deploy(client: Client, signer: Signer, name: string, spec:
         )
       : unhex(next.creation)
   const body = { creation, revision: next.revision, spec }
-  return { revision: next.revision, ...(await submit(client, signer, next, 'deployment', name, body)) }
+  return {
+    revision: next.revision,
+    desired: next.desired,
+    ...(await submit(client, signer, next, 'deployment', name, body)),
+  }
 }
 
 /** Signs a stop, start, restart or removal. `text` is a name or `publisher/name`. @throws MeshError `not-your-chute` */
@@ -70,7 +74,8 @@ export async function control(
   return { chute: name, ...(await submit(client, signer, next, 'wanted', name, { creation, desired, restarts })) }
 }
 
-async function signerFor(publisher: string, name: string, key: string | undefined): Promise<Signer> {
+/** The key of a chute's publisher, if it is here. @throws MeshError `not-your-chute` */
+export async function signerFor(publisher: string, name: string, key: string | undefined): Promise<Signer> {
   const own = key === undefined ? (await listKeys()).find((candidate) => candidate.publisher === publisher) : undefined
   const signer = own === undefined && key === undefined ? undefined : await signerOf(key ?? own?.name)
   if (signer === undefined || Buffer.from(signer.publicKey).toString('hex') !== publisher) {

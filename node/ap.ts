@@ -12,6 +12,7 @@ import { apId, apKey, equalBytes, hex, unhex } from '../protocols/bytes.js'
 import type { ImageSpec } from '../protocols/deployment.js'
 import { open, type SignedRecord, seal } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
+import { newConflicts } from '../protocols/history.js'
 import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
@@ -403,6 +404,7 @@ export class Ap {
     const before = this.current
     this.current = this.lookOut()
     this.tellMembership(before, this.current)
+    this.tellSharedNames(before, this.current)
     const isForgotten = this.current.membership.forgotten.has(this.id)
     if (this.state === 'joining' && !isForgotten) return
     this.becomeReady()
@@ -445,6 +447,7 @@ export class Ap {
       if (isKind(record, 'statement') && equalBytes(record.subject, this.signer.publicKey)) void this.outdo(record.body)
       this.tellRecord(record)
     }
+    this.tellConflicts(added.filter((record) => isKind(record, 'deployment')))
     this.scheduleRefresh()
   }
 
@@ -687,6 +690,8 @@ export class Ap {
         publisher: hex(record.signer),
       })
     } else if (isKind(record, 'wanted')) {
+      // Of what both sides of a partition asked for, only what counts is news.
+      if (this.ledgerStore.ledger.history('wanted', record.subject)[0] !== record) return
       this.events.add('wanted', {
         chute: chuteNameOf(record),
         desired: record.body.desired,
@@ -713,6 +718,31 @@ export class Ap {
     }
   }
 
+  private tellConflicts(added: readonly RecordOf<'deployment'>[]): void {
+    const { ledger, clock } = this.ledgerStore
+    const news = new Set(added)
+    for (const { subject } of new Map(added.map((record) => [hex(record.subject), record])).values()) {
+      const conflicts = newConflicts(ledger.history('deployment', subject), (one) => news.has(one), clock.now())
+      for (const { winner, loser } of conflicts) {
+        this.events.add('conflict', {
+          chute: chuteNameOf(loser),
+          publisher: hex(loser.signer),
+          revision: loser.body.revision,
+          winner: revisionOf(winner),
+          loser: revisionOf(loser),
+        })
+      }
+    }
+  }
+
+  private tellSharedNames(before: Outlook, after: Outlook): void {
+    const known = publishersOf(before)
+    for (const [chute, publishers] of publishersOf(after)) {
+      if (publishers.length < 2 || publishers.length <= (known.get(chute)?.length ?? 0)) continue
+      this.events.add('name-shared', { chute, publishers })
+    }
+  }
+
   private lookOutFor(claim: RecordOf<'claim'>): string {
     const chute = this.current.chutes.find(({ key }) => equalBytes(key, claim.subject.subarray(0, 20)))
     const copy =
@@ -727,6 +757,20 @@ export class Ap {
 const newsOf = ({ engine, instances, cannot, images }: Body<'beacon'>) => ({ engine, instances, cannot, images })
 
 const chuteNameOf = (record: SignedRecord): string => Buffer.from(record.subject.subarray(32)).toString('latin1')
+
+const revisionOf = ({ body, hash, clock }: RecordOf<'deployment'>) => ({
+  revision: body.revision,
+  hash: hex(hash),
+  signed: new Date(clock[0]).toISOString(),
+})
+
+/** The publishers of each name that a chute has. */
+function publishersOf({ chutes }: Outlook): Map<string, string[]> {
+  const publishers = new Map<string, string[]>()
+  for (const { id, desired } of chutes)
+    if (desired !== 'removed') publishers.set(id.name, [...(publishers.get(id.name) ?? []), hex(id.publisher)])
+  return publishers
+}
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 

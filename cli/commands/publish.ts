@@ -63,38 +63,44 @@ async function publish(path: string, options: PublishOptions): Promise<void> {
   const wait = parseDuration(options.wait, '--wait')
   const signer = options.dryRun ? undefined : await signerOf(options.key)
   const spec = toSpec(manifest, await imagesOf(client, manifest, dirname(file)))
-  const digest = hex(sha256(encode(spec.services.map(({ image }) => image.config))))
   if (signer === undefined) {
     if (options.json)
-      printJson({ chute: name, package: digest, dryRun: true, services: manifest.services.map((s) => s.name) })
+      printJson({ chute: name, package: packageOf(spec), dryRun: true, services: manifest.services.map((s) => s.name) })
     else print(`${name} is fine: ${spec.services.length} service(s), replicas: ${spec.replicas}; nothing was published`)
     return
   }
-  await publishSpec(client, signer, name, spec, digest, wait, options)
+  await publishSpec(client, signer, name, spec, wait, options)
 }
 
-async function publishSpec(
+/** One digest for all images of a chute. */
+const packageOf = (spec: ChuteSpec): string => hex(sha256(encode(spec.services.map(({ image }) => image.config))))
+
+/** Publishes a chute that has its images, and waits until it runs. What is `known` of it stands in the answer as well. */
+export async function publishSpec(
   client: Client,
   signer: Signer,
   name: string,
   spec: ChuteSpec,
-  digest: string,
   wait: number,
-  options: PublishOptions,
+  options: Pick<PublishOptions, 'detach' | 'json'>,
+  known: object = {},
 ): Promise<void> {
-  const { revision, holders } = await deploy(client, signer, name, spec)
+  const { revision, desired, holders } = await deploy(client, signer, name, spec)
   say(`published ${name}, revision ${revision}; ${holders} ${holders === 1 ? 'AP holds' : 'APs hold'} the record`)
   const publisher = hex(signer.publicKey)
-  const rows = options.detach
-    ? await rowsOf(client, name, publisher, revision)
-    : await waitUntilUp(client, name, publisher, revision, wait)
+  const isIdle = desired === 'stopped' || spec.replicas === 0
+  if (desired === 'stopped') say(`${name} is stopped; start it with "dropmesh start ${name}"`)
+  const rows =
+    options.detach || isIdle
+      ? await rowsOf(client, name, publisher, revision)
+      : await waitUntilUp(client, name, publisher, revision, wait)
   const placed = rows.map(({ instance, ap, state }) => ({ instance, ap, state }))
-  if (options.json) printJson({ chute: name, revision, package: digest, placed })
+  if (options.json) printJson({ chute: name, revision, ...known, package: packageOf(spec), placed })
   else
     for (const row of rows)
       print(`${row.instance}  ${row.apName ?? '-'}  ${paintState(row.state)}  ${portsOf(row)}`.trimEnd())
   const lacking = rows.filter((row) => !isUp(row))
-  if (options.detach || (rows.length > 0 && lacking.length === 0) || spec.replicas === 0) return
+  if (options.detach || isIdle || (rows.length > 0 && lacking.length === 0)) return
   const why = lacking.map(
     ({ instance, state, reason }) => `${instance} is ${state}${reason === null ? '' : `: ${reason}`}`,
   )

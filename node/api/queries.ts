@@ -4,6 +4,7 @@ import { chuteSubject, readChuteSubject } from '../../protocols/chute.js'
 import { resourcesOf } from '../../protocols/deployment.js'
 import { type Chute, instanceName } from '../../protocols/desired.js'
 import { MeshError } from '../../protocols/error.js'
+import { type RevisionState, revisionsOf } from '../../protocols/history.js'
 import type { Body } from '../../protocols/kinds.js'
 import type { Placed } from '../../protocols/placement.js'
 import type { Ap } from '../ap.js'
@@ -332,6 +333,42 @@ export function next(ap: Ap, publisher: Uint8Array, name: string) {
     restarts: chute?.restarts ?? 0,
     desired: chute?.desired ?? null,
   }
+}
+
+export interface RevisionRow {
+  chute: string
+  publisher: string
+  revision: number
+  /** When its publisher signed it: ISO 8601. */
+  signed: string
+  state: RevisionState
+  hash: string
+  /** Hash of the revision that won over it. */
+  lostTo: string | null
+  /** Hash of the revision that it changed. */
+  before: string | null
+  /** The record as it was signed, in base64: who puts it in force again need not trust this AP for what it says. */
+  envelope: string
+}
+
+/** The revisions of a chute that are kept, newest first: ten records of 32 KiB at most. */
+export function history(ap: Ap, text: string): RevisionRow[] {
+  const { id, deployment } = findChute(ap, text)
+  const { ledger, clock } = ap.ledgerStore
+  const hashOf = (record: typeof deployment | undefined) => (record === undefined ? null : hex(record.hash))
+  return revisionsOf(ledger.history('deployment', deployment.subject), clock.now()).map(
+    ({ deployment: { body, clock: signed, hash, bytes }, state, lostTo, before }) => ({
+      chute: id.name,
+      publisher: hex(id.publisher),
+      revision: body.revision,
+      signed: iso(signed[0]),
+      state,
+      hash: hex(hash),
+      lostTo: hashOf(lostTo),
+      before: hashOf(before),
+      envelope: Buffer.from(bytes).toString('base64'),
+    }),
+  )
 }
 
 /** Publisher and name of a chute, for signing its registers. */

@@ -16,7 +16,7 @@ import { MeshError, messageOf } from '../../protocols/error.js'
 import { MAX_RECORD } from '../../protocols/limits.js'
 import type { Ap } from '../ap.js'
 import { parseHostPort } from '../config.js'
-import { aps, chuteIdentity, chutes, findAp, inspect, instances, next, status } from './queries.js'
+import { aps, chuteIdentity, chutes, findAp, history, inspect, instances, next, status } from './queries.js'
 
 const hexKey = z.string().regex(/^[0-9a-f]{64}$/, 'a public key has 64 hexadecimal digits')
 const inviteRequest = z.object({ role: z.enum(['ap', 'admin']).default('ap'), ttl: z.int().min(0).default(0) })
@@ -61,6 +61,7 @@ function addRoutes(app: Hono, ap: Ap): Hono {
   app.get('/v1/chutes', (context) => context.json(chutes(ap)))
   app.get('/v1/instances', (context) => context.json(instances(ap)))
   app.get('/v1/inspect', (context) => context.json(inspect(ap, context.req.query('of') ?? '')))
+  app.get('/v1/history', (context) => context.json(history(ap, context.req.query('of') ?? '')))
   app.get('/v1/events', (context) => followEvents(ap, context))
   app.get('/v1/next', (context) => {
     const { publisher, name } = nextRequest.parse(context.req.query())

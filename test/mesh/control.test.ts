@@ -39,6 +39,88 @@ test('a new revision replaces the containers, and every AP names it', async () =
   }
 })
 
+interface HistoryRow {
+  revision: number
+  hash: string
+  state: string
+  diff: string
+}
+
+test('history tells each revision and its change, and from any AP a rollback puts an earlier one in force', async () => {
+  const rows = await named('ap2').json<HistoryRow[]>('history', 'web')
+  assert.equal(
+    rows.map(({ revision, state }) => [revision, state]),
+    [
+      [2, 'in-force'],
+      [1, 'superseded'],
+    ],
+  )
+  assert.match(rows[0]!.diff, /^--- web revision 1 .*\n\+\+\+ web revision 2 .*\n@@/)
+  const changed = rows[0]!.diff.split('\n').filter((line) => /^[+-] /.test(line))
+  assert.equal(changed, ['+    environment:', '+      COLOUR: blue'])
+  const { stdout } = await named('ap1').cli('history', 'web')
+  assert.match(
+    stdout,
+    /^REVISION +HASH +PUBLISHER +SIGNED +CHANGES +STATE\n2 +[0-9a-f]{12} .*\+2 -0 +in force\n1 +.* - {2,}superseded\n/,
+  )
+  assert.match(stdout, /^\+ {6}COLOUR: blue$/m)
+  assert.not.match(stdout, '+services:', 'no more than the last change')
+  assert.match((await named('ap1').cli('history', 'web', '--diff')).stdout, '+services:')
+
+  const colours = async () => {
+    const [container, ...more] = await mesh.running('web', 1)
+    assert.is(more.length, 0)
+    const { Config } = await mesh.docker.getContainer(container!.id).inspect()
+    return { revision: container!.revision, colours: Config.Env.filter((pair) => pair.startsWith('COLOUR=')) }
+  }
+  const back = await named('ap2').json<{ revision: number; restored: number; placed: { state: string }[] }>(
+    'rollback',
+    'web',
+  )
+  assert.equal([back.revision, back.restored, back.placed[0]!.state], [3, 1, 'running'])
+  await eventually('the first revision to run as the third', async () => {
+    const now = await colours()
+    return now.revision === '3' && now.colours.length === 0
+  })
+  const { status, stderr } = await named('ap1').cli('rollback', 'web', rows[0]!.hash.slice(0, 12))
+  assert.is(status, 0, stderr)
+  assert.match(stderr, /rolling web back to revision 2 .*\npublished web, revision 4; 2 APs hold the record\n/)
+  await eventually('the second revision to run as the fourth', async () => (await colours()).revision === '4')
+  assert.equal((await colours()).colours, ['COLOUR=blue'])
+})
+
+test('a rollback that cannot be says why, and changes nothing', async () => {
+  const refused = async (why: RegExp, ...args: string[]) => {
+    const { status, stderr } = await named('ap1').cli('rollback', ...args)
+    assert.is(status, 1)
+    assert.match(stderr, why)
+  }
+  await refused(
+    /^dropmesh: web has no revision "9"; kept are revision 4 \(.*\), .*, revision 1 \([0-9a-f]{12}\)\n$/,
+    'web',
+    '9',
+  )
+  await refused(/^dropmesh: revision 4 .* of web is in force\n$/, 'web', '4')
+  await refused(/^dropmesh: there is no chute "nothing"; see "dropmesh ls"\n$/, 'nothing')
+  await refused(/there is no key "carol"/, 'web', '1', '--key', 'carol')
+  const nobody = { XDG_DATA_HOME: join(mesh.dir, 'nobody') }
+  const { status, stderr } = await mesh.cli(['rollback', 'web', '--data', named('ap1').data], nobody)
+  assert.is(status, 1)
+  assert.match(stderr, /web belongs to publisher [0-9a-f]{12}, and you do not have that key here/)
+  assert.is((await named('ap1').json<HistoryRow[]>('history', 'web'))[0]!.revision, 4)
+})
+
+test('a stopped chute that is published again stays stopped, and nobody waits for it', async () => {
+  assert.is((await named('ap1').cli('stop', 'web')).status, 0)
+  await gone('web')
+  const { status, stdout, stderr } = await named('ap1').cli('rollback', 'web', '--json')
+  assert.is(status, 0, stderr)
+  assert.equal(JSON.parse(stdout).placed, [])
+  assert.match(stderr, 'web is stopped; start it with "dropmesh start web"')
+  assert.is((await named('ap1').cli('start', 'web')).status, 0)
+  await mesh.running('web', 1)
+})
+
 test('stop, start, restart and rm work from another AP than the one that published', async () => {
   const other = named('ap2')
   assert.is((await other.cli('stop', 'web')).status, 0)
@@ -56,6 +138,8 @@ test('stop, start, restart and rm work from another AP than the one that publish
   const { status, stderr } = await other.cli('restart', 'web')
   assert.is(status, 1)
   assert.match(stderr, 'there is no chute "web" any more: it was removed')
+  for (const command of ['history', 'rollback'])
+    assert.match((await other.cli(command, 'web')).stderr, 'there is no chute "web" any more: it was removed')
 })
 
 test('a name that was removed can be published again, as a new chute', async () => {
@@ -147,6 +231,27 @@ const contract: [args: string[], shape: z.ZodType][] = [
       .min(2),
   ],
   [
+    ['history', 'web'],
+    z
+      .array(
+        z.object({
+          chute: z.literal('web'),
+          publisher: z.string().regex(/^[0-9a-f]{64}$/),
+          revision: z.int(),
+          signed: time,
+          state: z.enum(['in-force', 'superseded', 'lost', 'future']),
+          hash: z.string().regex(/^[0-9a-f]{64}$/),
+          lostTo: nullable,
+          before: nullable,
+          manifest: z.string().regex(/^services:\n {2}main:\n {4}image: /),
+          diff: nullable,
+          added: z.int().nullable(),
+          removed: z.int().nullable(),
+        }),
+      )
+      .min(1),
+  ],
+  [
     ['inspect', 'web'],
     z.object({
       chute: z.literal('web'),
@@ -236,6 +341,7 @@ test('tables for people have no escape codes where stdout is no terminal', async
     ['ps'],
     ['events'],
     ['inspect', 'web'],
+    ['history', 'web', '--diff'],
     ['keys', 'ls'],
     ['init', '--list'],
   ]) {
@@ -276,7 +382,7 @@ test('every command has help with an example, and wrong usage ends with status 2
       assert.match(help.stdout, '$ dropmesh', name)
     }),
   )
-  for (const args of [['nonsense'], ['ps', '--nonsense'], ['rm'], ['keys', 'new']])
+  for (const args of [['nonsense'], ['ps', '--nonsense'], ['rm'], ['rollback'], ['history'], ['keys', 'new']])
     assert.is((await mesh.cli(args)).status, 2, args.join(' '))
 })
 
