@@ -35,8 +35,8 @@ export async function historyOf(client: Client, chute: string): Promise<Revision
   return rows.map((row) => {
     const before = rows.find(({ hash }) => hash === row.before)
     const patch = structuredPatch(
-      before === undefined ? '/dev/null' : `${chute} ${labelOf(before)}`,
-      `${chute} ${labelOf(row)}`,
+      before === undefined ? '/dev/null' : `${before.chute} ${labelOf(before)}`,
+      `${row.chute} ${labelOf(row)}`,
       before?.manifest ?? '',
       row.manifest,
       before?.signed,

@@ -188,6 +188,24 @@ test('where the AP that sends an image vanishes amid it, another one that has it
   await mesh.settled()
 })
 
+test('a rollback brings the earlier page back, also on an AP that never had its image, and it moves like any other', async () => {
+  const at = new Date().toISOString()
+  const before = await healthy(builder, 'web', 2)
+  await builder.json('rollback', 'web')
+  const row = await healthy(builder, 'web', 3)
+  assert.is(row.ap, before.ap)
+  await answers(row, 'first')
+  const runner = mesh.aps.find(({ id }) => id === row.ap)!
+  const [fetched] = await since(runner, at, 'image-fetched')
+  assert.ok(Number(fetched!.bytes) < 100_000, `${fetched!.bytes} bytes`)
+
+  await builder.json('drain', runner.name)
+  const moved = await healthy(builder, 'web', 3, runner)
+  await answers(moved, 'first')
+  await builder.json('undrain', runner.name)
+  await mesh.settled()
+})
+
 test('where the only AP that has an image vanishes, the one that wanted it says what it lacks, and why', async () => {
   lan.slow(hostOf(1), 60)
   const fetching = extraConnection(hostOf(2), [hostOf(1)])

@@ -149,7 +149,8 @@ test('every error has the same shape and a code', async () => {
   assertError(await onSocket('GET', '/v2/status'), 404, 'not-found', /no such path: \/v2\/status/)
   assertError(await onSocket('POST', '/v1/status'), 404, 'not-found', /no such path/)
   assertError(await onSocket('GET', '/v1/inspect?of=nothing'), 400, 'no-such-thing', /no chute and no AP "nothing"/)
-  assertError(await onSocket('GET', '/v1/chute?of=nothing'), 400, 'no-such-chute', /no chute "nothing"/)
+  for (const where of ['/v1/chute', '/v1/history'])
+    assertError(await onSocket('GET', `${where}?of=nothing`), 400, 'no-such-chute', /no chute "nothing"/)
   assertError(await onSocket('GET', '/v1/next?publisher=x&name=y'), 400, 'bad-request', /publisher: a public key has/)
   for (const where of ['/v1/invite', '/v1/forget', '/v1/drain', '/v1/images/resolve']) {
     assertError(await onSocket('POST', where, '{"half'), 400, 'bad-request', /not JSON/)
