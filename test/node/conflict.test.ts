@@ -1,7 +1,5 @@
 // Two APs that cannot hear each other, and what they say once they do. Real sockets and LevelDB, no containers.
 
-import type { AddressInfo } from 'node:net'
-import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import { test } from 'uvu'
@@ -11,27 +9,19 @@ import { Ap } from '../../node/ap.js'
 import { history, next } from '../../node/api/queries.js'
 import { loadConfig } from '../../node/config.js'
 import type { MeshEvent } from '../../node/events.js'
-import { hex } from '../../protocols/bytes.js'
+import { hex, unhex } from '../../protocols/bytes.js'
 import { chuteSubject, newCreation } from '../../protocols/chute.js'
 import { seal } from '../../protocols/envelope.js'
 import { apSigner, type Signer } from '../../protocols/keys.js'
 import type { Body, Kind } from '../../protocols/kinds.js'
 import { specOf } from '../protocols/support.js'
-import { scratch } from '../support/scratch.js'
+import { freePort, scratch } from '../support/scratch.js'
 import { until } from '../support/until.js'
 import { seed } from './realm.js'
 
 const dir = scratch('conflict')
 const log = pino({ level: 'silent' })
 const [alice, bob] = [apSigner(seed()), apSigner(seed())]
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as AddressInfo
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
 
 const ports = { left: await freePort(), right: await freePort() }
 type Side = keyof typeof ports
@@ -52,15 +42,14 @@ async function say<K extends Kind>(ap: Ap, by: Signer, kind: K, bodyOf: (known: 
 
 const publish = (ap: Ap, replicas: number, by = alice) =>
   say(ap, by, 'deployment', ({ creation, revision, clock }) => ({
-    creation:
-      creation === null ? newCreation(clock[0], new Uint8Array(10)) : new Uint8Array(Buffer.from(creation, 'hex')),
+    creation: creation === null ? newCreation(clock[0], new Uint8Array(10)) : unhex(creation),
     revision,
     spec: specOf({ replicas }),
   }))
 
 const want = (ap: Ap, desired: 'running' | 'stopped') =>
   say(ap, alice, 'wanted', ({ creation, restarts }) => ({
-    creation: new Uint8Array(Buffer.from(creation!, 'hex')),
+    creation: unhex(creation!),
     desired,
     restarts,
   }))
