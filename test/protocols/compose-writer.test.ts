@@ -158,6 +158,13 @@ test('what is written of any chute is read as that chute', () => {
   fc.assert(fc.property(spec, (any) => assert.equal(readBack(any), any)))
 })
 
+test('white space is kept, whichever way YAML writes it', () => {
+  for (const text of [' \n', '\n', ' a\nb', '\n a', 'a\n\n', 'a \n  b\n', ' ', 'a\n \n', '\t\n']) {
+    const spaced = specOf({ services: [serviceOf({ user: text })] })
+    assert.equal(readBack(spaced), spaced, JSON.stringify(text))
+  }
+})
+
 test('nothing a publisher says controls a terminal', () => {
   const nasty = '\u001b[31mred\u009b0m\u202egnp.exe\u2028\u{e0001}'
   const written = writeManifest(

@@ -53,6 +53,14 @@ test('what one side published more often loses as well, where the other side pub
   ])
 })
 
+test('of three, each lost to the next one', () => {
+  assert.equal(told(publish(5, 2), publish(9, 2), publish(12, 2)), [
+    '2@12 in-force',
+    '2@9 lost to 2@12',
+    '2@5 lost to 2@9',
+  ])
+})
+
 test('a loser stays one when more is published', () => {
   assert.equal(told(publish(5, 2), publish(9, 2), publish(10, 3)), [
     '3@10 in-force after 2@9',
@@ -62,10 +70,10 @@ test('a loser stays one when more is published', () => {
 })
 
 test('a name made new on two sides is a conflict, which the later creation wins', () => {
-  assert.equal(told(publish(1, 1), publish(9, 2), publish(5, 1, SECOND)), [
-    '1@5 in-force',
-    '2@9 lost to 1@5 after 1@1',
-    '1@1 lost to 1@5',
+  assert.equal(told(publish(1, 1), publish(9, 2), publish(5, 3, SECOND)), [
+    '3@5 in-force',
+    '2@9 lost to 3@5 after 1@1',
+    '1@1 lost to 3@5',
   ])
 })
 
