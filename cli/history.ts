@@ -1,10 +1,10 @@
 // The revisions of a chute as its publisher knows them: manifests, and what changed between two.
 import type { RevisionRow } from '../node/api/queries.js'
-import { equalBytes } from '../protocols/bytes.js'
+import { equalBytes, unhex } from '../protocols/bytes.js'
 import { encode } from '../protocols/codec.js'
 import { writeManifest } from '../protocols/compose-writer.js'
 import type { ChuteSpec } from '../protocols/deployment.js'
-import { read, type SignedRecord } from '../protocols/envelope.js'
+import { readBack, type SignedRecord } from '../protocols/envelope.js'
 import { MeshError } from '../protocols/error.js'
 import type { Body } from '../protocols/kinds.js'
 import type { Client } from './client.js'
@@ -28,7 +28,7 @@ export async function historyOf(client: Client, chute: string): Promise<Revision
   // Loaded only here, since every command would wait for it.
   const { FILE_HEADERS_ONLY, formatPatch, structuredPatch } = await import('diff')
   const rows = (await client.get<RevisionRow[]>('/v1/history', { of: chute })).map(({ envelope, ...row }) => {
-    const record = read(new Uint8Array(Buffer.from(envelope, 'base64')))
+    const record = readBack(new Uint8Array(Buffer.from(envelope, 'base64')), unhex(row.hash))
     const { spec } = record.body as Body<'deployment'>
     return { ...row, record, spec, manifest: writeManifest(spec) }
   })

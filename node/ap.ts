@@ -767,8 +767,7 @@ const revisionOf = ({ body, hash, clock }: RecordOf<'deployment'>) => ({
 /** The publishers of each name that a chute has. */
 function publishersOf({ chutes }: Outlook): Map<string, string[]> {
   const publishers = new Map<string, string[]>()
-  for (const { id, desired } of chutes)
-    if (desired !== 'removed') publishers.set(id.name, [...(publishers.get(id.name) ?? []), hex(id.publisher)])
+  for (const { id } of chutes) publishers.set(id.name, [...(publishers.get(id.name) ?? []), hex(id.publisher)])
   return publishers
 }
 

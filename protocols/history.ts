@@ -2,7 +2,7 @@
 // of deployments; that two of them conflict is written nowhere.
 import { equalBytes } from './bytes.js'
 import type { RecordOf } from './kinds.js'
-import { MAX_CLOCK_AHEAD } from './limits.js'
+import { isDue } from './ledger.js'
 
 type Deployment = RecordOf<'deployment'>
 
@@ -23,11 +23,10 @@ export interface Revision {
  * @param history its register of deployments, newest first; returned in the same order
  */
 export function revisionsOf(history: readonly Deployment[], nowMs: number): Revision[] {
-  const isDue = ({ clock }: Deployment) => clock[0] <= nowMs + MAX_CLOCK_AHEAD
-  const inForce = history.find(isDue)
+  const inForce = history.find((deployment) => isDue(deployment, nowMs))
   return history.map((deployment, at) => {
-    const lostTo = history.slice(0, at).findLast((later) => isDue(later) && isUnawareOf(later, deployment))
-    const state: RevisionState = !isDue(deployment)
+    const lostTo = history.slice(0, at).findLast((later) => isDue(later, nowMs) && isUnawareOf(later, deployment))
+    const state: RevisionState = !isDue(deployment, nowMs)
       ? 'future'
       : deployment === inForce
         ? 'in-force'

@@ -18,11 +18,11 @@ mkdirSync(data)
 assert.is((await mesh.cli(['keys', 'new', 'alice'])).status, 0)
 const alice = personSigner((await loadSeed(join(mesh.dir, 'user', 'dropmesh', 'keys'), 'alice'))!)
 
-let earlier: Uint8Array
+let earlier: Pick<SignedRecord, 'bytes' | 'hash'>
 const asked: string[] = []
 const node: Server = createServer(({ method, url }, response) => {
   asked.push(`${method} ${url}`)
-  const row = (revision: number, { hash }: SignedRecord, envelope: Uint8Array): RevisionRow => ({
+  const row = (revision: number, { hash, bytes }: typeof earlier): RevisionRow => ({
     chute: 'web',
     publisher: hex(alice.publicKey),
     revision,
@@ -31,9 +31,9 @@ const node: Server = createServer(({ method, url }, response) => {
     hash: hex(hash),
     lostTo: null,
     before: null,
-    envelope: Buffer.from(envelope).toString('base64'),
+    envelope: Buffer.from(bytes).toString('base64'),
   })
-  response.end(JSON.stringify([row(2, GOOD, GOOD.bytes), row(1, OTHER, earlier)]))
+  response.end(JSON.stringify([row(2, GOOD), row(1, earlier)]))
 }).listen(join(data, 'dropmesh.sock'))
 test.after(() => void node.close().closeAllConnections())
 
@@ -41,14 +41,14 @@ const GOOD = deployment(alice, 'web', [NOW, 0], { revision: 2 })
 const OTHER = deployment(alice, 'web', [NOW, 1], { spec: specOf({ replicas: 7 }) })
 
 test('what the publisher did not sign before, of this very chute, is not signed again', async () => {
-  const forged = Uint8Array.from(OTHER.bytes)
-  forged[forged.length - 1]! ^= 1
-  for (const [envelope, why] of [
+  const forged = { ...OTHER, bytes: Uint8Array.from(OTHER.bytes) }
+  forged.bytes[forged.bytes.length - 1]! ^= 1
+  for (const [record, why] of [
     [forged, /the signature of a deployment record by [0-9a-f]{64} does not verify/],
-    [deployment(signer(9), 'web', [NOW, 0]).bytes, /revision 1 \([0-9a-f]{12}\) of web was not signed with your key/],
-    [deployment(alice, 'other', [NOW, 0]).bytes, /of web was not signed with your key/],
+    [deployment(signer(9), 'web', [NOW, 0]), /revision 1 \([0-9a-f]{12}\) of web was not signed with your key/],
+    [deployment(alice, 'other', [NOW, 0]), /of web was not signed with your key/],
   ] as const) {
-    earlier = envelope
+    earlier = record
     const { status, stderr } = await mesh.cli(['rollback', 'web', '1', '--data', data])
     assert.is(status, 1)
     assert.match(stderr, why)
@@ -57,7 +57,7 @@ test('what the publisher did not sign before, of this very chute, is not signed 
 })
 
 test('what the publisher did sign is, and only then the node is asked for more', async () => {
-  earlier = OTHER.bytes
+  earlier = OTHER
   await mesh.cli(['rollback', 'web', '1', '--data', data])
   assert.is(asked.at(-1), `GET /v1/next?publisher=${hex(alice.publicKey)}&name=web`)
 })
