@@ -111,8 +111,10 @@ test('what was published on two sides is settled by the later clock, and each AP
       ],
     )
     assert.equal([rows[0]!.before, rows[1]!.before], [rows[2]!.hash, rows[2]!.hash])
-    const [chuteNow] = ap.outlook.chutes
-    assert.equal([chuteNow!.spec.replicas, chuteNow!.desired], [3, 'running'])
+    await until('what counts to be wanted', () => {
+      const [chuteNow] = ap.outlook.chutes
+      return chuteNow!.spec.replicas === 3 && chuteNow!.desired === 'running'
+    })
   }
   const wanted = (await told(right, 'wanted')).map(({ desired }) => desired)
   assert.equal(wanted, ['running'], 'what the other side asked for in vain is no news')
