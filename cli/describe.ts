@@ -38,7 +38,9 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   refused: (e) => `a message from ${e.from} was refused: ${e.reason}`,
   'engine-found': (e) => `container engine ${e.version} answers`,
   'engine-lost': (e) => `the container engine does not answer: ${e.reason}`,
-  repaired: (e) => `${e.damaged} damaged records on disk were left out`,
+  repaired: (e) => `the ledger on disk was damaged and is repaired: ${e.found}; ${e.lost} records were lost`,
+  'disk-fails': (e) => `the disk does not take what is to be written: ${e.reason}`,
+  'disk-works': () => 'the disk takes what is to be written again, and has it all',
   twin: (e) => `another node uses the identity of this AP: ${e.reason}`,
 }
 

@@ -27,7 +27,15 @@ import { Reconciler } from './chutes/reconciler.js'
 import { monotonic, NodeClock } from './clock.js'
 import type { Config } from './config.js'
 import { Events } from './events.js'
-import { loadOrMakeSeed, loadSeed, saveSeed } from './identity.js'
+import {
+  type Belonging,
+  BootCounter,
+  KnownPeers,
+  loadBelonging,
+  loadOrMakeSeed,
+  loadSeed,
+  saveBelonging,
+} from './identity.js'
 import type { Admission } from './mesh/join.js'
 import type { LifeSign } from './mesh/liveness.js'
 import { Network } from './mesh/network.js'
@@ -37,7 +45,7 @@ import { pullImage } from './packages/pull.js'
 import { Supply } from './packages/supply.js'
 import { fetchImage, serveImages } from './packages/transfer.js'
 import { LedgerStore } from './store/ledger-store.js'
-import { Store } from './store/store.js'
+import { type Damage, Store } from './store/store.js'
 import { VERSION } from './version.js'
 
 /** All in milliseconds. */
@@ -57,14 +65,6 @@ const STOP_PATIENCE = 60_000
 
 const DEFAULT_PORT = 4010
 
-/** What must be known of a mesh before a ledger can be opened. */
-interface Belonging {
-  /** Hex of the public half of the mesh key. */
-  meshKey: string
-  /** Hex of the envelopes an AP that is not in yet presents. */
-  admission?: { grant: string; member: string }
-}
-
 export type ApState = 'joining' | 'running' | 'leaving'
 
 export class Ap {
@@ -77,6 +77,9 @@ export class Ap {
   private readonly startedAt = monotonic()
   private readonly timers: NodeJS.Timeout[] = []
   private network!: Network
+  private readonly knownPeers: KnownPeers
+  private peersBefore: Readonly<Record<string, readonly string[]>> = {}
+  private boot: number
   private current: Outlook
   private sequence = 0
   private beacon: RecordOf<'beacon'> | undefined
@@ -89,6 +92,8 @@ export class Ap {
   private isHandedOver = false
   private joinRefusal: string | undefined
   private hasTwin = false
+  /** What was wrong with the ledger on disk, for as long as this process runs. */
+  private readonly damage: Damage | undefined
   private readonly claiming = new Set<string>()
 
   private constructor(
@@ -100,9 +105,12 @@ export class Ap {
     readonly signer: Signer,
     private readonly seed: Uint8Array,
     readonly meshKey: Uint8Array,
-    private boot: number,
+    private readonly boots: BootCounter,
     private admission: Admission | undefined,
   ) {
+    this.boot = boots.last
+    this.knownPeers = new KnownPeers(config.data)
+    this.damage = store.damage
     this.roster = new Roster(this.id, monotonic())
     this.docker = connectDocker(config.dockerHost)
     this.images = new Images(this.docker)
@@ -143,11 +151,12 @@ export class Ap {
       const seed = await loadOrMakeSeed(keys, 'ap')
       const signer = apSigner(seed)
       const clock = new NodeClock()
-      const belonging = await belong(store, keys, signer, clock, config)
-      const meshKey = unhex(belonging.meshKey)
+      clock.raise(store.clock)
+      const { meshKey: meshKeyText, admission } = await belong(keys, signer, clock, config)
+      const meshKey = unhex(meshKeyText)
       const ledgerStore = await LedgerStore.load(store, meshIdOf(meshKey), clock)
-      const boot = await store.nextBoot()
-      const { admission } = belonging
+      const boots = await BootCounter.load(config.data)
+      await boots.raise()
       const read = (envelope: string) => open(unhex(envelope), ledgerStore.mesh)
       const presented = admission && { grant: read(admission.grant), member: read(admission.member) }
       const events = new Events(
@@ -155,7 +164,7 @@ export class Ap {
         () => clock.now(),
         (event) => log.info(event, event.kind),
       )
-      const ap = new Ap(config, events, log, store, ledgerStore, signer, seed, meshKey, boot, presented)
+      const ap = new Ap(config, events, log, store, ledgerStore, signer, seed, meshKey, boots, presented)
       await ap.run()
       return ap
     } catch (error) {
@@ -215,12 +224,25 @@ export class Ap {
     if (this.reconciler.engineInfo() === undefined && this.isReady) {
       warnings.push('no container engine answers: this AP takes no chutes')
     }
-    if (this.ledgerStore.damaged > 0) warnings.push(`${this.ledgerStore.damaged} damaged records on disk were left out`)
+    const { failure } = this.ledgerStore
+    if (failure !== undefined) warnings.push(`${failure.message}; until then nothing that this AP is told is safe here`)
+    if (this.damage !== undefined) warnings.push(this.tellDamage(this.damage))
     if (this.roster.isIsolated(monotonic())) warnings.push('isolated? most other APs cannot be reached from here')
     return warnings
   }
 
-  /** Takes in a record that a person signed, and returns how many APs have it on disk. @throws MeshError with the reason */
+  private tellDamage({ at, found, lost }: Damage): string {
+    const what = `the ledger on the disk of this AP was damaged (${at}): ${found}; ${lost} records were lost`
+    if (this.store.damage === undefined) return `${what}, and what others have is back; see whether the disk is sound`
+    return this.isReady
+      ? what
+      : `${what}, so nothing is started here before this AP has synced with another; if there is none any more, stop this AP, remove ${this.config.data}/ledger.repair and start it`
+  }
+
+  /**
+   * Takes in a record that a person signed, and returns how many APs have it on disk.
+   * @throws MeshError with the reason
+   */
   async submit(bytes: Uint8Array): Promise<{ record: SignedRecord; holders: number }> {
     if (this.state !== 'running') throw new MeshError('not-a-member', `this AP is ${this.state}; it takes no records`)
     const record = await this.ledgerStore.submit(bytes)
@@ -238,6 +260,7 @@ export class Ap {
       )
     }
     await this.ledgerStore.sign(this.signer, kind, subject, body)
+    await this.network.replicate()
   }
 
   /** Makes a ticket. @throws MeshError `not-an-admin` */
@@ -272,6 +295,7 @@ export class Ap {
   async halt(): Promise<void> {
     this.isLeaving = true
     this.stopNow()
+    this.ledgerStore.stop()
     await this.network.stop()
     await this.store.close()
   }
@@ -285,7 +309,9 @@ export class Ap {
   }
 
   private async handOver(): Promise<void> {
-    await this.ledgerStore.sign(this.signer, 'goodbye', this.signer.publicKey, { boot: this.boot })
+    await this.ledgerStore
+      .sign(this.signer, 'goodbye', this.signer.publicKey, { boot: this.boot })
+      .catch((error) => this.log.error({ reason: messageOf(error) }, 'the goodbye could not be written'))
     this.refresh()
     const canWaitUntil = monotonic() + HANDOVER_PATIENCE
     const isAwaited = () => {
@@ -307,7 +333,7 @@ export class Ap {
   }
 
   private async run(): Promise<void> {
-    const peers = (await this.store.getJson<Record<string, string[]>>('peers')) ?? {}
+    this.peersBefore = await this.knownPeers.load()
     const invited = this.config.join === undefined || this.isMember(this.id) ? {} : addressesOf(this.config.join)
     this.network = await Network.create(
       {
@@ -317,7 +343,7 @@ export class Ap {
         meshKey: this.meshKey,
         listen: this.config.listen ?? (await defaultListen()),
         mdns: this.config.mdns,
-        peers: { ...peers, ...invited },
+        peers: { ...this.peersBefore, ...invited },
       },
       this.ledgerStore,
       {
@@ -330,7 +356,7 @@ export class Ap {
         onPulse: (from, sign) => this.roster.heard(from, sign, monotonic()),
         onConnected: () => this.scheduleBeacon(),
         onLost: (ap) => this.roster.lost(ap, monotonic()),
-        onAddresses: (known) => void this.store.putJson('peers', known).catch(() => {}),
+        onAddresses: (known) => void this.knownPeers.save(known).catch(() => {}),
         onSynced: (ap, { received, sent }) => {
           if (received + sent > 0) this.events.add('synced', { ap, received, sent })
         },
@@ -341,6 +367,10 @@ export class Ap {
       },
     )
     this.ledgerStore.onAdded((added) => this.onAdded(added))
+    this.ledgerStore.onDisk = (failure) => {
+      if (failure === undefined) this.events.add('disk-works')
+      else this.events.add('disk-fails', { reason: failure.message })
+    }
     await serveImages({
       network: this.network,
       images: this.images,
@@ -355,7 +385,8 @@ export class Ap {
       })
     }
     this.events.add('up', { ap: this.id, name: this.config.name, mesh: this.mesh, boot: this.boot, version: VERSION })
-    if (this.ledgerStore.damaged > 0) this.events.add('repaired', { damaged: this.ledgerStore.damaged })
+    if (this.store.isDamageNew) this.events.add('repaired', { ...this.store.damage })
+    await this.becomeFounder()
     if (this.isMember(this.id)) await this.renewMember()
     else void this.joinUntilIn()
     this.every(TICK, () => this.tick())
@@ -381,7 +412,22 @@ export class Ap {
   }
 
   private isMember(ap: string): boolean {
-    return this.current.membership.members.has(ap)
+    return this.current.membership.members.has(ap) && !(ap === this.id && this.hasLostTheOthers())
+  }
+
+  /**
+   * Whom this AP has reason to think of as other members: those in its ledger, and those it had addresses of. After damage
+   * the ledger may have lost every one of them.
+   */
+  private others(): string[] {
+    const { members, forgotten } = this.current.membership
+    const known = [...members.keys(), ...Object.keys(this.peersBefore)]
+    return known.filter((ap) => ap !== this.id && !forgotten.has(ap))
+  }
+
+  /** Then it must be let in again, for it speaks to members alone, and knows none. */
+  private hasLostTheOthers(): boolean {
+    return this.store.damage !== undefined && this.current.membership.members.size <= 1 && this.others().length > 0
   }
 
   private lookOut(): Outlook {
@@ -405,6 +451,7 @@ export class Ap {
     this.current = this.lookOut()
     this.tellMembership(before, this.current)
     this.tellSharedNames(before, this.current)
+    if (this.network.hasSynced) this.endRepair()
     const isForgotten = this.current.membership.forgotten.has(this.id)
     if (this.state === 'joining' && !isForgotten) return
     this.becomeReady()
@@ -418,12 +465,23 @@ export class Ap {
 
   private becomeReady(): void {
     if (this.isReady) return
-    const isAlone = this.current.membership.members.size === 1
-    if (!isAlone && !this.network.hasSynced && monotonic() - this.startedAt < DARK_PATIENCE) return
+    const isAlone = this.others().length === 0
+    // Damage may have taken a removal, or somebody's claim. However long the dark lasts, what runs already runs on, and
+    // nothing else begins.
+    const patience = this.store.damage === undefined ? DARK_PATIENCE : Number.POSITIVE_INFINITY
+    if (!isAlone && !this.network.hasSynced && monotonic() - this.startedAt < patience) return
+    if (isAlone) this.endRepair()
     this.isReady = true
     this.reconciler.start()
     void this.lookAtImages()
     this.scheduleBeacon()
+  }
+
+  private endRepair(): void {
+    if (this.store.damage === undefined) return
+    this.store
+      .repaired()
+      .catch((error) => this.log.error({ reason: messageOf(error) }, 'the repair could not be ended'))
   }
 
   private makeClaims(): void {
@@ -480,14 +538,18 @@ export class Ap {
 
   /** Sends a beacon that is newer than `sign`. */
   private async outdo(sign: LifeSign): Promise<void> {
-    await this.adopt(sign)
+    try {
+      await this.adopt(sign)
+    } catch (error) {
+      return this.log.error({ reason: messageOf(error) }, 'the boot counter could not be written')
+    }
     this.guarded(() => this.sendBeacon())
   }
 
   /** Goes on counting from `sign`, where that is ahead. A boot counter is on disk before it is used. */
   private async adopt(sign: LifeSign): Promise<void> {
     if (!isNewer(sign, { boot: this.boot, sequence: this.sequence })) return
-    if (sign.boot > this.boot) await this.store.putJson('boot', sign.boot)
+    if (sign.boot > this.boot) await this.boots.raise(sign.boot)
     this.boot = sign.boot
     this.sequence = sign.sequence
   }
@@ -557,6 +619,28 @@ export class Ap {
         wait = isRefusal ? Math.min(JOIN_RETRY_CAP, wait * 2) : JOIN_RETRY
       }
     }
+  }
+
+  /**
+   * The AP that founded the mesh needs nobody to be a member of it: the mesh key lets it in. Where it has lost its ledger
+   * but knows of others, they are to give it back, and it asks them with a ticket that it makes for itself.
+   */
+  private async becomeFounder(): Promise<void> {
+    const seed = await loadSeed(join(this.config.data, 'keys'), 'mesh')
+    if (seed === undefined || this.isMember(this.id) || this.current.membership.forgotten.has(this.id)) return
+    const { ledgerStore, signer } = this
+    const owner = personSigner(seed)
+    const about = aboutSelf(this.config)
+    if (this.others().length === 0) {
+      await ledgerStore.acceptOne(signMember(signer, owner, ledgerStore.mesh, ledgerStore.clock.next(), about))
+      this.current = this.lookOut()
+      return
+    }
+    const ticket = personSigner(new Uint8Array(randomBytes(32)))
+    const body = { role: 'admin', uses: 1, expires: 0 } as const
+    const grant = seal(owner, ledgerStore.mesh, ledgerStore.clock.next(), 'grant', ticket.publicKey, body)
+    const member = signMember(signer, ticket, ledgerStore.mesh, ledgerStore.clock.next(), about)
+    this.admission = { grant, member }
   }
 
   // A name or label that was changed in the configuration becomes part of the member record.
@@ -791,35 +875,25 @@ async function openStore(data: string): Promise<Store> {
 }
 
 /** Which mesh this AP is in, or comes to be in: the one on disk, the one of the ticket, or one that it founds now. */
-async function belong(
-  store: Store,
-  keys: string,
-  signer: Signer,
-  clock: NodeClock,
-  config: Config,
-): Promise<Belonging> {
-  const known = await store.getJson<Belonging>('belonging')
-  const about = { name: config.name, labels: config.label }
+async function belong(keys: string, signer: Signer, clock: NodeClock, config: Config): Promise<Belonging> {
+  const known = await loadBelonging(config.data)
   if (config.join !== undefined) {
     const ticket = readTicket(config.join)
     if (known !== undefined && known.meshKey !== hex(ticket.meshKey)) {
       throw new MeshError('other-mesh', `${config.data} belongs to another mesh than the ticket; choose another --data`)
     }
     if (known?.admission === undefined || !isSameTicket(known.admission, ticket)) {
-      const { grant, member } = redeem(ticket, signer, clock.now(), about)
+      const { grant, member } = redeem(ticket, signer, clock.now(), aboutSelf(config))
       const admission = { grant: hex(grant.bytes), member: hex(member.bytes) }
-      const belonging = { meshKey: hex(ticket.meshKey), admission }
-      await store.putJson('belonging', belonging)
-      return belonging
+      return saveBelonging(config.data, { meshKey: hex(ticket.meshKey), admission })
     }
   }
   if (known !== undefined) return known
-  const owner = personSigner(await saveSeed(keys, 'mesh', new Uint8Array(randomBytes(32))))
-  await store.writeRecords([signMember(signer, owner, meshIdOf(owner.publicKey), clock.next(), about)], [], clock.now())
-  const belonging = { meshKey: hex(owner.publicKey) }
-  await store.putJson('belonging', belonging)
-  return belonging
+  const owner = personSigner(await loadOrMakeSeed(keys, 'mesh'))
+  return saveBelonging(config.data, { meshKey: hex(owner.publicKey) })
 }
+
+const aboutSelf = ({ name, label }: Config) => ({ name, labels: label })
 
 const isSameTicket = (admission: { grant: string }, ticket: { grant: Uint8Array }): boolean =>
   admission.grant === hex(ticket.grant)

@@ -1,9 +1,11 @@
-// The secrets of an AP, in DIR/keys: its own key, and on the AP that founded a mesh the key of the mesh.
+// What makes an AP itself, and what nobody could give back to it: its own key and, on the AP that founded a mesh, the key of
+// the mesh (in DIR/keys); the mesh it belongs to; how often it has started; where it found others. A file each, apart from
+// the ledger, since a ledger can be fetched from others.
 import { randomBytes } from 'node:crypto'
-import { mkdir, open, readFile, rename, rm } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { hex, unhex } from '../protocols/bytes.js'
 import { MeshError } from '../protocols/error.js'
+import { SmallFile } from './store/files.js'
 
 /**
  * Reads a 32-byte seed, making a new one where there is none.
@@ -15,40 +17,106 @@ export async function loadOrMakeSeed(dir: string, name: string): Promise<Uint8Ar
 
 /** Reads a seed, or undefined where there is none. @throws MeshError `key-damaged` */
 export async function loadSeed(dir: string, name: string): Promise<Uint8Array | undefined> {
-  const path = seedPath(dir, name)
-  let text: string
-  try {
-    text = await readFile(path, 'utf8')
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw error
-  }
+  const file = seedFile(dir, name)
+  const text = await file.read()
+  if (text === undefined) return undefined
   if (!/^[0-9a-f]{64}\s*$/.test(text)) {
-    throw new MeshError('key-damaged', `${path} holds no key (64 hexadecimal digits); restore it from a backup`)
+    throw new MeshError('key-damaged', `${file.path} holds no key (64 hexadecimal digits); restore it from a backup`)
   }
   return unhex(text.trim())
 }
 
 /** Writes a seed so that a power cut leaves the whole file or none. */
 export async function saveSeed(dir: string, name: string, seed: Uint8Array): Promise<Uint8Array> {
-  const path = seedPath(dir, name)
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 })
-  await rm(`${path}.new`, { force: true }) // one that a power cut left would keep its mode, whatever that is
-  const file = await open(`${path}.new`, 'wx', 0o600)
-  try {
-    await file.writeFile(`${hex(seed)}\n`)
-    await file.sync()
-  } finally {
-    await file.close()
-  }
-  await rename(`${path}.new`, path)
-  const folder = await open(dirname(path), 'r')
-  try {
-    await folder.sync() // or the new name may be lost, and with it who this AP is
-  } finally {
-    await folder.close()
-  }
+  await seedFile(dir, name).write(`${hex(seed)}\n`)
   return seed
 }
 
-const seedPath = (dir: string, name: string): string => join(dir, `${name}.key`)
+const seedFile = (dir: string, name: string): SmallFile => new SmallFile(join(dir, `${name}.key`))
+
+/** What must be known of a mesh before a ledger can be opened. */
+export interface Belonging {
+  /** Hex of the public half of the mesh key. */
+  meshKey: string
+  /** Hex of the envelopes with which an AP asks to be let in. The one that founded the mesh has none. */
+  admission?: { grant: string; member: string }
+}
+
+/** The mesh an AP belongs to, or undefined where it never had one. @throws MeshError `data-damaged` */
+export async function loadBelonging(data: string): Promise<Belonging | undefined> {
+  const file = belongingFile(data)
+  const text = await file.read()
+  if (text === undefined) return undefined
+  const belonging = parseOrNothing<Belonging>(text)
+  if (!/^[0-9a-f]{64}$/.test(belonging?.meshKey ?? '')) {
+    throw new MeshError('data-damaged', `${file.path} names no mesh; restore it from a backup`)
+  }
+  return belonging
+}
+
+export async function saveBelonging(data: string, belonging: Belonging): Promise<Belonging> {
+  await belongingFile(data).write(`${JSON.stringify(belonging)}\n`)
+  return belonging
+}
+
+const belongingFile = (data: string): SmallFile => new SmallFile(join(data, 'mesh'))
+
+/** How often an AP has started. A number is on disk before it is used, so that no two lives of the AP share one. */
+export class BootCounter {
+  private constructor(
+    private readonly file: SmallFile,
+    private counted: number,
+  ) {}
+
+  /** @throws MeshError `data-damaged` */
+  static async load(data: string): Promise<BootCounter> {
+    const file = new SmallFile(join(data, 'boot'))
+    const text = (await file.read()) ?? '0'
+    if (!/^\d{1,15}\s*$/.test(text)) {
+      throw new MeshError(
+        'data-damaged',
+        `${file.path} holds no number; write one into it that is higher than the boot "dropmesh inspect" shows of this AP elsewhere`,
+      )
+    }
+    return new BootCounter(file, Number(text))
+  }
+
+  get last(): number {
+    return this.counted
+  }
+
+  /** Counts one on, or up to `to` where that is higher. What it returns may be used. */
+  async raise(to = this.counted + 1): Promise<number> {
+    this.counted = Math.max(this.counted, to)
+    const raised = this.counted
+    await this.file.write(`${raised}\n`)
+    return raised
+  }
+}
+
+/** Addresses of others by AP id, as this AP last knew them. Without any it may not find the mesh again. */
+export class KnownPeers {
+  private readonly file: SmallFile
+
+  constructor(data: string) {
+    this.file = new SmallFile(join(data, 'peers'))
+  }
+
+  /** None where there is no file, or a damaged one: others may find this AP. */
+  async load(): Promise<Record<string, string[]>> {
+    const known = Object.entries(parseOrNothing<object>((await this.file.read()) ?? '{}') ?? {})
+    return Object.fromEntries(known.filter(([, addresses]) => Array.isArray(addresses)))
+  }
+
+  save(peers: Record<string, string[]>): Promise<void> {
+    return this.file.write(`${JSON.stringify(peers)}\n`)
+  }
+}
+
+function parseOrNothing<T>(text: string): T | undefined {
+  try {
+    return (JSON.parse(text) as T | null) ?? undefined
+  } catch {
+    return undefined
+  }
+}

@@ -3,6 +3,7 @@ import { TopicValidatorResult } from '@chainsafe/libp2p-gossipsub'
 import { MeshError } from '../../protocols/error.js'
 import { MAX_RECORD } from '../../protocols/limits.js'
 import { topics } from '../../protocols/wire.js'
+import { isOfDisk } from '../store/store.js'
 import type { Host } from './host.js'
 
 /** What became of a message: `new` is delivered and forwarded, `old` neither. */
@@ -35,7 +36,7 @@ export class Gossip {
           return (await judge(message.data, from)) === 'new' ? TopicValidatorResult.Accept : TopicValidatorResult.Ignore
         } catch (error) {
           // Only what a record says of itself is the sender's fault; a full disk is ours.
-          if (!(error instanceof MeshError)) return TopicValidatorResult.Ignore
+          if (!(error instanceof MeshError) || isOfDisk(error)) return TopicValidatorResult.Ignore
           handlers.onRefused(from, error)
           return TopicValidatorResult.Reject
         }

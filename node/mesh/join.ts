@@ -37,6 +37,9 @@ export async function admitNewcomers(
         const [, grant, member] = await frames.read(joinRequest)
         try {
           if (!isMember()) throw new MeshError('not-a-member', 'this AP is not a member itself yet')
+          const members = membershipOf(store.ledger, meshKey, store.clock.now()).members
+          // One that lost its ledger. The ticket that let it in may have expired since.
+          if (members.has(connection.remotePeer.toString())) return await frames.write(['welcome', store.clock.now()])
           const admission = checkAdmission(store, grant, member, connection.remotePeer.toString())
           const trial = trialOf(store.ledger, store.clock.now()) // a stranger's records reach the ledger only if they let it in
           for (const record of [admission.grant, admission.member]) trial.merge(record)
@@ -44,8 +47,7 @@ export async function admitNewcomers(
           const membership = membershipOf(trial, meshKey, store.clock.now())
           if (!membership.members.has(id)) throw new MeshError('not-admitted', whyNot(membership, id))
           // Whoever finds a used ticket could claim to have used it first.
-          const before = membershipOf(store.ledger, meshKey, store.clock.now()).members
-          if ([...before.keys()].some((ap) => !membership.members.has(ap))) {
+          if ([...members.keys()].some((ap) => !membership.members.has(ap))) {
             throw new MeshError('not-admitted', 'the ticket was used by another AP already; get a new one')
           }
           await store.acceptOne(admission.grant)

@@ -8,6 +8,7 @@ import { isKind, type RecordOf } from '../../protocols/kinds.js'
 import { membershipOf } from '../../protocols/membership.js'
 import { protocolIds } from '../../protocols/wire.js'
 import type { LedgerStore } from '../store/ledger-store.js'
+import { isOfDisk } from '../store/store.js'
 import { Dialler, isDialable } from './dialler.js'
 import { exchange } from './frames.js'
 import { Gossip } from './gossip.js'
@@ -20,9 +21,15 @@ import { answerForgotten, answerSync, initiateSync, type SyncResult } from './sy
 const DIFFERENCE_PATIENCE = 1500
 /** And now and then with anyone, in case a digest was never heard. */
 const SYNC_EVERY = 30_000
-/** How many peers are asked to hold a record before its submitter hears that it is safe, and for how long, in ms. */
+/**
+ * How many peers at a time are asked to hold a record before its submitter hears that it is safe, how long all of them are
+ * waited for once one has it, and how long any one is, in milliseconds. The command line waits for 30 s.
+ */
 const REPLICAS = 3
-const REPLICATE_DEADLINE = 3000
+const REPLICATE_PATIENCE = 3000
+const REPLICATE_DEADLINE = 15_000
+/** Before one that failed is asked again. */
+const REPLICATE_PAUSE = 250
 /** A stranger that was not let in by then is disconnected, in milliseconds. */
 const STRANGER_PATIENCE = 15_000
 /**
@@ -192,22 +199,38 @@ export class Network {
     this.pulses.send(watchers)
   }
 
-  /** Brings this AP's ledger to a few connected members. Returns how many have it on disk. */
+  /**
+   * Brings this AP's ledger to a few connected members, and others where those do not answer.
+   * @returns how many have it on disk: none only where none is connected
+   * @throws MeshError `not-replicated` where some are, and none confirmed in time
+   */
   async replicate(): Promise<number> {
-    const results = await Promise.all(
-      this.connected()
-        .slice(0, REPLICAS)
-        .map((ap) =>
-          Promise.race([
-            this.sync(ap).then(
-              () => true,
-              () => false,
-            ),
-            new Promise<boolean>((resolve) => setTimeout(resolve, REPLICATE_DEADLINE, false).unref()),
-          ]),
-        ),
-    )
-    return results.filter(Boolean).length
+    const deadline = performance.now() + REPLICATE_DEADLINE
+    const confirmed = new Set<string>()
+    const tried = new Set<string>()
+    const asked = new Map<string, Promise<void>>()
+    const ask = (ap: string) => {
+      tried.add(ap)
+      const asking = this.sync(ap).then(
+        () => void confirmed.add(ap),
+        () => new Promise<void>((resolve) => setTimeout(resolve, REPLICATE_PAUSE).unref()),
+      )
+      asked.set(
+        ap,
+        asking.finally(() => asked.delete(ap)),
+      )
+    }
+    while (confirmed.size === 0) {
+      const connected = this.connected()
+      if (connected.length === 0) return 0
+      if (performance.now() > deadline) throw notReplicated(connected.length)
+      // Those that were not asked yet come first.
+      const next = connected.filter((ap) => !asked.has(ap)).sort((a, b) => Number(tried.has(a)) - Number(tried.has(b)))
+      for (const ap of next.slice(0, REPLICAS)) ask(ap)
+      const patience = Math.min(REPLICATE_PATIENCE, Math.max(0, deadline - performance.now()))
+      await Promise.race([Promise.all(asked.values()), new Promise((resolve) => setTimeout(resolve, patience).unref())])
+    }
+    return confirmed.size
   }
 
   /** Asks any connected AP to let this one in. @returns its time; @throws the last refusal */
@@ -336,7 +359,7 @@ export class Network {
 
   // What breaks the rules of the wire is the other side's doing, and worth telling; the rest is how networks are.
   private noteFailed(what: string, ap: string, error: unknown): void {
-    if (error instanceof MeshError) this.handlers.onRefused(ap, error)
+    if (error instanceof MeshError && !isOfDisk(error)) this.handlers.onRefused(ap, error)
     else this.handlers.onFailure(what, error)
   }
 
@@ -361,3 +384,9 @@ export class Network {
     }
   }
 }
+
+const notReplicated = (connected: number): MeshError =>
+  new MeshError(
+    'not-replicated',
+    `the record is on the disk of this AP and will spread, but it is not safe yet: none of ${connected} connected APs confirmed it within ${REPLICATE_DEADLINE / 1000} s; see "dropmesh status"`,
+  )

@@ -7,7 +7,10 @@ import { type Body, checkKind, type Kind } from '../../protocols/kinds.js'
 import { Ledger } from '../../protocols/ledger.js'
 import { MAX_CLOCK_AHEAD, MAX_NAMES } from '../../protocols/limits.js'
 import type { NodeClock } from '../clock.js'
-import type { Store } from './store.js'
+import { isOfDisk, type Store } from './store.js'
+
+/** How long to wait before a disk that failed is tried again, in milliseconds: a few kilobytes are written each time. */
+const RETRY = 2000
 
 /** Records checked in one go: a few milliseconds on a small box, after which pulses and requests get their turn. */
 const CHECKED_AT_ONCE = 32
@@ -23,35 +26,52 @@ export interface Accepted {
 
 export class LedgerStore {
   readonly ledger = new Ledger()
-  /** Records that were damaged on disk when it was opened. */
-  readonly damaged: number
   private readonly listeners = new Set<(added: readonly SignedRecord[]) => void>()
-  /** What is in the ledger while the disk would not take it; the next write brings it along. */
-  private unsaved: { added: SignedRecord[]; dropped: SignedRecord[] } = { added: [], dropped: [] }
+  /** What came into the ledger while the disk would not take it. Nobody was told of it yet. */
+  private unsaved: SignedRecord[] = []
+  /** Called when writing has become impossible, with the reason, and when it is possible again. */
+  onDisk: (failure: MeshError | undefined) => void = () => {}
+  private retrying: NodeJS.Timeout | undefined
 
   private constructor(
     private readonly store: Store,
     readonly mesh: Uint8Array,
     readonly clock: NodeClock,
-    loaded: { records: SignedRecord[]; damaged: number },
   ) {
-    for (const record of loaded.records) {
-      this.ledger.merge(record)
+    store.onFailure = (failure) => {
+      this.onDisk(failure)
+      this.retryLater()
     }
-    this.damaged = loaded.damaged
-    const highest = this.ledger.highestClock(clock.now())
-    clock.raise(highest[0])
-    clock.observe(highest)
   }
 
   static async load(store: Store, mesh: Uint8Array, clock: NodeClock): Promise<LedgerStore> {
-    clock.raise((await store.getJson<number>('clock')) ?? 0)
-    return new LedgerStore(store, mesh, clock, await store.loadRecords())
+    clock.raise(store.clock)
+    const it = new LedgerStore(store, mesh, clock)
+    const records = store.takeRecords()
+    for (const record of records) it.ledger.merge(record)
+    const highest = it.ledger.highestClock(clock.now())
+    clock.raise(highest[0])
+    clock.observe(highest)
+    // What damage has brought back although it was dropped.
+    const outdated = records.filter(({ hash }) => !it.ledger.has(hash))
+    if (outdated.length > 0) await store.writeRecords([], outdated, clock.now())
+    return it
+  }
+
+  /** Why nothing that comes in gets to the disk, or undefined where it does. */
+  get failure(): MeshError | undefined {
+    return this.store.failure
   }
 
   /** Calls back after records were added and synced. */
   onAdded(listener: (added: readonly SignedRecord[]) => void): void {
     this.listeners.add(listener)
+  }
+
+  /** Ends the attempts to write what the disk did not take. The store is its owner's to close. */
+  stop(): void {
+    clearTimeout(this.retrying)
+    this.store.onFailure = () => {}
   }
 
   /** Opens and checks an envelope as from a stranger. @throws MeshError with the reason */
@@ -85,10 +105,11 @@ export class LedgerStore {
 
   /**
    * Takes in a record at its first submission, where alone the receiver's clock has a say.
-   * @throws MeshError `clock-ahead`, `too-many-names`, or `outdated` where the ledger holds newer ones of its register
+   * @throws MeshError `clock-ahead`, `too-many-names`, `outdated` where the ledger holds newer ones of its register, or `disk`
    */
   async submit(bytes: Uint8Array): Promise<SignedRecord> {
     const record = this.check(bytes)
+    if (this.failure !== undefined) throw this.failure
     const ahead = record.clock[0] - this.clock.now()
     if (ahead > MAX_CLOCK_AHEAD) {
       throw new MeshError(
@@ -104,16 +125,15 @@ export class LedgerStore {
     }
     if (this.ledger.has(record.hash)) {
       await this.saved() // the first submission may still be on its way to the disk
-    } else if (!(await this.acceptOne(record))) {
+    } else if (!(await this.acceptOne(record).catch(notOnDisk))) {
       throw new MeshError('outdated', `the ledger holds newer ${record.kind} records of the same signer; sign it again`)
     }
     return record
   }
 
-  /** Resolves once all that is in the ledger now is synced to disk. */
-  async saved(): Promise<void> {
-    await this.store.settled()
-    if (this.unsaved.added.length > 0) await this.save([], [])
+  /** Resolves once all that is in the ledger now is synced to disk. @throws MeshError `disk` */
+  saved(): Promise<void> {
+    return this.store.settled()
   }
 
   /** Signs a record with the next clock and takes it in. */
@@ -136,24 +156,38 @@ export class LedgerStore {
       if (record.clock[0] <= this.clock.now() + MAX_CLOCK_AHEAD) this.clock.observe(record.clock)
     }
     if (added.length === 0) return []
-    await this.save(added, dropped)
-    for (const listener of this.listeners) listener(added)
+    try {
+      await this.store.writeRecords(added, dropped, this.clock.now())
+    } catch (error) {
+      // The ledger has the records before the disk does: they are known from now on, and nobody would send them again.
+      this.unsaved.push(...added)
+      throw error
+    }
+    this.tell(added)
     return added
   }
 
-  // The ledger has the records before the disk does. Where the disk fails they are known from then on, and nobody would
-  // send them again.
-  private async save(added: SignedRecord[], dropped: SignedRecord[]): Promise<void> {
-    const all = { added: [...this.unsaved.added, ...added], dropped: [...this.unsaved.dropped, ...dropped] }
-    this.unsaved = { added: [], dropped: [] }
-    try {
-      await this.store.writeRecords(all.added, all.dropped, this.clock.now())
-    } catch (error) {
-      this.unsaved = {
-        added: [...all.added, ...this.unsaved.added],
-        dropped: [...all.dropped, ...this.unsaved.dropped],
-      }
-      throw error
-    }
+  private tell(added: readonly SignedRecord[]): void {
+    for (const listener of this.listeners) listener(added)
   }
+
+  private retryLater(): void {
+    clearTimeout(this.retrying)
+    this.retrying = setTimeout(() => void this.retry(), RETRY).unref()
+  }
+
+  private async retry(): Promise<void> {
+    try {
+      await this.store.recover(() => this.ledger.records())
+    } catch {
+      return this.retryLater()
+    }
+    this.onDisk(undefined)
+    this.tell(this.unsaved.splice(0).filter(({ hash }) => this.ledger.has(hash)))
+  }
+}
+
+function notOnDisk(error: Error): never {
+  if (!isOfDisk(error)) throw error
+  throw new MeshError('disk', `${error.message}; the record is only in memory, and is written as soon as that works`)
 }

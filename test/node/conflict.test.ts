@@ -1,5 +1,6 @@
 // Two APs that cannot hear each other, and what they say once they do. Real sockets and LevelDB, no containers.
 
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import { test } from 'uvu'
@@ -69,7 +70,8 @@ test('what was published on two sides is settled by the later clock, and each AP
   await until('both to be members', () => right.state === 'running' && left.outlook.membership.members.size === 2)
   await publish(left, 1)
   await agree(left, right)
-  const remembers = async ({ store }: Ap) => Object.keys((await store.getJson<object>('peers')) ?? {}).length > 0
+  const remembers = async ({ config }: Ap) =>
+    Object.keys(JSON.parse(await readFile(join(config.data, 'peers'), 'utf8'))).length > 0
   await until('each to know where the other is', async () => (await remembers(left)) && (await remembers(right)))
 
   await right.halt()

@@ -3,7 +3,15 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { loadOrMakeSeed, loadSeed, saveSeed } from '../../node/identity.js'
+import {
+  BootCounter,
+  KnownPeers,
+  loadBelonging,
+  loadOrMakeSeed,
+  loadSeed,
+  saveBelonging,
+  saveSeed,
+} from '../../node/identity.js'
 import { scratch } from '../support/scratch.js'
 import { failureOf, refusalOf, seed } from './realm.js'
 
@@ -75,6 +83,44 @@ test('whoever reads while a key is written sees the whole old one or the whole n
   isWriting = false
   assert.ok((await reading) > 0)
   assert.equal(await readdir(keys), ['ap.key'])
+})
+
+test('no two lives of an AP share a boot counter, and what it took over from another one counts too', async () => {
+  const data = fresh()
+  const boots: number[] = []
+  for (let life = 0; life < 3; life++) boots.push(await (await BootCounter.load(data)).raise())
+  assert.equal(boots, [1, 2, 3])
+  const counter = await BootCounter.load(data)
+  // At once, and out of order: the file never says less than what somebody was told.
+  assert.equal(await Promise.all([counter.raise(), counter.raise(9), counter.raise(7)]), [4, 9, 9])
+  assert.is(await (await BootCounter.load(data)).raise(), 10)
+  assert.is(modeOf(join(data, 'boot')), 0o600)
+})
+
+test('a damaged boot counter or mesh says which file it is and what to do, and is not replaced', async () => {
+  for (const content of ['', 'x', '-1', '1 2', '\0\0\0']) {
+    const data = fresh()
+    mkdirSync(data, { recursive: true })
+    writeFileSync(join(data, 'boot'), content)
+    assert.match((await refusalOf(BootCounter.load(data), 'data-damaged')).message, join(data, 'boot'))
+    writeFileSync(join(data, 'mesh'), content)
+    assert.match((await refusalOf(loadBelonging(data), 'data-damaged')).message, join(data, 'mesh'))
+    for (const name of ['boot', 'mesh']) assert.is(readFileSync(join(data, name), 'utf8'), content)
+  }
+})
+
+test('the mesh and the known peers are as they were saved last', async () => {
+  const data = fresh()
+  assert.is(await loadBelonging(data), undefined)
+  const belonging = { meshKey: 'ab'.repeat(32), admission: { grant: '01', member: '02' } }
+  await saveBelonging(data, belonging)
+  assert.equal(await loadBelonging(data), belonging)
+  const peers = new KnownPeers(data)
+  assert.equal(await peers.load(), {})
+  await Promise.all([peers.save({ a: ['/ip4/10.0.0.1/tcp/1'] }), peers.save({ b: ['/ip4/10.0.0.2/tcp/1'] })])
+  assert.equal(await new KnownPeers(data).load(), { b: ['/ip4/10.0.0.2/tcp/1'] })
+  writeFileSync(join(data, 'peers'), '{"a": [')
+  assert.equal(await peers.load(), {}, 'others may find this AP')
 })
 
 test.run()

@@ -114,7 +114,7 @@ export class Peer {
 
   /** Records on its disk. */
   async onDisk(): Promise<Set<string>> {
-    return new Set(hashes((await this.store.loadRecords()).records))
+    return new Set(hashes(await this.store.loadRecords()))
   }
 
   isConnectedTo(other: Peer): boolean {

@@ -9,6 +9,7 @@ import { encode } from '../../../protocols/codec.js'
 import { type SignedRecord, seal } from '../../../protocols/envelope.js'
 import { MAX_CLOCK_AHEAD, MAX_RECORD } from '../../../protocols/limits.js'
 import { scratch } from '../../support/scratch.js'
+import { until } from '../../support/until.js'
 import { hashes, Realm, refusalOf } from '../realm.js'
 
 const realm = new Realm()
@@ -52,6 +53,13 @@ function flipped(bytes: Uint8Array, at: number): Uint8Array {
   return copy
 }
 
+/** Lets all writes fail, until the returned function is called. */
+function failing(store: Store): () => void {
+  const db = Reflect.get(store, 'db') as { batch(...args: unknown[]): Promise<void> }
+  db.batch = () => Promise.reject(new Error('no space left'))
+  return () => Reflect.deleteProperty(db, 'batch')
+}
+
 /** Lets Date.now say something else while `run` runs. */
 async function at<T>(ms: number, run: () => Promise<T>): Promise<T> {
   const now = Date.now
@@ -89,7 +97,7 @@ test('each kind of bad envelope is refused with its code, and the good ones amon
     refused.map((error) => error.code),
     bad.map(([expected]) => expected),
   )
-  assert.equal(hashes((await store.loadRecords()).records), hashes(good))
+  assert.equal(hashes(await store.loadRecords()), hashes(good))
 })
 
 test('a beacon is checked and handed on, but neither kept in the ledger nor on disk', async () => {
@@ -99,7 +107,7 @@ test('a beacon is checked and handed on, but neither kept in the ledger nor on d
   assert.equal(added, [])
   assert.equal(hashes(beacons), hashes([beacon]))
   assert.is(ledger.ledger.size, 0)
-  assert.is((await store.loadRecords()).records.length, 0)
+  assert.is((await store.loadRecords()).length, 0)
 })
 
 test('kinds that this version does not know are kept and handed on as they are', async () => {
@@ -114,7 +122,7 @@ test('what a register drops leaves the disk with it', async () => {
   const versions = Array.from({ length: 6 }, (_, i) => recordAt(1000 + i))
   for (const version of versions) await it.ledger.accept([version.bytes])
   const newest = hashes(versions.slice(-2))
-  assert.equal(hashes((await it.store.loadRecords()).records), newest)
+  assert.equal(hashes(await it.store.loadRecords()), newest)
   assert.is(await it.ledger.acceptOne(versions[0]!), false, 'it is outdated')
   const { ledger } = await reopen(it)
   assert.equal(hashes(ledger.ledger.records()), newest)
@@ -124,7 +132,7 @@ test('all of a frame is taken in at once where it holds several versions of one 
   const { ledger, store } = await open()
   const versions = Array.from({ length: 100 }, (_, i) => recordAt(1000 + i))
   await ledger.accept(bytesOf(versions))
-  assert.equal(hashes((await store.loadRecords()).records), hashes(versions.slice(-2)))
+  assert.equal(hashes(await store.loadRecords()), hashes(versions.slice(-2)))
 })
 
 test('listeners hear of what was added once it is on disk', async () => {
@@ -133,7 +141,7 @@ test('listeners hear of what was added once it is on disk', async () => {
   let onDisk: Promise<Set<string>> | undefined
   ledger.onAdded((added) => {
     heard.push(...hashes(added))
-    onDisk = store.loadRecords().then(({ records }) => new Set(hashes(records)))
+    onDisk = store.loadRecords().then((records) => new Set(hashes(records)))
   })
   const record = realm.record()
   await ledger.accept([record.bytes])
@@ -158,23 +166,29 @@ test('one who submits a record twice hears twice that it is safe', async () => {
   const record = realm.record()
   const both = await Promise.all([ledger.submit(record.bytes), ledger.submit(record.bytes)])
   assert.equal(hashes(both), hashes([record, record]))
-  assert.equal(hashes((await store.loadRecords()).records), hashes([record]))
+  assert.equal(hashes(await store.loadRecords()), hashes([record]))
 })
 
-test('a record that the disk did not take is not said to be safe until it did', async () => {
+test('a record that the disk did not take is not said to be safe until it did, and then everyone hears of it', async () => {
   const { ledger, store } = await open()
-  const db = Reflect.get(store, 'db') as { batch(...args: unknown[]): Promise<void> }
-  const batch = db.batch.bind(db)
-  db.batch = () => Promise.reject(new Error('no space left'))
+  const told: string[] = []
+  ledger.onAdded((added) => told.push(...hashes(added)))
+  const disk: boolean[] = []
+  ledger.onDisk = (failure) => disk.push(failure === undefined)
+  const works = failing(store)
   const record = realm.record()
-  const failed = async (what: Promise<unknown>) =>
-    assert.match(await what.then(String, String), 'no space left', 'it must not be acknowledged')
-  await failed(ledger.submit(record.bytes))
-  await failed(ledger.submit(record.bytes))
-  await failed(ledger.saved())
-  db.batch = batch
+  for (const what of [() => ledger.submit(record.bytes), () => ledger.submit(record.bytes), () => ledger.saved()]) {
+    assert.match((await refusalOf(what(), 'disk')).message, 'no space left')
+  }
+  const refused = realm.record()
+  await refusalOf(ledger.submit(refused.bytes), 'disk')
+  assert.ok(!ledger.ledger.has(refused.hash), 'what is refused from the start is not in memory either')
+  assert.equal([told, disk], [[], [false]])
+  works()
+  await until('the disk to be tried again', () => ledger.failure === undefined)
   await ledger.submit(record.bytes)
-  assert.equal(hashes((await store.loadRecords()).records), hashes([record]))
+  assert.equal(hashes(await store.loadRecords()), hashes([record]))
+  assert.equal([told, disk], [hashes([record]), [false, true]])
 })
 
 test('what peers bring from the future is kept and takes effect when its time comes', async () => {
@@ -221,9 +235,9 @@ test('a ledger is as it was after it was closed and opened again', async () => {
   const it = await open()
   await it.ledger.accept(bytesOf([...realm.records(300), realm.grant]))
   const digest = it.ledger.ledger.digest()
-  const { ledger } = await reopen(it)
-  assert.equal(ledger.ledger.digest(), digest)
-  assert.is(ledger.damaged, 0)
+  const again = await reopen(it)
+  assert.equal(again.ledger.ledger.digest(), digest)
+  assert.is(again.store.damage, undefined)
 })
 
 test.run()
