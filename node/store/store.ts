@@ -372,7 +372,7 @@ export class Store {
 
   private async noteDamage(found: string, lost: number): Promise<void> {
     const at = new Date(Math.max(Date.now(), this.clock)).toISOString()
-    this.damage = { at, found, lost: Math.max(lost, 0) }
+    this.damage = { at, found: inPlainWords(found), lost: Math.max(lost, 0) }
     this.isDamageNew = true
     await this.repair.write(`${JSON.stringify(this.damage)}\n`)
   }
@@ -506,6 +506,9 @@ function causeOf(error: unknown): { code: string | undefined; message: string } 
   const { code, message, cause } = error as NodeJS.ErrnoException & { cause?: NodeJS.ErrnoException }
   return cause === undefined ? { code, message } : { code: cause.code, message: cause.message }
 }
+
+const inPlainWords = (found: string): string =>
+  found.includes('create_if_missing') ? 'the file CURRENT is missing' : found
 
 function asDiskError(error: unknown, dir: string): MeshError {
   if (error instanceof MeshError) return error

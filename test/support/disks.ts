@@ -51,15 +51,15 @@ export class Disk {
   readonly path: string
   private readonly image: string
 
-  constructor(megabytes: number) {
+  constructor(megabytes: number, path?: string) {
     const folder = scratch('disk')
     atExit(() => {
       for (const mounted of [this.path, memory]) spawnSync('umount', ['--lazy', mounted])
     })
     const memory = join(folder, 'memory')
-    this.path = join(folder, 'disk')
+    this.path = path ?? join(folder, 'disk')
     mkdirSync(memory)
-    mkdirSync(this.path)
+    mkdirSync(this.path, { recursive: true })
     run('mount', '-t', 'tmpfs', 'tmpfs', memory)
     this.image = join(memory, 'image')
     writeFileSync(this.image, '')

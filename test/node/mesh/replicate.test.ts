@@ -50,7 +50,8 @@ test('where no connected AP confirms, that is said, and the record is kept', asy
   const now = performance.now.bind(performance)
   const works = [failing(b), failing(c)]
   const submitting = submit()
-  performance.now = () => now() + 20_000 // so much time goes by after the first attempt
+  await until('an attempt', () => b.ledgerStore.failure !== undefined)
+  performance.now = () => now() + 20_000 // so much time goes by after it
   const { message } = await refusalOf(submitting, 'not-replicated').finally(() => {
     performance.now = now
   })

@@ -78,7 +78,7 @@ type Files = (pattern: RegExp) => string[]
 
 /** What is done to the files, how many records may be lost by it at most, and what it is called. */
 const damages: Record<string, [damage: (files: Files) => void, most: number, found: RegExp]> = {
-  'no CURRENT': [(files) => rmSync(files(/CURRENT/)[0]!), 0, /does not exist/],
+  'no CURRENT': [(files) => rmSync(files(/CURRENT/)[0]!), 0, /CURRENT is missing/],
   'an empty CURRENT': [(files) => truncateSync(files(/CURRENT/)[0]!), 0, /CURRENT file/],
   'no MANIFEST': [(files) => rmSync(files(/MANIFEST/)[0]!), 0, /No such file/],
   'half a MANIFEST': [(files) => halve(files(/MANIFEST/)[0]!), 200, /./],
