@@ -58,9 +58,13 @@ export async function answerSync(stream: Stream, deps: SyncDependencies): Promis
   const exchange = new Exchange(stream, deps)
   const { ledger, clock } = deps.store
   const [, theirs] = await exchange.expect('hello')
-  await exchange.write(['hello', ledger.digest(), clock.now()])
+  const digest = ledger.digest()
+  const whole = wholeRange(ledger)
+  // What is said to be here is taken to be safe here, also where the two prove equal and nothing more is said.
+  await deps.store.saved()
+  await exchange.write(['hello', digest, clock.now()])
   await exchange.send('beacons', deps.beacons())
-  if (!equalBytes(theirs, ledger.digest())) exchange.ask(wholeRange(ledger))
+  if (!equalBytes(theirs, digest)) exchange.ask(whole)
   await exchange.giveTurn()
   await exchange.alternate()
   return exchange.result
