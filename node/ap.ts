@@ -9,6 +9,7 @@ import { isDeepStrictEqual } from 'node:util'
 import type Docker from 'dockerode'
 import type { Logger } from 'pino'
 import { apId, apKey, equalBytes, hex, unhex } from '../protocols/bytes.js'
+import { MemberTimes } from '../protocols/clock.js'
 import type { ImageSpec } from '../protocols/deployment.js'
 import { open, type SignedRecord, seal } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
@@ -17,6 +18,7 @@ import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
+import type { Placed } from '../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { readTicket, redeem, signMember, writeTicket } from '../protocols/ticket.js'
 import { DockerEngine } from './chutes/docker.js'
@@ -74,6 +76,7 @@ export class Ap {
   private readonly supply: Supply
   private readonly roster: Roster
   private readonly turns = new Turns()
+  private readonly times = new MemberTimes()
   private readonly startedAt = monotonic()
   private readonly timers: NodeJS.Timeout[] = []
   private network!: Network
@@ -89,7 +92,8 @@ export class Ap {
   private isHandedOver = false
   private joinRefusal: string | undefined
   private hasTwin = false
-  private readonly claiming = new Set<string>()
+  /** Epochs of claims that are not on disk yet, by instance: until then nothing follows from them. */
+  private readonly claiming = new Map<string, number>()
 
   private constructor(
     readonly config: Config,
@@ -328,6 +332,7 @@ export class Ap {
         beacons: () => this.beacons(),
         onBeacon: (beacon) => this.takeBeacon(beacon),
         onPulse: (from, sign) => this.roster.heard(from, sign, monotonic()),
+        onTime: (ap, ms) => this.noteTime(ap, ms),
         onConnected: () => this.scheduleBeacon(),
         onLost: (ap) => this.roster.lost(ap, monotonic()),
         onAddresses: (known) => void this.store.putJson('peers', known).catch(() => {}),
@@ -411,9 +416,12 @@ export class Ap {
     if (!this.isReady) return
     this.makeClaims()
     const { held, kept } = dutiesOf(this.current, this.id)
-    const desired = new Map(held.map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]))
-    // An AP that was forgotten hears no more of whether others serve what it still runs.
-    this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : kept)
+    const isSafe = ({ instance, claim }: Placed) => this.claiming.get(instance) !== claim!.body.epoch
+    const desired = new Map(
+      held.filter(isSafe).map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]),
+    )
+    const untouched = held.filter((placed) => !isSafe(placed)).map(({ instance }) => instance)
+    this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : new Set([...kept, ...untouched]))
   }
 
   private becomeReady(): void {
@@ -429,13 +437,12 @@ export class Ap {
   private makeClaims(): void {
     if (this.isLeaving) return
     for (const { placed, epoch, previous } of this.turns.due(this.current, this.id, monotonic())) {
-      if (this.claiming.has(placed.instance)) continue
-      this.claiming.add(placed.instance)
+      if (this.claiming.get(placed.instance) === epoch) continue
+      this.claiming.set(placed.instance, epoch)
       const cause = placed.cause ?? 'new'
       this.ledgerStore
         .sign(this.signer, 'claim', placed.subject, { epoch, cause, previous })
         .catch((error) => this.log.error({ reason: messageOf(error) }, 'a claim could not be written'))
-        .finally(() => this.claiming.delete(placed.instance))
     }
   }
 
@@ -443,11 +450,25 @@ export class Ap {
     for (const record of added) {
       if (equalBytes(record.signer, this.signer.publicKey) || record.kind === 'grant')
         this.network.publishRecords([record])
+      if (isKind(record, 'claim') && equalBytes(record.signer, this.signer.publicKey))
+        this.claiming.delete(hex(record.subject))
       // An AP that is accused shows that it lives: its next beacon refutes, whatever the statement says.
       if (isKind(record, 'statement') && equalBytes(record.subject, this.signer.publicKey)) void this.outdo(record.body)
       this.tellRecord(record)
     }
     this.tellConflicts(added.filter((record) => isKind(record, 'deployment')))
+    this.scheduleRefresh()
+  }
+
+  private noteTime(ap: string, ms: number): void {
+    const { ledger, clock } = this.ledgerStore
+    // A box that knows nothing yet believes the first one that lets it in.
+    if (ledger.size <= 2) clock.raise(ms)
+    this.times.note(ap, ms, monotonic())
+    const corrected = this.times.correction(clock.now(), monotonic(), this.current.membership.members.size)
+    if (corrected === undefined) return
+    this.events.add('clock-corrected', { behind: corrected - clock.now() })
+    clock.raise(corrected)
     this.scheduleRefresh()
   }
 

@@ -25,3 +25,30 @@ export function tick(last: Clock, nowMs: number): Clock {
   if (nowMs > last[0]) return [nowMs, 0]
   return last[1] < 2 ** 16 - 1 ? [last[0], last[1] + 1] : [last[0] + 1, 0]
 }
+
+/** A clock that is less behind is left alone, in milliseconds: it matters once it comes near to MAX_CLOCK_AHEAD. */
+const BEHIND = 60_000
+/** So many others must have said what time it is: one alone could send an AP's clock anywhere. */
+const ASKED = 3
+
+/**
+ * What other members say that the time is. An AP without a battery clock that had no power for a while would take all that
+ * was signed meanwhile for records of the future, and never see them in force.
+ */
+export class MemberTimes {
+  /** By AP id, how much its clock shows beyond this AP's monotonic scale. */
+  private readonly offsets = new Map<string, number>()
+
+  /** @param timeMs the time that the AP told, @param monotonicMs when it did */
+  note(ap: string, timeMs: number, monotonicMs: number): void {
+    this.offsets.set(ap, timeMs - monotonicMs)
+  }
+
+  /** The time that this AP should go on from: the one in the middle of all, where that is far later than its own. */
+  correction(nowMs: number, monotonicMs: number, members: number): number | undefined {
+    if (this.offsets.size < Math.min(ASKED, members - 1)) return undefined
+    const times = [nowMs, ...[...this.offsets.values()].map((offset) => offset + monotonicMs)].sort((a, b) => a - b)
+    const middle = Math.floor(times[Math.floor(times.length / 2)]!)
+    return middle > nowMs + BEHIND ? middle : undefined
+  }
+}

@@ -1,6 +1,6 @@
 // Placement: from what is wanted, who claims what, and who is alive, to who should run each instance. Pure, and the same
 // on every AP that knows the same; where two know different things both claim, and the order of claims settles it.
-import { apId, hex } from './bytes.js'
+import { apId, equalBytes, hex } from './bytes.js'
 import { type Copy, instanceSubject } from './chute.js'
 import { isPinnedByData, type Resources, resourcesOf } from './deployment.js'
 import { type Chute, type Claims, copiesOf } from './desired.js'
@@ -170,7 +170,7 @@ function whyNotHold(chute: Chute, instance: string, of: Candidate, free: Free, n
 }
 
 function whyNotClaim({ chute, copy, instance }: Placed, of: Candidate, free: Free, nowMs: number): string | undefined {
-  if (typeof copy !== 'number' && hex(copy) !== hex(of.member.key)) return 'this copy is for another AP'
+  if (typeof copy !== 'number' && !equalBytes(copy, of.member.key)) return 'this copy is for another AP'
   if (of.state !== 'alive') return `is ${of.state}`
   if (of.member.draining) return 'is draining'
   const unmet = unmetConstraint(chute, of.member)

@@ -162,9 +162,11 @@ export class Roster {
 
   /** The statements of a majority of an AP's watchers, or undefined: what makes an AP dead. */
   certificate(ap: string): RecordOf<'statement'>[] | undefined {
+    const accusations = this.accusations(ap)
+    if (accusations.length === 0) return undefined
     const watchers = this.watchers(ap)
     const keys = new Set(watchers.map((id) => hex(this.members.get(id)!.key)))
-    const counted = this.accusations(ap).filter(({ signer }) => keys.has(hex(signer)))
+    const counted = accusations.filter(({ signer }) => keys.has(hex(signer)))
     return watchers.length > 0 && counted.length >= majority(watchers.length) ? counted : undefined
   }
 

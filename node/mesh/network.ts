@@ -14,7 +14,7 @@ import { Gossip } from './gossip.js'
 import { closeConnection, connectionTo, createHost, type Host, openStream, peerId } from './host.js'
 import { type Admission, admitNewcomers, askToJoin } from './join.js'
 import { type LifeSign, Probes, Pulses } from './liveness.js'
-import { answerForgotten, answerSync, initiateSync, type SyncResult } from './sync.js'
+import { answerForgotten, answerSync, initiateSync, type SyncResult, syncFrames } from './sync.js'
 
 /** Milliseconds. A digest may differ for as long as gossip takes; after that, sync. */
 const DIFFERENCE_PATIENCE = 1500
@@ -52,6 +52,8 @@ export interface NetworkHandlers {
   /** Returns whether it was newer than what is known. */
   onBeacon(beacon: RecordOf<'beacon'>): boolean
   onPulse(from: string, sign: LifeSign): void
+  /** What a member takes the time to be, in milliseconds since 1970. */
+  onTime(ap: string, ms: number): void
   onConnected(ap: string): void
   onLost(ap: string): void
   onAddresses(peers: Record<string, string[]>): void
@@ -145,9 +147,9 @@ export class Network {
           const records = handlers.forgets(from)
           if (records.length === 0) return stream.abort(new Error('not a member'))
           const deps = this.syncDependencies(from)
-          return exchange(stream, () => answerForgotten(stream, deps, records)).catch(() => {})
+          return exchange(stream, () => answerForgotten(syncFrames(stream), deps, records)).catch(() => {})
         }
-        await exchange(stream, () => answerSync(stream, this.syncDependencies(from)))
+        await exchange(stream, () => answerSync(syncFrames(stream), this.syncDependencies(from)))
           .then((result) => this.noteSynced(from, result))
           .catch((error) => this.noteFailed(`sync from ${from}`, from, error))
       },
@@ -251,7 +253,7 @@ export class Network {
 
   private async syncNow(ap: string): Promise<SyncResult> {
     const stream = await openStream(this.host, ap, this.ids.sync, AbortSignal.timeout(5000))
-    const result = await exchange(stream, () => initiateSync(stream, this.syncDependencies(ap)))
+    const result = await exchange(stream, () => initiateSync(syncFrames(stream), this.syncDependencies(ap)))
     this.noteSynced(ap, result)
     return result
   }
@@ -322,8 +324,7 @@ export class Network {
       onBeacon: (beacon: SignedRecord) => void this.takeBeacon(beacon),
       onRefused: (error: MeshError) => this.handlers.onRefused(ap, error),
       onTime: (ms: number) => {
-        // Only a box that knows no better takes its time from a peer: one that starts with an empty ledger.
-        if (this.store.ledger.size <= 2 && this.handlers.isMember(ap)) this.store.clock.raise(ms)
+        if (this.handlers.isMember(ap)) this.handlers.onTime(ap, ms)
       },
     }
   }

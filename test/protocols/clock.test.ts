@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { type Clock, clockSchema, compareClocks, tick, ZERO_CLOCK } from '../../protocols/clock.js'
+import { type Clock, clockSchema, compareClocks, MemberTimes, tick, ZERO_CLOCK } from '../../protocols/clock.js'
 
 const MAX_MS = 2 ** 48 - 1
 const MAX_COUNTER = 2 ** 16 - 1
@@ -67,6 +67,27 @@ test('what is no clock is refused: negative, broken or too great numbers, and ot
   const wrong = [[-1, 0], [0, -1], [1.5, 0], [0, 0.5], [MAX_MS + 1, 0], [0, MAX_COUNTER + 1], [0], [0, 0, 0], 5, null]
   for (const value of wrong) assert.not(clockSchema.safeParse(value).success, JSON.stringify(value))
   assert.ok(clockSchema.safeParse([MAX_MS, MAX_COUNTER]).success)
+})
+
+const HOUR = 3_600_000
+
+function timesOf(...told: number[]): MemberTimes {
+  const times = new MemberTimes()
+  for (const [i, time] of told.entries()) times.note(`ap${i}`, time, 500)
+  return times
+}
+
+test('a clock that is hours behind most members goes on from the middle of their times', () => {
+  assert.is(timesOf(2 * HOUR, 3 * HOUR, 4 * HOUR).correction(0, 500, 30), 3 * HOUR)
+  assert.is(timesOf(2 * HOUR, 3 * HOUR, 4 * HOUR).correction(0, 1500, 30), 3 * HOUR + 1000, 'their clocks go on')
+  assert.is(timesOf(2 * HOUR).correction(0, 500, 2), 2 * HOUR, 'there is only one other')
+})
+
+test('a minority of members cannot move a clock, and no clock is moved back or for a little', () => {
+  assert.is(timesOf(9 * HOUR, 9 * HOUR, HOUR, HOUR).correction(HOUR, 500, 5), undefined)
+  assert.is(timesOf(9 * HOUR, 9 * HOUR).correction(HOUR, 500, 30), undefined, 'two are too few to ask')
+  assert.is(timesOf(HOUR, HOUR, HOUR).correction(2 * HOUR, 500, 4), undefined)
+  assert.is(timesOf(HOUR, HOUR, HOUR).correction(HOUR - 2000, 500, 4), undefined)
 })
 
 test.run()
