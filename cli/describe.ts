@@ -19,6 +19,10 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   published: (e) => `chute ${e.chute} was published, revision ${e.revision}`,
   wanted: (e) => `chute ${e.chute} is to be ${e.desired}`,
   removed: (e) => `chute ${e.chute} was removed`,
+  'lease-taken': (e) => `this AP has the lease of ${e.instance}, epoch ${e.epoch}`,
+  'lease-lost': (e) => `this AP has lost the lease of ${e.instance}: ${e.reason}`,
+  voters: (e) =>
+    `chute ${e.chute} has other voters${e.forced ? ', by force' : ''}: ${(e.voters as string[]).join(', ')}`,
   started: (e) => `${e.instance} was started, revision ${e.revision}, epoch ${e.epoch}`,
   stopped: (e) => `${e.instance} was stopped`,
   crashed: (e) => `${e.instance}: service ${e.service} ${e.reason}`,

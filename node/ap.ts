@@ -10,17 +10,21 @@ import type Docker from 'dockerode'
 import type { Logger } from 'pino'
 import { apId, apKey, equalBytes, hex, unhex } from '../protocols/bytes.js'
 import type { ImageSpec } from '../protocols/deployment.js'
+import type { Chute } from '../protocols/desired.js'
 import { open, type SignedRecord, seal } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
 import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
-import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
+import { type Body, checkKind, isKind, type Kind, type RecordOf } from '../protocols/kinds.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
-import { dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
+import { type ClaimToMake, dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { readTicket, redeem, signMember, writeTicket } from '../protocols/ticket.js'
+import type { Electorate } from '../protocols/voters.js'
 import { DockerEngine } from './chutes/docker.js'
-import { connectDocker } from './chutes/docker-client.js'
+import { connectDocker, socketOf } from './chutes/docker-client.js'
 import { EngineError } from './chutes/engine.js'
+import { Guard } from './chutes/guard.js'
+import { Leases, type Wanted } from './chutes/leases.js'
 import { desiredOf } from './chutes/plan.js'
 import { Reconciler } from './chutes/reconciler.js'
 import { monotonic, NodeClock } from './clock.js'
@@ -76,6 +80,7 @@ export class Ap {
   private readonly startedAt = monotonic()
   private readonly timers: NodeJS.Timeout[] = []
   private network!: Network
+  private leases!: Leases
   private current: Outlook
   private sequence = 0
   private beacon: RecordOf<'beacon'> | undefined
@@ -114,6 +119,8 @@ export class Ap {
     })
     this.reconciler = new Reconciler({
       engine: new DockerEngine(this.docker, { mesh: this.mesh, ap: this.id }),
+      beforeStart: (key, containers) => this.leases.beforeStart(key, containers),
+      onSeen: (actual, isBusy) => this.leases.see(actual, isBusy),
       hasImage: (image) => this.supply.has(image),
       fetchImage: async (image) => {
         await this.supply.ensure(image)
@@ -230,13 +237,33 @@ export class Ap {
 
   /** Signs a record with this AP's own key, on behalf of who asks its local API. */
   async sign<K extends 'forget' | 'drain'>(kind: K, subject: Uint8Array, body: Body<K>): Promise<void> {
-    if (!this.current.membership.isAdmin(this.signer.publicKey) && !equalBytes(subject, this.signer.publicKey)) {
+    if (equalBytes(subject, this.signer.publicKey)) await this.ledgerStore.sign(this.signer, kind, subject, body)
+    else await this.signAsAdmin(kind, subject, body)
+  }
+
+  private async signAsAdmin<K extends Kind>(kind: K, subject: Uint8Array, body: Body<K>): Promise<void> {
+    if (!this.current.membership.isAdmin(this.signer.publicKey)) {
       throw new MeshError(
         'not-an-admin',
         `this AP is no admin of the mesh; do it on one that is (see "dropmesh aps --json")`,
       )
     }
     await this.ledgerStore.sign(this.signer, kind, subject, body)
+  }
+
+  /**
+   * Makes others the voters of an exclusive chute, without asking those it has. Only for when too many of these are gone
+   * for good: nobody can know whether a copy still runs by their votes.
+   * @returns the new voters
+   * @throws MeshError `not-an-admin`, `not-exclusive`
+   */
+  async force(chute: Chute, voters: Uint8Array[]): Promise<Electorate> {
+    const electorate = this.current.electorates.get(hex(chute.key))
+    if (electorate === undefined)
+      throw new MeshError('not-exclusive', `${chute.id.name} is not exclusive; it has no voters`)
+    const body = { generation: electorate.generation + 1, voters, forced: true }
+    await this.signAsAdmin('voters', chute.key, body)
+    return body
   }
 
   /** Makes a ticket. @throws MeshError `not-an-admin` */
@@ -303,9 +330,25 @@ export class Ap {
     ) {
       await pause(100)
     }
+    await this.leases.giveUp()
   }
 
   private async run(): Promise<void> {
+    this.leases = await Leases.load({
+      self: this.id,
+      store: this.store,
+      guard: new Guard(join(this.config.data, 'watchdog.sock'), socketOf(this.docker) ?? ''),
+      call: (voter, message) => this.network.leases.call(voter, message),
+      isPresent: (instance) => this.reconciler.isPresent(instance),
+      nameOf: (instance) => this.instanceName(unhex(instance)),
+      onChange: () => {
+        this.scheduleBeacon()
+        this.scheduleRefresh()
+      },
+      onEvent: (kind, fields) => this.events.add(kind, fields),
+      onFailure: (what, error) => this.log.warn({ reason: messageOf(error) }, `${what} failed`),
+    })
+    this.leases.look(this.current)
     const peers = (await this.store.getJson<Record<string, string[]>>('peers')) ?? {}
     const invited = this.config.join === undefined || this.isMember(this.id) ? {} : addressesOf(this.config.join)
     this.network = await Network.create(
@@ -327,6 +370,7 @@ export class Ap {
         beacons: () => this.beacons(),
         onBeacon: (beacon) => this.takeBeacon(beacon),
         onPulse: (from, sign) => this.roster.heard(from, sign, monotonic()),
+        onLease: (from, message) => this.leases.answer(from, message),
         onConnected: () => this.scheduleBeacon(),
         onLost: (ap) => this.roster.lost(ap, monotonic()),
         onAddresses: (known) => void this.store.putJson('peers', known).catch(() => {}),
@@ -402,6 +446,7 @@ export class Ap {
   private refresh(): void {
     const before = this.current
     this.current = this.lookOut()
+    this.leases.look(this.current)
     this.tellMembership(before, this.current)
     const isForgotten = this.current.membership.forgotten.has(this.id)
     if (this.state === 'joining' && !isForgotten) return
@@ -409,9 +454,16 @@ export class Ap {
     if (!this.isReady) return
     this.makeClaims()
     const { held, kept } = dutiesOf(this.current, this.id)
-    const desired = new Map(held.map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]))
+    const runnable = held.filter(({ chute, instance, claim }) =>
+      chute.spec.exclusive === undefined ? true : this.leases.holds(instance) === claim!.body.epoch,
+    )
+    const desired = new Map(runnable.map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]))
     // An AP that was forgotten hears no more of whether others serve what it still runs.
-    this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : kept)
+    const untouched = this.isHandedOver || isForgotten ? new Set<string>() : new Set(kept)
+    for (const { instance, chute } of held) {
+      if (chute.spec.exclusive !== undefined && this.leases.mayStay(instance)) untouched.add(instance)
+    }
+    this.reconciler.want(desired, untouched)
   }
 
   private becomeReady(): void {
@@ -425,8 +477,9 @@ export class Ap {
   }
 
   private makeClaims(): void {
-    if (this.isLeaving) return
-    for (const { placed, epoch, previous } of this.turns.due(this.current, this.id, monotonic())) {
+    const { due, leased } = this.claimsToMake()
+    this.leases.want(leased, this.current.electorates, this.ledgerStore.clock.now())
+    for (const { placed, epoch, previous } of due) {
       if (this.claiming.has(placed.instance)) continue
       this.claiming.add(placed.instance)
       const cause = placed.cause ?? 'new'
@@ -435,6 +488,30 @@ export class Ap {
         .catch((error) => this.log.error({ reason: messageOf(error) }, 'a claim could not be written'))
         .finally(() => this.claiming.delete(placed.instance))
     }
+  }
+
+  /** What this AP claims now, and what it needs a lease for, be it to claim it or to run what it has claimed. */
+  private claimsToMake(): { due: ClaimToMake[]; leased: Wanted[] } {
+    if (this.isLeaving) return { due: [], leased: [] }
+    const turns = this.turns.due(this.current, this.id, monotonic())
+    const due = turns.filter(({ placed }) => placed.chute.spec.exclusive === undefined)
+    // Voters could not tell the two nodes of one identity apart, and would let both run.
+    if (this.hasTwin) return { due, leased: [] }
+    const leased = new Map<string, Wanted>()
+    for (const turn of turns) if (!due.includes(turn)) leased.set(turn.placed.instance, turn)
+    for (const placed of this.current.placed) {
+      const isOwn = placed.claim !== undefined && equalBytes(placed.claim.signer, this.signer.publicKey)
+      const isLeased = placed.chute.spec.exclusive !== undefined
+      if (!isLeased || !isOwn || (placed.holder !== this.id && placed.cause !== 'lease')) continue
+      leased.set(placed.instance, { placed, epoch: placed.claim!.body.epoch })
+    }
+    // An exclusive instance is claimed by whoever has its lease, and with the epoch of that.
+    for (const { placed } of leased.values()) {
+      const epoch = this.leases.holds(placed.instance)
+      if (epoch === undefined || epoch === placed.claim?.body.epoch) continue
+      due.push({ placed, epoch, previous: placed.claim?.hash })
+    }
+    return { due, leased: [...leased.values()] }
   }
 
   private onAdded(added: readonly SignedRecord[]): void {
@@ -492,6 +569,7 @@ export class Ap {
   private tick(): void {
     const now = monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
+    if (this.isReady) this.leases.tick()
     const slow = Math.max(BEACON_SLOW, this.current.membership.members.size * BEACON_PER_MEMBER)
     if (now - this.lastBeaconAt > slow) this.scheduleBeacon()
   }
@@ -594,7 +672,7 @@ export class Ap {
       version: VERSION,
       addresses: this.addresses().slice(0, 32),
       engine: reconciler.engineInfo(),
-      instances: reconciler.instances().slice(0, most),
+      instances: this.reports().slice(0, most),
       cannot: reconciler.cannot().slice(0, Math.min(most, 64)),
       images: this.supply.holdings().slice(0, most),
       ledger: ledgerStore.ledger.digest(),
@@ -608,6 +686,14 @@ export class Ap {
       this.log.warn({ instances: body.instances.length }, 'the beacon is too big for all that this AP runs')
       return this.sealBeacon(Math.floor(most / 2))
     }
+  }
+
+  /** What runs here, and what waits here for its lease. */
+  private reports(): Body<'beacon'>['instances'] {
+    const waiting = this.leases.reports()
+    const keys = new Set(waiting.map(({ instance }) => hex(instance)))
+    // What waits for its lease does not run, although a hung engine may still have it otherwise.
+    return [...waiting, ...this.reconciler.instances().filter(({ instance }) => !keys.has(hex(instance)))]
   }
 
   private beacons(): Uint8Array[] {
@@ -672,7 +758,7 @@ export class Ap {
 
   private tellRecord(record: SignedRecord): void {
     if (isKind(record, 'claim')) {
-      const instance = this.lookOutFor(record)
+      const instance = this.instanceName(record.subject)
       const ap = apId(record.signer)
       this.events.add('claimed', {
         instance,
@@ -706,6 +792,14 @@ export class Ap {
         sequence,
         silence,
       })
+    } else if (isKind(record, 'voters')) {
+      const chute = this.current.chutes.find(({ key }) => equalBytes(key, record.subject))
+      this.events.add('voters', {
+        chute: chute?.id.name ?? hex(record.subject),
+        generation: record.body.generation,
+        voters: record.body.voters.map((key) => this.nameOf(apId(key))),
+        forced: record.body.forced,
+      })
     } else if (isKind(record, 'drain')) {
       this.events.add(record.body.draining ? 'draining' : 'undrained', {
         ap: apId(record.subject),
@@ -714,13 +808,11 @@ export class Ap {
     }
   }
 
-  private lookOutFor(claim: RecordOf<'claim'>): string {
-    const chute = this.current.chutes.find(({ key }) => equalBytes(key, claim.subject.subarray(0, 20)))
+  private instanceName(subject: Uint8Array): string {
+    const chute = this.current.chutes.find(({ key }) => equalBytes(key, subject.subarray(0, 20)))
     const copy =
-      claim.subject[20] === 0
-        ? String(Buffer.from(claim.subject).readUInt32BE(21))
-        : this.nameOf(apId(claim.subject.slice(21)))
-    return `${chute?.id.name ?? hex(claim.subject.subarray(0, 20))}.${copy}`
+      subject[20] === 0 ? String(Buffer.from(subject).readUInt32BE(21)) : this.nameOf(apId(subject.slice(21)))
+    return `${chute?.id.name ?? hex(subject.subarray(0, 20))}.${copy}`
   }
 }
 

@@ -7,16 +7,16 @@ import { MeshError } from './error.js'
 export interface ChuteId {
   readonly publisher: Uint8Array
   readonly name: string
-  /** 16 bytes: 48 bits of milliseconds since 1970, big-endian, and 80 random bits. A later creation compares greater. */
+  /** 16 bytes: 48 bits of milliseconds since 1970, big-endian, and 80 bits of `creationMark`. A later creation compares greater. */
   readonly creation: Uint8Array
 }
 
-/** Makes a creation id that is later than `after`, the latest one known of this name. `random` is 10 bytes. */
-export function newCreation(nowMs: number, random: Uint8Array, after?: Uint8Array): Uint8Array {
+/** Makes a creation id that is later than `after`, the latest one known of this name. `mark` is that of `creationMark`. */
+export function newCreation(nowMs: number, mark: Uint8Array, after?: Uint8Array): Uint8Array {
   const ms = after === undefined ? nowMs : Math.max(nowMs, creationTime(after) + 1)
   const id = new Uint8Array(16)
   new DataView(id.buffer).setBigUint64(0, BigInt(ms) << 16n)
-  id.set(random.subarray(0, 10), 6)
+  id.set(mark, 6)
   return id
 }
 
