@@ -1,5 +1,5 @@
 // Identities of chutes and of their instances: the subjects of their records, and the names people type.
-import { concat, sha256, utf8 } from './bytes.js'
+import { compareBytes, concat, sha256, utf8 } from './bytes.js'
 import { NAME } from './deployment.js'
 import { MeshError } from './error.js'
 
@@ -11,12 +11,23 @@ export interface ChuteId {
   readonly creation: Uint8Array
 }
 
-/** Makes a creation id that is later than `after`, the latest one known of this name. `random` is 10 bytes. */
+/**
+ * Makes a creation id that is later than `after`, the latest one known of this name. `random` is 10 bytes. Its time is no
+ * later than both: a record may not carry a creation that lies after its own clock, and the clock of an AP that is behind
+ * stands still at the latest one it has seen.
+ */
 export function newCreation(nowMs: number, random: Uint8Array, after?: Uint8Array): Uint8Array {
-  const ms = after === undefined ? nowMs : Math.max(nowMs, creationTime(after) + 1)
   const id = new Uint8Array(16)
-  new DataView(id.buffer).setBigUint64(0, BigInt(ms) << 16n)
+  new DataView(id.buffer).setBigUint64(0, BigInt(nowMs) << 16n)
   id.set(random.subarray(0, 10), 6)
+  if (after === undefined || compareBytes(id, after) > 0) return id
+  // A little later than `after`, by a random step, so that two that come after the same one differ.
+  let carry = 1
+  for (let i = id.length - 1; i >= 0; i--) {
+    const sum = after[i]! + carry + (i > 10 ? random[i - 11]! : 0)
+    id[i] = sum & 0xff
+    carry = sum >> 8
+  }
   return id
 }
 

@@ -47,11 +47,25 @@ test('a creation is later than the one it comes after, even where the clock went
       const first = newCreation(before, a)
       const second = newCreation(now, b, first)
       assert.ok(compareBytes(second, first) > 0)
-      assert.ok(creationTime(second) > creationTime(first))
       assert.ok(creationTime(second) >= now)
     }),
     { numRuns: 300 },
   )
+})
+
+test('a creation lies in no future that its signer has not heard of, so that its record is taken', () => {
+  fc.assert(
+    fc.property(time, time, random, random, (before, now, a, b) => {
+      assert.is(creationTime(newCreation(now, b, newCreation(before, a))), Math.max(before, now))
+    }),
+    { numRuns: 300 },
+  )
+})
+
+test('two creations that come after the same one, on clocks that are behind it, differ', () => {
+  const first = newCreation(NOW, new Uint8Array(10))
+  const other = Uint8Array.from([1, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+  assert.not.equal(newCreation(NOW - 1, new Uint8Array(10), first), newCreation(NOW - 1, other, first))
 })
 
 test('two creations at one moment differ in their random part', () => {
