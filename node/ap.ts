@@ -17,6 +17,7 @@ import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
+import type { Placed } from '../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { readTicket, redeem, signMember, writeTicket } from '../protocols/ticket.js'
 import { DockerEngine } from './chutes/docker.js'
@@ -94,7 +95,8 @@ export class Ap {
   private hasTwin = false
   /** What was wrong with the ledger on disk, for as long as this process runs. */
   private readonly damage: Damage | undefined
-  private readonly claiming = new Set<string>()
+  /** Epochs of claims that are not on disk yet, by instance: until then nothing follows from them. */
+  private readonly claiming = new Map<string, number>()
 
   private constructor(
     readonly config: Config,
@@ -458,9 +460,12 @@ export class Ap {
     if (!this.isReady) return
     this.makeClaims()
     const { held, kept } = dutiesOf(this.current, this.id)
-    const desired = new Map(held.map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]))
-    // An AP that was forgotten hears no more of whether others serve what it still runs.
-    this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : kept)
+    const isSafe = ({ instance, claim }: Placed) => this.claiming.get(instance) !== claim!.body.epoch
+    const desired = new Map(
+      held.filter(isSafe).map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]),
+    )
+    const untouched = held.filter((placed) => !isSafe(placed)).map(({ instance }) => instance)
+    this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : new Set([...kept, ...untouched]))
   }
 
   private becomeReady(): void {
@@ -487,13 +492,12 @@ export class Ap {
   private makeClaims(): void {
     if (this.isLeaving) return
     for (const { placed, epoch, previous } of this.turns.due(this.current, this.id, monotonic())) {
-      if (this.claiming.has(placed.instance)) continue
-      this.claiming.add(placed.instance)
+      if (this.claiming.get(placed.instance) === epoch) continue
+      this.claiming.set(placed.instance, epoch)
       const cause = placed.cause ?? 'new'
       this.ledgerStore
         .sign(this.signer, 'claim', placed.subject, { epoch, cause, previous })
         .catch((error) => this.log.error({ reason: messageOf(error) }, 'a claim could not be written'))
-        .finally(() => this.claiming.delete(placed.instance))
     }
   }
 
@@ -501,6 +505,8 @@ export class Ap {
     for (const record of added) {
       if (equalBytes(record.signer, this.signer.publicKey) || record.kind === 'grant')
         this.network.publishRecords([record])
+      if (isKind(record, 'claim') && equalBytes(record.signer, this.signer.publicKey))
+        this.claiming.delete(hex(record.subject))
       // An AP that is accused shows that it lives: its next beacon refutes, whatever the statement says.
       if (isKind(record, 'statement') && equalBytes(record.subject, this.signer.publicKey)) void this.outdo(record.body)
       this.tellRecord(record)
