@@ -53,7 +53,7 @@ export function printTable(head: string[], rows: string[][]): void {
 }
 
 const GOOD = new Set(['alive', 'healthy', 'running'])
-const BAD = new Set(['dead', 'failed', 'unhealthy', 'removed'])
+const BAD = new Set(['dead', 'failed', 'unhealthy'])
 
 /** A state in the colour of what it means. */
 export const paintState = (state: string): string =>

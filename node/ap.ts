@@ -12,14 +12,14 @@ import { apId, apKey, equalBytes, hex, unhex } from '../protocols/bytes.js'
 import type { ImageSpec } from '../protocols/deployment.js'
 import { open, type SignedRecord, seal } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
-import { newConflicts } from '../protocols/history.js'
 import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
 import type { Placed } from '../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
-import { readTicket, redeem, signMember, writeTicket } from '../protocols/ticket.js'
+import { readTicket, signMember, writeTicket } from '../protocols/ticket.js'
+import { aboutSelf, belong } from './belonging.js'
 import { DockerEngine } from './chutes/docker.js'
 import { connectDocker } from './chutes/docker-client.js'
 import { EngineError } from './chutes/engine.js'
@@ -28,18 +28,11 @@ import { Reconciler } from './chutes/reconciler.js'
 import { monotonic, NodeClock } from './clock.js'
 import type { Config } from './config.js'
 import { Events } from './events.js'
-import {
-  type Belonging,
-  BootCounter,
-  KnownPeers,
-  loadBelonging,
-  loadOrMakeSeed,
-  loadSeed,
-  saveBelonging,
-} from './identity.js'
+import { BootCounter, KnownPeers, loadOrMakeSeed, loadSeed } from './identity.js'
 import type { Admission } from './mesh/join.js'
 import type { LifeSign } from './mesh/liveness.js'
 import { Network } from './mesh/network.js'
+import { News, nameOf } from './news.js'
 import { type BuildOptions, buildImage } from './packages/build.js'
 import { Images } from './packages/images.js'
 import { pullImage } from './packages/pull.js'
@@ -74,6 +67,7 @@ export class Ap {
   private readonly docker: Docker
   private readonly supply: Supply
   private readonly roster: Roster
+  private readonly news: News
   private readonly turns = new Turns()
   private readonly startedAt = monotonic()
   private readonly timers: NodeJS.Timeout[] = []
@@ -113,6 +107,7 @@ export class Ap {
     this.boot = boots.last
     this.knownPeers = new KnownPeers(config.data)
     this.damage = store.damage
+    this.news = new News(events, ledgerStore)
     this.roster = new Roster(this.id, monotonic())
     this.docker = connectDocker(config.dockerHost)
     this.images = new Images(this.docker)
@@ -451,8 +446,8 @@ export class Ap {
   private refresh(): void {
     const before = this.current
     this.current = this.lookOut()
-    this.tellMembership(before, this.current)
-    this.tellSharedNames(before, this.current)
+    this.news.ofOutlook(before, this.current)
+    this.followMembership(before)
     if (this.network.hasSynced) this.endRepair()
     const isForgotten = this.current.membership.forgotten.has(this.id)
     if (this.state === 'joining' && !isForgotten) return
@@ -465,7 +460,15 @@ export class Ap {
       held.filter(isSafe).map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]),
     )
     const untouched = held.filter((placed) => !isSafe(placed)).map(({ instance }) => instance)
+    // An AP that was forgotten hears no more of whether others serve what it still runs.
     this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : new Set([...kept, ...untouched]))
+  }
+
+  private followMembership({ membership: { members: before } }: Outlook): void {
+    const { members } = this.current.membership
+    if ([...members.keys()].some((ap) => !before.has(ap))) this.network.membersChanged()
+    if (before.has(this.id) && !members.has(this.id))
+      this.joinRefusal = 'this AP was forgotten by an admin; it needs a new ticket'
   }
 
   private becomeReady(): void {
@@ -501,17 +504,21 @@ export class Ap {
     }
   }
 
+  private noteClaim({ subject, signer, body }: RecordOf<'claim'>): void {
+    const instance = hex(subject)
+    const isOwn = equalBytes(signer, this.signer.publicKey)
+    if (isOwn && this.claiming.get(instance) === body.epoch) this.claiming.delete(instance)
+  }
+
   private onAdded(added: readonly SignedRecord[]): void {
     for (const record of added) {
       if (equalBytes(record.signer, this.signer.publicKey) || record.kind === 'grant')
         this.network.publishRecords([record])
-      if (isKind(record, 'claim') && equalBytes(record.signer, this.signer.publicKey))
-        this.claiming.delete(hex(record.subject))
+      if (isKind(record, 'claim')) this.noteClaim(record)
       // An AP that is accused shows that it lives: its next beacon refutes, whatever the statement says.
       if (isKind(record, 'statement') && equalBytes(record.subject, this.signer.publicKey)) void this.outdo(record.body)
-      this.tellRecord(record)
     }
-    this.tellConflicts(added.filter((record) => isKind(record, 'deployment')))
+    this.news.ofRecords(added, this.current)
     this.scheduleRefresh()
   }
 
@@ -746,120 +753,12 @@ export class Ap {
   // --- telling ----------------------------------------------------------------------------------------------------
 
   nameOf(ap: string): string {
-    return this.current.membership.members.get(ap)?.name ?? ap
-  }
-
-  private tellMembership(before: Outlook, after: Outlook): void {
-    for (const [ap, { name }] of after.membership.members) {
-      if (before.membership.members.has(ap)) continue
-      this.events.add('joined', { ap, name })
-      this.network.membersChanged()
-    }
-    for (const [ap, { name }] of before.membership.members) {
-      if (after.membership.members.has(ap)) continue
-      this.events.add('forgotten', { ap, name })
-      if (ap === this.id) this.joinRefusal = 'this AP was forgotten by an admin; it needs a new ticket'
-    }
-  }
-
-  private tellRecord(record: SignedRecord): void {
-    if (isKind(record, 'claim')) {
-      const instance = this.lookOutFor(record)
-      const ap = apId(record.signer)
-      this.events.add('claimed', {
-        instance,
-        ap,
-        name: this.nameOf(ap),
-        epoch: record.body.epoch,
-        cause: record.body.cause,
-      })
-    } else if (isKind(record, 'deployment')) {
-      this.events.add('published', {
-        chute: chuteNameOf(record),
-        revision: record.body.revision,
-        publisher: hex(record.signer),
-      })
-    } else if (isKind(record, 'wanted')) {
-      // Of what both sides of a partition asked for, only what counts is news.
-      if (this.ledgerStore.ledger.history('wanted', record.subject)[0] !== record) return
-      this.events.add('wanted', {
-        chute: chuteNameOf(record),
-        desired: record.body.desired,
-        restarts: record.body.restarts,
-      })
-    } else if (isKind(record, 'removal')) {
-      this.events.add('removed', { chute: chuteNameOf(record) })
-    } else if (isKind(record, 'statement')) {
-      const { boot, sequence, silence } = record.body
-      const by = this.nameOf(apId(record.signer))
-      this.events.add('accused', {
-        ap: apId(record.subject),
-        name: this.nameOf(apId(record.subject)),
-        by,
-        boot,
-        sequence,
-        silence,
-      })
-    } else if (isKind(record, 'drain')) {
-      this.events.add(record.body.draining ? 'draining' : 'undrained', {
-        ap: apId(record.subject),
-        name: this.nameOf(apId(record.subject)),
-      })
-    }
-  }
-
-  private tellConflicts(added: readonly RecordOf<'deployment'>[]): void {
-    const { ledger, clock } = this.ledgerStore
-    const news = new Set(added)
-    for (const { subject } of new Map(added.map((record) => [hex(record.subject), record])).values()) {
-      const conflicts = newConflicts(ledger.history('deployment', subject), (one) => news.has(one), clock.now())
-      for (const { winner, loser } of conflicts) {
-        this.events.add('conflict', {
-          chute: chuteNameOf(loser),
-          publisher: hex(loser.signer),
-          revision: loser.body.revision,
-          winner: revisionOf(winner),
-          loser: revisionOf(loser),
-        })
-      }
-    }
-  }
-
-  private tellSharedNames(before: Outlook, after: Outlook): void {
-    const known = publishersOf(before)
-    for (const [chute, publishers] of publishersOf(after)) {
-      if (publishers.length < 2 || publishers.length <= (known.get(chute)?.length ?? 0)) continue
-      this.events.add('name-shared', { chute, publishers })
-    }
-  }
-
-  private lookOutFor(claim: RecordOf<'claim'>): string {
-    const chute = this.current.chutes.find(({ key }) => equalBytes(key, claim.subject.subarray(0, 20)))
-    const copy =
-      claim.subject[20] === 0
-        ? String(Buffer.from(claim.subject).readUInt32BE(21))
-        : this.nameOf(apId(claim.subject.slice(21)))
-    return `${chute?.id.name ?? hex(claim.subject.subarray(0, 20))}.${copy}`
+    return nameOf(this.current, ap)
   }
 }
 
 /** What placement and people look at in a beacon. */
 const newsOf = ({ engine, instances, cannot, images }: Body<'beacon'>) => ({ engine, instances, cannot, images })
-
-const chuteNameOf = (record: SignedRecord): string => Buffer.from(record.subject.subarray(32)).toString('latin1')
-
-const revisionOf = ({ body, hash, clock }: RecordOf<'deployment'>) => ({
-  revision: body.revision,
-  hash: hex(hash),
-  signed: new Date(clock[0]).toISOString(),
-})
-
-/** The publishers of each name that a chute has. */
-function publishersOf({ chutes }: Outlook): Map<string, string[]> {
-  const publishers = new Map<string, string[]>()
-  for (const { id } of chutes) publishers.set(id.name, [...(publishers.get(id.name) ?? []), hex(id.publisher)])
-  return publishers
-}
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 
@@ -879,30 +778,6 @@ async function openStore(data: string): Promise<Store> {
     )
   }
 }
-
-/** Which mesh this AP is in, or comes to be in: the one on disk, the one of the ticket, or one that it founds now. */
-async function belong(keys: string, signer: Signer, clock: NodeClock, config: Config): Promise<Belonging> {
-  const known = await loadBelonging(config.data)
-  if (config.join !== undefined) {
-    const ticket = readTicket(config.join)
-    if (known !== undefined && known.meshKey !== hex(ticket.meshKey)) {
-      throw new MeshError('other-mesh', `${config.data} belongs to another mesh than the ticket; choose another --data`)
-    }
-    if (known?.admission === undefined || !isSameTicket(known.admission, ticket)) {
-      const { grant, member } = redeem(ticket, signer, clock.now(), aboutSelf(config))
-      const admission = { grant: hex(grant.bytes), member: hex(member.bytes) }
-      return saveBelonging(config.data, { meshKey: hex(ticket.meshKey), admission })
-    }
-  }
-  if (known !== undefined) return known
-  const owner = personSigner(await loadOrMakeSeed(keys, 'mesh'))
-  return saveBelonging(config.data, { meshKey: hex(owner.publicKey) })
-}
-
-const aboutSelf = ({ name, label }: Config) => ({ name, labels: label })
-
-const isSameTicket = (admission: { grant: string }, ticket: { grant: Uint8Array }): boolean =>
-  admission.grant === hex(ticket.grant)
 
 function addressesOf(ticket: string): Record<string, string[]> {
   const peers: Record<string, string[]> = {}

@@ -1,11 +1,11 @@
 // What makes an AP itself, and what nobody could give back to it: its own key and, on the AP that founded a mesh, the key of
-// the mesh (in DIR/keys); the mesh it belongs to; how often it has started; where it found others. A file each, apart from
-// the ledger, since a ledger can be fetched from others.
+// the mesh (in DIR/keys); how often it has started; where it found others. A file each, apart from the ledger, since a ledger
+// can be fetched from others.
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { hex, unhex } from '../protocols/bytes.js'
 import { MeshError } from '../protocols/error.js'
-import { SmallFile } from './store/files.js'
+import { parseOrNothing, SmallFile } from './store/files.js'
 
 /**
  * Reads a 32-byte seed, making a new one where there is none.
@@ -33,33 +33,6 @@ export async function saveSeed(dir: string, name: string, seed: Uint8Array): Pro
 }
 
 const seedFile = (dir: string, name: string): SmallFile => new SmallFile(join(dir, `${name}.key`))
-
-/** What must be known of a mesh before a ledger can be opened. */
-export interface Belonging {
-  /** Hex of the public half of the mesh key. */
-  meshKey: string
-  /** Hex of the envelopes with which an AP asks to be let in. The one that founded the mesh has none. */
-  admission?: { grant: string; member: string }
-}
-
-/** The mesh an AP belongs to, or undefined where it never had one. @throws MeshError `data-damaged` */
-export async function loadBelonging(data: string): Promise<Belonging | undefined> {
-  const file = belongingFile(data)
-  const text = await file.read()
-  if (text === undefined) return undefined
-  const belonging = parseOrNothing<Belonging>(text)
-  if (!/^[0-9a-f]{64}$/.test(belonging?.meshKey ?? '')) {
-    throw new MeshError('data-damaged', `${file.path} names no mesh; restore it from a backup`)
-  }
-  return belonging
-}
-
-export async function saveBelonging(data: string, belonging: Belonging): Promise<Belonging> {
-  await belongingFile(data).write(`${JSON.stringify(belonging)}\n`)
-  return belonging
-}
-
-const belongingFile = (data: string): SmallFile => new SmallFile(join(data, 'mesh'))
 
 /** How often an AP has started. A number is on disk before it is used, so that no two lives of the AP share one. */
 export class BootCounter {
@@ -110,13 +83,5 @@ export class KnownPeers {
 
   save(peers: Record<string, string[]>): Promise<void> {
     return this.file.write(`${JSON.stringify(peers)}\n`)
-  }
-}
-
-function parseOrNothing<T>(text: string): T | undefined {
-  try {
-    return (JSON.parse(text) as T | null) ?? undefined
-  } catch {
-    return undefined
   }
 }

@@ -3,11 +3,10 @@ import { apId, equalBytes, hex } from '../../protocols/bytes.js'
 import { chuteSubject, readChuteSubject } from '../../protocols/chute.js'
 import { resourcesOf } from '../../protocols/deployment.js'
 import { type Chute, instanceName } from '../../protocols/desired.js'
-import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import { type RevisionState, revisionsOf } from '../../protocols/history.js'
 import type { Body } from '../../protocols/kinds.js'
-import { MAX_CLOCK_AHEAD } from '../../protocols/limits.js'
+import { isDue } from '../../protocols/ledger.js'
 import type { Placed } from '../../protocols/placement.js'
 import type { Ap } from '../ap.js'
 import { VERSION } from '../version.js'
@@ -324,8 +323,7 @@ export function next(ap: Ap, publisher: Uint8Array, name: string) {
   const chute = ap.outlook.chutes.find(({ deployment }) => equalBytes(deployment.subject, subject))
   const { ledger, clock } = ap.ledgerStore
   // What has a clock far ahead is not in force yet, and nothing that is signed now could come after it.
-  const isInForce = (record: SignedRecord) => record.clock[0] <= clock.now() + MAX_CLOCK_AHEAD
-  const history = ledger.history('deployment', subject).filter(isInForce)
+  const history = ledger.history('deployment', subject).filter((record) => isDue(record, clock.now()))
   const creations = [...history, ...ledger.history('removal', subject)].map(({ body }) => body.creation)
   const lastCreation = creations.sort((a, b) => Buffer.compare(b, a))[0]
   return {

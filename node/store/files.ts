@@ -66,3 +66,12 @@ export async function syncFolder(path: string): Promise<void> {
     await folder.close()
   }
 }
+
+/** What a JSON text says, or undefined where there is none, or something else. */
+export function parseOrNothing<T>(value: Uint8Array | string | undefined): T | undefined {
+  try {
+    return value === undefined ? undefined : ((JSON.parse(Buffer.from(value).toString()) as T | null) ?? undefined)
+  } catch {
+    return undefined
+  }
+}

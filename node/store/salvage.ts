@@ -4,11 +4,7 @@ import { fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { Level } from 'level'
 import { messageOf } from '../../protocols/error.js'
-
-export interface Entry {
-  readonly key: string
-  readonly value: Uint8Array
-}
+import { type Entry, level } from './layout.js'
 
 /** What the process says: entries, and in the end why it could not read them all. */
 type Message = { entries: Entry[] } | { failure: string | undefined; isLocked: boolean }
@@ -51,7 +47,7 @@ const repairFiles = (Level as unknown as { repair(dir: string): Promise<void> })
 
 async function readAll(dir: string, repair: boolean): Promise<void> {
   if (repair) await repairFiles(dir)
-  const db = new Level<string, Uint8Array>(dir, { keyEncoding: 'utf8', valueEncoding: 'view' })
+  const db = level(dir)
   await db.open({ createIfMissing: false })
   let failure: string | undefined
   let page: Entry[] = []

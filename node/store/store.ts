@@ -3,15 +3,28 @@
 // Beside the folder stand small files. `.written` says how far the records on disk had come, and when: what LevelDB has lost
 // at its end LevelDB cannot know. `.opening` is there while the folder is opened and read. `.repair` says that it was
 // damaged, until the AP has synced with another one. `.new` takes its place once it is whole.
-import { createHash } from 'node:crypto'
 import { access, mkdir, readdir, rename, rm, statfs, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { Level } from 'level'
-import { hex, unhex } from '../../protocols/bytes.js'
-import { open, readBack, type SignedRecord } from '../../protocols/envelope.js'
+import type { Level } from 'level'
+import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
-import { SmallFile, syncFolder } from './files.js'
-import { type Entry, salvage } from './salvage.js'
+import { parseOrNothing, SmallFile, syncFolder } from './files.js'
+import {
+  type Batch,
+  type Contents,
+  del,
+  entriesOf,
+  eventKey,
+  inOrder,
+  level,
+  type Mark,
+  meta,
+  put,
+  recordKey,
+  Sum,
+  sort,
+} from './layout.js'
+import { salvage } from './salvage.js'
 
 /** Raised whenever what lies on disk changes its meaning. Another one is refused. */
 const SCHEMA = 2
@@ -25,17 +38,6 @@ const NOTE_EVERY = 1000
 /** What must be free before LevelDB is opened anew on a disk that was full, in bytes: it writes a few megabytes then. */
 const ROOM = 8 * 2 ** 20
 
-type Batch = { type: 'put'; key: string; value: Uint8Array } | { type: 'del'; key: string }
-
-/** What the records on disk are to be. Part of every write, so that it is exactly as old as they are. */
-interface Mark {
-  /** Number of writes so far. */
-  readonly writes: number
-  readonly records: number
-  /** Digests of all envelopes, exclusive-ored; hex. */
-  readonly sum: string
-}
-
 /** What was wrong with the ledger on disk. */
 export interface Damage {
   /** ISO 8601. */
@@ -43,18 +45,6 @@ export interface Damage {
   readonly found: string
   /** Records that were there once and could not be read, as far as that can be known. */
   readonly lost: number
-}
-
-interface Contents {
-  readonly records: SignedRecord[]
-  /** Keys whose value is no record any more. */
-  readonly damaged: string[]
-  readonly events: Entry[]
-  readonly mark: Mark | undefined
-  readonly schema: number | undefined
-  /** As in a mark, of all that is there. */
-  readonly sum: Sum
-  readonly isInOrder: boolean
 }
 
 export class Store {
@@ -403,90 +393,6 @@ export class Store {
     if (await exists(this.dir)) await rm(this.fresh, { recursive: true, force: true })
     else await rename(this.fresh, this.dir)
     await syncFolder(dirname(this.dir))
-  }
-}
-
-const level = (dir: string) => new Level<string, Uint8Array>(dir, { keyEncoding: 'utf8', valueEncoding: 'view' })
-
-const recordKey = (record: SignedRecord): string => `record!${hex(record.hash)}`
-const eventKey = (n: number): string => `event!${String(n).padStart(12, '0')}`
-
-const put = (record: SignedRecord): Batch => ({ type: 'put', key: recordKey(record), value: record.bytes })
-const del = (key: string): Batch => ({ type: 'del', key })
-const meta = (name: string, value: unknown): Batch => ({
-  type: 'put',
-  key: `meta!${name}`,
-  value: Buffer.from(JSON.stringify(value)),
-})
-
-/** Makes sense of entries. With `verify`, records with a wrong signature count as damaged. */
-function sort(entries: readonly Entry[], verify = false): Contents {
-  const records: SignedRecord[] = []
-  const damaged: string[] = []
-  const events: Entry[] = []
-  const found = new Map<string, Uint8Array>()
-  const sum = new Sum()
-  let isInOrder = true
-  let before = ''
-  for (const entry of entries) {
-    const { key, value } = entry
-    isInOrder &&= key > before
-    before = key
-    if (key.startsWith('event!')) events.push(entry)
-    else if (!key.startsWith('record!')) found.set(key, value)
-    else {
-      sum.toggle(value)
-      const record = readOrNothing(value, unhex(key.slice('record!'.length)), verify)
-      if (record !== undefined) records.push(record)
-      else damaged.push(key)
-    }
-  }
-  const mark = parseOrNothing<Mark>(found.get('meta!mark'))
-  const schema = parseOrNothing<number>(found.get('meta!schema'))
-  return { records, damaged, events, mark, schema, sum, isInOrder }
-}
-
-const inOrder = (entries: ReadonlyMap<string, Entry>): Entry[] =>
-  [...entries.values()].sort((a, b) => (a.key < b.key ? -1 : 1))
-
-async function entriesOf(db: Level<string, Uint8Array>): Promise<Entry[]> {
-  return (await db.iterator().all()).map(([key, value]) => ({ key, value }))
-}
-
-/** Exclusive-or of the digests of envelopes. Takes one out as it brought it in. */
-class Sum {
-  private readonly bytes = Buffer.alloc(32)
-
-  static of(records: readonly SignedRecord[]): Sum {
-    const sum = new Sum()
-    for (const { bytes } of records) sum.toggle(bytes)
-    return sum
-  }
-
-  toggle(envelope: Uint8Array): void {
-    const digest = createHash('sha256').update(envelope).digest()
-    for (let i = 0; i < 32; i++) this.bytes[i]! ^= digest[i]!
-  }
-
-  toString(): string {
-    return this.bytes.toString('hex')
-  }
-}
-
-function readOrNothing(value: Uint8Array, hash: Uint8Array, verify: boolean): SignedRecord | undefined {
-  try {
-    const record = readBack(value, hash)
-    return verify ? open(value, record.mesh) : record
-  } catch {
-    return undefined
-  }
-}
-
-function parseOrNothing<T>(value: Uint8Array | string | undefined): T | undefined {
-  try {
-    return value === undefined ? undefined : ((JSON.parse(Buffer.from(value).toString()) as T | null) ?? undefined)
-  } catch {
-    return undefined
   }
 }
 

@@ -150,4 +150,16 @@ test('two publishers of one name have a chute each, and each AP tells once how t
   }
 })
 
+test('a record from far ahead keeps nobody from publishing under its name today', async () => {
+  const carol = apSigner(seed())
+  const ahead = Date.now() + 3_600_000
+  const body = { creation: newCreation(ahead, new Uint8Array(10)), revision: 7, spec: specOf({ replicas: 9 }) }
+  const subject = chuteSubject(carol.publicKey, 'web')
+  await left.ledgerStore.accept([seal(carol, left.ledgerStore.mesh, [ahead, 0], 'deployment', subject, body).bytes])
+  await publish(left, 5, carol)
+  await until('what is published today to count', () =>
+    left.outlook.chutes.some(({ revision, spec }) => revision === 1 && spec.replicas === 5),
+  )
+})
+
 test.run()

@@ -3,15 +3,7 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import {
-  BootCounter,
-  KnownPeers,
-  loadBelonging,
-  loadOrMakeSeed,
-  loadSeed,
-  saveBelonging,
-  saveSeed,
-} from '../../node/identity.js'
+import { BootCounter, KnownPeers, loadOrMakeSeed, loadSeed, saveSeed } from '../../node/identity.js'
 import { scratch } from '../support/scratch.js'
 import { failureOf, refusalOf, seed } from './realm.js'
 
@@ -97,24 +89,18 @@ test('no two lives of an AP share a boot counter, and what it took over from ano
   assert.is(modeOf(join(data, 'boot')), 0o600)
 })
 
-test('a damaged boot counter or mesh says which file it is and what to do, and is not replaced', async () => {
+test('a damaged boot counter says which file it is and what to do, and is not replaced', async () => {
   for (const content of ['', 'x', '-1', '1 2', '\0\0\0']) {
     const data = fresh()
     mkdirSync(data, { recursive: true })
     writeFileSync(join(data, 'boot'), content)
     assert.match((await refusalOf(BootCounter.load(data), 'data-damaged')).message, join(data, 'boot'))
-    writeFileSync(join(data, 'mesh'), content)
-    assert.match((await refusalOf(loadBelonging(data), 'data-damaged')).message, join(data, 'mesh'))
-    for (const name of ['boot', 'mesh']) assert.is(readFileSync(join(data, name), 'utf8'), content)
+    assert.is(readFileSync(join(data, 'boot'), 'utf8'), content)
   }
 })
 
-test('the mesh and the known peers are as they were saved last', async () => {
+test('the known peers are as they were saved last', async () => {
   const data = fresh()
-  assert.is(await loadBelonging(data), undefined)
-  const belonging = { meshKey: 'ab'.repeat(32), admission: { grant: '01', member: '02' } }
-  await saveBelonging(data, belonging)
-  assert.equal(await loadBelonging(data), belonging)
   const peers = new KnownPeers(data)
   assert.equal(await peers.load(), {})
   await Promise.all([peers.save({ a: ['/ip4/10.0.0.1/tcp/1'] }), peers.save({ b: ['/ip4/10.0.0.2/tcp/1'] })])

@@ -1,12 +1,12 @@
 import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { hex, utf8 } from '../../protocols/bytes.js'
+import { hex, sha256, utf8 } from '../../protocols/bytes.js'
 import { type SignedRecord, seal } from '../../protocols/envelope.js'
 import type { Ledger } from '../../protocols/ledger.js'
 import { compareRange, type Range, wholeRange } from '../../protocols/sync.js'
 import { readRange, writeRange } from '../../protocols/wire.js'
-import { ledgerOf, MESH, NOW, signer } from './support.js'
+import { ledgerOf, MESH, NOW, signer, unsigned } from './support.js'
 
 const POOL: SignedRecord[] = Array.from({ length: 3000 }, (_, i) =>
   seal(signer(1), MESH, [NOW, i], 'settings', utf8(`${i}`), {}),
@@ -78,6 +78,19 @@ test('what is asked follows the difference, not the ledgers', () => {
   const [one, ten] = [costOf(1), costOf(10)] as const
   assert.ok(one < 256 * 16 + 1000, `${one} bytes for one record`)
   assert.ok(ten < 256 * 16 + 10 * 1000, `${ten} bytes for ten records`)
+})
+
+test('a large ledger is divided until what differs is small, at the cost of a turn', () => {
+  const many = Array.from({ length: 20_000 }, (_, i) =>
+    unsigned(signer(1).publicKey, 'drain', sha256(utf8(`${i}`)), [NOW, 0], { draining: true }),
+  )
+  const [a, b] = [ledgerOf(many), ledgerOf(many.slice(10))]
+  const { bytes, turns, records } = reconcile(a, b)
+  assert.is(records, 10)
+  assert.is(hex(a.digest()), hex(b.digest()))
+  // A range in 256 parts, then ten in 16, then what few hashes are in a 4096th.
+  assert.ok(bytes < 256 * 16 + 10 * (16 * 16 + 20 * 32), `${bytes} bytes`)
+  assert.ok(turns <= 5, `${turns} turns`)
 })
 
 test('a range may be as narrow or as wide as the other side likes', () => {

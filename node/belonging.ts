@@ -1,0 +1,62 @@
+// The mesh an AP belongs to, in a file of its own (DIR/mesh): without it the ledger on disk could not be opened.
+import { join } from 'node:path'
+import { hex } from '../protocols/bytes.js'
+import { MeshError } from '../protocols/error.js'
+import { personSigner, type Signer } from '../protocols/keys.js'
+import { readTicket, redeem } from '../protocols/ticket.js'
+import type { NodeClock } from './clock.js'
+import type { Config } from './config.js'
+import { loadOrMakeSeed } from './identity.js'
+import { parseOrNothing, SmallFile } from './store/files.js'
+
+/** What must be known of a mesh before a ledger can be opened. */
+export interface Belonging {
+  /** Hex of the public half of the mesh key. */
+  meshKey: string
+  /** Hex of the envelopes with which an AP asks to be let in. The one that founded the mesh has none. */
+  admission?: { grant: string; member: string }
+}
+
+/** The mesh an AP belongs to, or undefined where it never had one. @throws MeshError `data-damaged` */
+async function loadBelonging(data: string): Promise<Belonging | undefined> {
+  const file = belongingFile(data)
+  const text = await file.read()
+  if (text === undefined) return undefined
+  const belonging = parseOrNothing<Belonging>(text)
+  if (!/^[0-9a-f]{64}$/.test(belonging?.meshKey ?? '')) {
+    throw new MeshError('data-damaged', `${file.path} names no mesh; restore it from a backup`)
+  }
+  return belonging
+}
+
+async function saveBelonging(data: string, belonging: Belonging): Promise<Belonging> {
+  await belongingFile(data).write(`${JSON.stringify(belonging)}\n`)
+  return belonging
+}
+
+const belongingFile = (data: string): SmallFile => new SmallFile(join(data, 'mesh'))
+
+/** Which mesh this AP is in, or comes to be in: the one on disk, the one of the ticket, or one that it founds now. */
+export async function belong(keys: string, signer: Signer, clock: NodeClock, config: Config): Promise<Belonging> {
+  const known = await loadBelonging(config.data)
+  if (config.join !== undefined) {
+    const ticket = readTicket(config.join)
+    if (known !== undefined && known.meshKey !== hex(ticket.meshKey)) {
+      throw new MeshError('other-mesh', `${config.data} belongs to another mesh than the ticket; choose another --data`)
+    }
+    if (known?.admission === undefined || !isSameTicket(known.admission, ticket)) {
+      const { grant, member } = redeem(ticket, signer, clock.now(), aboutSelf(config))
+      const admission = { grant: hex(grant.bytes), member: hex(member.bytes) }
+      return saveBelonging(config.data, { meshKey: hex(ticket.meshKey), admission })
+    }
+  }
+  if (known !== undefined) return known
+  const owner = personSigner(await loadOrMakeSeed(keys, 'mesh'))
+  return saveBelonging(config.data, { meshKey: hex(owner.publicKey) })
+}
+
+/** What an AP says of itself in its member record. */
+export const aboutSelf = ({ name, label }: Config) => ({ name, labels: label })
+
+const isSameTicket = (admission: { grant: string }, ticket: { grant: Uint8Array }): boolean =>
+  admission.grant === hex(ticket.grant)

@@ -1,0 +1,124 @@
+// What is new to people in what is new to this AP: events made of records that came in, and of an outlook that changed.
+import { apId, equalBytes, hex } from '../protocols/bytes.js'
+import type { SignedRecord } from '../protocols/envelope.js'
+import { newConflicts } from '../protocols/history.js'
+import { isKind, type RecordOf } from '../protocols/kinds.js'
+import type { Outlook } from '../protocols/outlook.js'
+import type { Events } from './events.js'
+import type { LedgerStore } from './store/ledger-store.js'
+
+/** What people call an AP, or its id where nobody knows. */
+export const nameOf = ({ membership }: Outlook, ap: string): string => membership.members.get(ap)?.name ?? ap
+
+export class News {
+  constructor(
+    private readonly events: Events,
+    private readonly ledgerStore: LedgerStore,
+  ) {}
+
+  ofRecords(added: readonly SignedRecord[], outlook: Outlook): void {
+    for (const record of added) this.ofRecord(record, outlook)
+    this.ofConflicts(added.filter((record) => isKind(record, 'deployment')))
+  }
+
+  ofOutlook(before: Outlook, after: Outlook): void {
+    const [members, membersBefore] = [after.membership.members, before.membership.members]
+    for (const [ap, { name }] of members) if (!membersBefore.has(ap)) this.events.add('joined', { ap, name })
+    for (const [ap, { name }] of membersBefore) if (!members.has(ap)) this.events.add('forgotten', { ap, name })
+    this.ofNames(before, after)
+  }
+
+  private ofRecord(record: SignedRecord, outlook: Outlook): void {
+    if (isKind(record, 'claim')) {
+      const instance = instanceOf(record, outlook)
+      const ap = apId(record.signer)
+      this.events.add('claimed', {
+        instance,
+        ap,
+        name: nameOf(outlook, ap),
+        epoch: record.body.epoch,
+        cause: record.body.cause,
+      })
+    } else if (isKind(record, 'deployment')) {
+      this.events.add('published', {
+        chute: chuteNameOf(record),
+        revision: record.body.revision,
+        publisher: hex(record.signer),
+      })
+    } else if (isKind(record, 'wanted')) {
+      // Of what both sides of a partition asked for, only what counts is news.
+      if (this.ledgerStore.ledger.history('wanted', record.subject)[0] !== record) return
+      this.events.add('wanted', {
+        chute: chuteNameOf(record),
+        desired: record.body.desired,
+        restarts: record.body.restarts,
+      })
+    } else if (isKind(record, 'removal')) {
+      this.events.add('removed', { chute: chuteNameOf(record) })
+    } else if (isKind(record, 'statement')) {
+      const { boot, sequence, silence } = record.body
+      const by = nameOf(outlook, apId(record.signer))
+      this.events.add('accused', {
+        ap: apId(record.subject),
+        name: nameOf(outlook, apId(record.subject)),
+        by,
+        boot,
+        sequence,
+        silence,
+      })
+    } else if (isKind(record, 'drain')) {
+      this.events.add(record.body.draining ? 'draining' : 'undrained', {
+        ap: apId(record.subject),
+        name: nameOf(outlook, apId(record.subject)),
+      })
+    }
+  }
+
+  private ofConflicts(added: readonly RecordOf<'deployment'>[]): void {
+    const { ledger, clock } = this.ledgerStore
+    const news = new Set(added)
+    for (const { subject } of new Map(added.map((record) => [hex(record.subject), record])).values()) {
+      const conflicts = newConflicts(ledger.history('deployment', subject), (one) => news.has(one), clock.now())
+      for (const { winner, loser } of conflicts) {
+        this.events.add('conflict', {
+          chute: chuteNameOf(loser),
+          publisher: hex(loser.signer),
+          revision: loser.body.revision,
+          winner: revisionOf(winner),
+          loser: revisionOf(loser),
+        })
+      }
+    }
+  }
+
+  private ofNames(before: Outlook, after: Outlook): void {
+    const known = publishersOf(before)
+    for (const [chute, publishers] of publishersOf(after)) {
+      if (publishers.length < 2 || publishers.length <= (known.get(chute)?.length ?? 0)) continue
+      this.events.add('name-shared', { chute, publishers })
+    }
+  }
+}
+
+/** What people call the instance that a claim is on. */
+function instanceOf({ subject }: RecordOf<'claim'>, outlook: Outlook): string {
+  const chute = outlook.chutes.find(({ key }) => equalBytes(key, subject.subarray(0, 20)))
+  const copy =
+    subject[20] === 0 ? String(Buffer.from(subject).readUInt32BE(21)) : nameOf(outlook, apId(subject.slice(21)))
+  return `${chute?.id.name ?? hex(subject.subarray(0, 20))}.${copy}`
+}
+
+const chuteNameOf = (record: SignedRecord): string => Buffer.from(record.subject.subarray(32)).toString('latin1')
+
+const revisionOf = ({ body, hash, clock }: RecordOf<'deployment'>) => ({
+  revision: body.revision,
+  hash: hex(hash),
+  signed: new Date(clock[0]).toISOString(),
+})
+
+/** The publishers of each name that a chute has. */
+function publishersOf({ chutes }: Outlook): Map<string, string[]> {
+  const publishers = new Map<string, string[]>()
+  for (const { id } of chutes) publishers.set(id.name, [...(publishers.get(id.name) ?? []), hex(id.publisher)])
+  return publishers
+}
