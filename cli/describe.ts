@@ -28,6 +28,10 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
     `several publishers have a chute ${e.chute}: type ${(e.publishers as string[]).map((key) => `${key.slice(0, 12)}/${e.chute}`).join(' or ')}`,
   wanted: (e) => `chute ${e.chute} is to be ${e.desired}`,
   removed: (e) => `chute ${e.chute} was removed`,
+  'lease-taken': (e) => `this AP has the lease of ${e.instance}, epoch ${e.epoch}`,
+  'lease-lost': (e) => `this AP has lost the lease of ${e.instance}: ${e.reason}`,
+  voters: (e) =>
+    `chute ${e.chute} has other voters${e.forced ? ', by force' : ''}: ${(e.voters as string[]).join(', ')}`,
   started: (e) => `${e.instance} was started, revision ${e.revision}, epoch ${e.epoch}`,
   stopped: (e) => `${e.instance} was stopped`,
   crashed: (e) => `${e.instance}: service ${e.service} ${e.reason}`,

@@ -1,13 +1,14 @@
 // Signs what a publisher says of a chute, with a key of this user, and hands it to the local node.
 import { randomBytes } from 'node:crypto'
-import { unhex } from '../protocols/bytes.js'
+import { hex, unhex } from '../protocols/bytes.js'
 import { chuteSubject, newCreation } from '../protocols/chute.js'
 import type { Clock } from '../protocols/clock.js'
-import type { ChuteSpec } from '../protocols/deployment.js'
+import type { ChuteSpec, Exclusive } from '../protocols/deployment.js'
 import { seal } from '../protocols/envelope.js'
 import { MeshError } from '../protocols/error.js'
 import type { Signer } from '../protocols/keys.js'
 import { type Body, checkKind } from '../protocols/kinds.js'
+import { creationMark } from '../protocols/voters.js'
 import type { Client } from './client.js'
 import { listKeys, signerOf } from './keys.js'
 
@@ -19,6 +20,10 @@ interface Next {
   revision: number
   restarts: number
   desired: 'running' | 'stopped' | null
+  /** The voters of an exclusive chute, hex, and their salt. */
+  exclusive: { voters: string[]; salt: string } | null
+  /** Who could vote on a new exclusive chute, hex; fewer than three where the mesh has no more. */
+  candidates: string[]
 }
 
 interface Submitted {
@@ -38,23 +43,47 @@ function submit<K extends ChuteKind>(client: Client, signer: Signer, next: Next,
   return client.post<Submitted>('/v1/records', record.bytes)
 }
 
-/** Publishes a revision of a chute, or the first one of a new chute. */
-export async function deploy(client: Client, signer: Signer, name: string, spec: ChuteSpec) {
-  const next = await askNext(client, Buffer.from(signer.publicKey).toString('hex'), name)
-  const creation =
-    next.creation === null
-      ? newCreation(
-          next.clock[0],
-          new Uint8Array(randomBytes(10)),
-          next.lastCreation === null ? undefined : unhex(next.lastCreation),
-        )
-      : unhex(next.creation)
+/**
+ * Publishes a revision of a chute, or the first one of a new chute.
+ * @param isExclusive whether it is to run at most once
+ * @throws MeshError `exclusive` where the chute is not what it is to be, or the mesh is too small
+ */
+export async function deploy(client: Client, signer: Signer, name: string, images: ChuteSpec, isExclusive: boolean) {
+  const next = await askNext(client, hex(signer.publicKey), name)
+  const exclusive = exclusiveOf(next, name, isExclusive)
+  const last = next.lastCreation === null ? undefined : unhex(next.lastCreation)
+  const mark = creationMark(new Uint8Array(randomBytes(8)), exclusive)
+  const creation = next.creation === null ? newCreation(next.clock[0], mark, last) : unhex(next.creation)
+  const spec = exclusive === undefined ? images : { ...images, exclusive }
   const body = { creation, revision: next.revision, spec }
   return {
     revision: next.revision,
     desired: next.desired,
     ...(await submit(client, signer, next, 'deployment', name, body)),
   }
+}
+
+function exclusiveOf(next: Next, name: string, isWanted: boolean): Exclusive | undefined {
+  if (next.creation !== null && isWanted !== (next.exclusive !== null)) {
+    throw new MeshError(
+      'exclusive',
+      isWanted
+        ? `${name} is not exclusive and cannot become so: remove it with "dropmesh rm ${name}" and publish it anew`
+        : `${name} is exclusive and stays so: publish it with --exclusive, or remove it with "dropmesh rm ${name}" first`,
+    )
+  }
+  if (!isWanted) return undefined
+  if (next.exclusive !== null) {
+    return { voters: next.exclusive.voters.map(unhex), salt: unhex(next.exclusive.salt) }
+  }
+  if (next.candidates.length < 3) {
+    throw new MeshError(
+      'exclusive',
+      `an exclusive chute needs 3 APs to vote on who runs it, and ${next.candidates.length} of this mesh ` +
+        `${next.candidates.length === 1 ? 'is' : 'are'} alive: let more join first`,
+    )
+  }
+  return { voters: next.candidates.map(unhex), salt: new Uint8Array(randomBytes(10)) }
 }
 
 /** Signs a stop, start, restart or removal. `text` is a name or `publisher/name`. @throws MeshError `not-your-chute` */
@@ -78,7 +107,7 @@ export async function control(
 export async function signerFor(publisher: string, name: string, key: string | undefined): Promise<Signer> {
   const own = key === undefined ? (await listKeys()).find((candidate) => candidate.publisher === publisher) : undefined
   const signer = own === undefined && key === undefined ? undefined : await signerOf(key ?? own?.name)
-  if (signer === undefined || Buffer.from(signer.publicKey).toString('hex') !== publisher) {
+  if (signer === undefined || hex(signer.publicKey) !== publisher) {
     throw new MeshError(
       'not-your-chute',
       `${name} belongs to publisher ${publisher.slice(0, 12)}, and you do not have that key here`,

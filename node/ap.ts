@@ -10,19 +10,22 @@ import type Docker from 'dockerode'
 import type { Logger } from 'pino'
 import { apId, apKey, equalBytes, hex, unhex } from '../protocols/bytes.js'
 import type { ImageSpec } from '../protocols/deployment.js'
+import type { Chute } from '../protocols/desired.js'
 import { open, type SignedRecord, seal } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
 import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
-import { dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
+import { type ClaimToMake, dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
 import type { Placed } from '../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { readTicket, signMember, writeTicket } from '../protocols/ticket.js'
 import { aboutSelf, belong } from './belonging.js'
 import { DockerEngine } from './chutes/docker.js'
-import { connectDocker } from './chutes/docker-client.js'
+import { connectDocker, socketOf } from './chutes/docker-client.js'
 import { EngineError } from './chutes/engine.js'
+import { Guard } from './chutes/guard.js'
+import { Leases, type Wanted } from './chutes/leases.js'
 import { desiredOf } from './chutes/plan.js'
 import { Reconciler } from './chutes/reconciler.js'
 import { monotonic, NodeClock } from './clock.js'
@@ -32,7 +35,7 @@ import { BootCounter, KnownPeers, loadOrMakeSeed, loadSeed } from './identity.js
 import type { Admission } from './mesh/join.js'
 import type { LifeSign } from './mesh/liveness.js'
 import { Network } from './mesh/network.js'
-import { News, nameOf } from './news.js'
+import { instanceNameOf, News, nameOf } from './news.js'
 import { type BuildOptions, buildImage } from './packages/build.js'
 import { Images } from './packages/images.js'
 import { pullImage } from './packages/pull.js'
@@ -75,6 +78,7 @@ export class Ap {
   private readonly knownPeers: KnownPeers
   private peersBefore: Readonly<Record<string, readonly string[]>> = {}
   private boot: number
+  private leases!: Leases
   private current: Outlook
   private sequence = 0
   private beacon: RecordOf<'beacon'> | undefined
@@ -120,6 +124,8 @@ export class Ap {
     })
     this.reconciler = new Reconciler({
       engine: new DockerEngine(this.docker, { mesh: this.mesh, ap: this.id }),
+      beforeStart: (key, containers) => this.leases.beforeStart(key, containers),
+      onSeen: (actual, isBusy) => this.leases.see(actual, isBusy),
       hasImage: (image) => this.supply.has(image),
       fetchImage: async (image) => {
         await this.supply.ensure(image)
@@ -250,14 +256,34 @@ export class Ap {
 
   /** Signs a record with this AP's own key, on behalf of who asks its local API. */
   async sign<K extends 'forget' | 'drain'>(kind: K, subject: Uint8Array, body: Body<K>): Promise<void> {
-    if (!this.current.membership.isAdmin(this.signer.publicKey) && !equalBytes(subject, this.signer.publicKey)) {
-      throw new MeshError(
-        'not-an-admin',
-        `this AP is no admin of the mesh; do it on one that is (see "dropmesh aps --json")`,
-      )
-    }
+    if (!equalBytes(subject, this.signer.publicKey)) this.mustBeAdmin()
     await this.ledgerStore.sign(this.signer, kind, subject, body)
     await this.network.replicate()
+  }
+
+  private mustBeAdmin(): void {
+    if (this.current.membership.isAdmin(this.signer.publicKey)) return
+    throw new MeshError(
+      'not-an-admin',
+      `this AP is no admin of the mesh; do it on one that is (see "dropmesh aps --json")`,
+    )
+  }
+
+  /**
+   * Makes others the voters of an exclusive chute, without asking those it has. Only for when too many of these are gone
+   * for good: nobody can know whether a copy still runs by their votes.
+   * @returns the new voters
+   * @throws MeshError `not-an-admin`, `not-exclusive`
+   */
+  async force(chute: Chute, voters: Uint8Array[]): Promise<Body<'voters'>> {
+    const electorate = this.current.electorates.get(hex(chute.key))
+    if (electorate === undefined)
+      throw new MeshError('not-exclusive', `${chute.id.name} is not exclusive; it has no voters`)
+    const body = { generation: electorate.generation + 1, voters, forced: true }
+    this.mustBeAdmin()
+    await this.ledgerStore.sign(this.signer, 'voters', chute.key, body)
+    await this.network.replicate()
+    return body
   }
 
   /** Makes a ticket. @throws MeshError `not-an-admin` */
@@ -327,10 +353,27 @@ export class Ap {
     ) {
       await pause(100)
     }
+    await this.leases.giveUp()
   }
 
   private async run(): Promise<void> {
     this.peersBefore = await this.knownPeers.load()
+    this.leases = await Leases.load({
+      self: this.id,
+      folder: this.config.data,
+      guard: new Guard(join(this.config.data, 'watchdog.sock'), socketOf(this.docker) ?? ''),
+      call: (voter, message) => this.network.leases.call(voter, message),
+      sign: (chute, body) => this.ledgerStore.sign(this.signer, 'voters', chute, body),
+      isPresent: (instance) => this.reconciler.isPresent(instance),
+      nameOf: (instance) => instanceNameOf(this.current, unhex(instance)),
+      onChange: () => {
+        this.scheduleBeacon()
+        this.scheduleRefresh()
+      },
+      onEvent: (kind, fields) => this.events.add(kind, fields),
+      onFailure: (what, error) => this.log.warn({ reason: messageOf(error) }, `${what} failed`),
+    })
+    this.leases.look(this.current)
     const invited = this.config.join === undefined || this.isMember(this.id) ? {} : addressesOf(this.config.join)
     this.network = await Network.create(
       {
@@ -351,6 +394,7 @@ export class Ap {
         beacons: () => this.beacons(),
         onBeacon: (beacon) => this.takeBeacon(beacon),
         onPulse: (from, sign) => this.roster.heard(from, sign, monotonic()),
+        onLease: (from, message) => this.leases.answer(from, message),
         onConnected: () => this.scheduleBeacon(),
         onLost: (ap) => this.roster.lost(ap, monotonic()),
         onAddresses: (known) => void this.knownPeers.save(known).catch(() => {}),
@@ -446,6 +490,7 @@ export class Ap {
   private refresh(): void {
     const before = this.current
     this.current = this.lookOut()
+    this.leases.look(this.current)
     this.news.ofOutlook(before, this.current)
     this.followMembership(before)
     if (this.network.hasSynced) this.endRepair()
@@ -455,13 +500,23 @@ export class Ap {
     if (!this.isReady) return
     this.makeClaims()
     const { held, kept } = dutiesOf(this.current, this.id)
-    const isSafe = ({ instance, claim }: Placed) => this.claiming.get(instance) !== claim!.body.epoch
-    const desired = new Map(
-      held.filter(isSafe).map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]),
-    )
-    const untouched = held.filter((placed) => !isSafe(placed)).map(({ instance }) => instance)
+    const runnable = held.filter((placed) => this.mayRun(placed))
+    const desired = new Map(runnable.map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]))
+    const untouched = held.filter((placed) => this.mayStay(placed)).map(({ instance }) => instance)
     // An AP that was forgotten hears no more of whether others serve what it still runs.
     this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : new Set([...kept, ...untouched]))
+  }
+
+  /** True where the claim is on disk, and what is exclusive has its lease. */
+  private mayRun({ chute, instance, claim }: Placed): boolean {
+    if (this.claiming.get(instance) === claim!.body.epoch) return false
+    return chute.spec.exclusive === undefined || this.leases.holds(instance) === claim!.body.epoch
+  }
+
+  /** True where what there is of an instance that may not be started is not to be stopped either. */
+  private mayStay(placed: Placed): boolean {
+    if (this.mayRun(placed)) return false
+    return placed.chute.spec.exclusive === undefined || this.leases.mayStay(placed.instance)
   }
 
   private followMembership({ membership: { members: before } }: Outlook): void {
@@ -493,8 +548,9 @@ export class Ap {
   }
 
   private makeClaims(): void {
-    if (this.isLeaving) return
-    for (const { placed, epoch, previous } of this.turns.due(this.current, this.id, monotonic())) {
+    const { due, leased } = this.claimsToMake()
+    this.leases.want(leased, this.current.electorates, this.ledgerStore.clock.now())
+    for (const { placed, epoch, previous } of due) {
       if (this.claiming.get(placed.instance) === epoch) continue
       this.claiming.set(placed.instance, epoch)
       const cause = placed.cause ?? 'new'
@@ -508,6 +564,30 @@ export class Ap {
     const instance = hex(subject)
     const isOwn = equalBytes(signer, this.signer.publicKey)
     if (isOwn && this.claiming.get(instance) === body.epoch) this.claiming.delete(instance)
+  }
+
+  /** What this AP claims now, and what it needs a lease for, be it to claim it or to run what it has claimed. */
+  private claimsToMake(): { due: ClaimToMake[]; leased: Wanted[] } {
+    if (this.isLeaving) return { due: [], leased: [] }
+    const turns = this.turns.due(this.current, this.id, monotonic())
+    const due = turns.filter(({ placed }) => placed.chute.spec.exclusive === undefined)
+    // Voters could not tell the two nodes of one identity apart, and would let both run.
+    if (this.hasTwin) return { due, leased: [] }
+    const leased = new Map<string, Wanted>()
+    for (const turn of turns) if (!due.includes(turn)) leased.set(turn.placed.instance, turn)
+    for (const placed of this.current.placed) {
+      const isOwn = placed.claim !== undefined && equalBytes(placed.claim.signer, this.signer.publicKey)
+      const isLeased = placed.chute.spec.exclusive !== undefined
+      if (!isLeased || !isOwn || (placed.holder !== this.id && placed.cause !== 'lease')) continue
+      leased.set(placed.instance, { placed, epoch: placed.claim!.body.epoch })
+    }
+    // An exclusive instance is claimed by whoever has its lease, and with the epoch of that.
+    for (const { placed } of leased.values()) {
+      const epoch = this.leases.holds(placed.instance)
+      if (epoch === undefined || epoch === placed.claim?.body.epoch) continue
+      due.push({ placed, epoch, previous: placed.claim?.hash })
+    }
+    return { due, leased: [...leased.values()] }
   }
 
   private onAdded(added: readonly SignedRecord[]): void {
@@ -570,6 +650,7 @@ export class Ap {
   private tick(): void {
     const now = monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
+    if (this.isReady) this.leases.tick()
     const slow = Math.max(BEACON_SLOW, this.current.membership.members.size * BEACON_PER_MEMBER)
     if (now - this.lastBeaconAt > slow) this.scheduleBeacon()
   }
@@ -694,7 +775,7 @@ export class Ap {
       version: VERSION,
       addresses: this.addresses().slice(0, 32),
       engine: reconciler.engineInfo(),
-      instances: reconciler.instances().slice(0, most),
+      instances: this.reports().slice(0, most),
       cannot: reconciler.cannot().slice(0, Math.min(most, 64)),
       images: this.supply.holdings().slice(0, most),
       ledger: ledgerStore.ledger.digest(),
@@ -708,6 +789,14 @@ export class Ap {
       this.log.warn({ instances: body.instances.length }, 'the beacon is too big for all that this AP runs')
       return this.sealBeacon(Math.floor(most / 2))
     }
+  }
+
+  /** What runs here, and what waits here for its lease. */
+  private reports(): Body<'beacon'>['instances'] {
+    const waiting = this.leases.reports()
+    const keys = new Set(waiting.map(({ instance }) => hex(instance)))
+    // What waits for its lease does not run, although a hung engine may still have it otherwise.
+    return [...waiting, ...this.reconciler.instances().filter(({ instance }) => !keys.has(hex(instance)))]
   }
 
   private beacons(): Uint8Array[] {

@@ -26,11 +26,12 @@ export class News {
     for (const [ap, { name }] of members) if (!membersBefore.has(ap)) this.events.add('joined', { ap, name })
     for (const [ap, { name }] of membersBefore) if (!members.has(ap)) this.events.add('forgotten', { ap, name })
     this.ofNames(before, after)
+    this.ofVoters(before, after)
   }
 
   private ofRecord(record: SignedRecord, outlook: Outlook): void {
     if (isKind(record, 'claim')) {
-      const instance = instanceOf(record, outlook)
+      const instance = instanceNameOf(outlook, record.subject)
       const ap = apId(record.signer)
       this.events.add('claimed', {
         instance,
@@ -91,6 +92,16 @@ export class News {
     }
   }
 
+  private ofVoters(before: Outlook, after: Outlook): void {
+    for (const { id, key } of after.chutes) {
+      const electorate = after.electorates.get(hex(key))
+      const known = before.electorates.get(hex(key))
+      if (electorate === undefined || electorate.generation <= (known?.generation ?? 0)) continue
+      const voters = electorate.voters.map((voter) => nameOf(after, apId(voter)))
+      this.events.add('voters', { chute: id.name, generation: electorate.generation, voters })
+    }
+  }
+
   private ofNames(before: Outlook, after: Outlook): void {
     const known = publishersOf(before)
     for (const [chute, publishers] of publishersOf(after)) {
@@ -100,8 +111,8 @@ export class News {
   }
 }
 
-/** What people call the instance that a claim is on. */
-function instanceOf({ subject }: RecordOf<'claim'>, outlook: Outlook): string {
+/** What people call an instance. */
+export function instanceNameOf(outlook: Outlook, subject: Uint8Array): string {
   const chute = outlook.chutes.find(({ key }) => equalBytes(key, subject.subarray(0, 20)))
   const copy =
     subject[20] === 0 ? String(Buffer.from(subject).readUInt32BE(21)) : nameOf(outlook, apId(subject.slice(21)))

@@ -7,27 +7,22 @@ import { MeshError } from './error.js'
 export interface ChuteId {
   readonly publisher: Uint8Array
   readonly name: string
-  /** 16 bytes: 48 bits of milliseconds since 1970, big-endian, and 80 random bits. A later creation compares greater. */
+  /** 16 bytes: 48 bits of milliseconds since 1970, big-endian, and 80 bits of `creationMark`. A later creation compares greater. */
   readonly creation: Uint8Array
 }
 
 /**
- * Makes a creation id that is later than `after`, the latest one known of this name. `random` is 10 bytes. Its time is no
- * later than both: a record may not carry a creation that lies after its own clock, and the clock of an AP that is behind
- * stands still at the latest one it has seen.
+ * Makes a creation id that is later than `after`, the latest one known of this name: 48 bits of time, 16 that count, and
+ * the 64 of `creationMark`. Its time is no later than both: a record may not carry a creation that lies after its own
+ * clock, and the clock of an AP that is behind stands still at the latest one it has seen.
  */
-export function newCreation(nowMs: number, random: Uint8Array, after?: Uint8Array): Uint8Array {
+export function newCreation(nowMs: number, mark: Uint8Array, after?: Uint8Array): Uint8Array {
   const id = new Uint8Array(16)
-  new DataView(id.buffer).setBigUint64(0, BigInt(nowMs) << 16n)
-  id.set(random.subarray(0, 10), 6)
+  const view = new DataView(id.buffer)
+  view.setBigUint64(0, BigInt(nowMs) << 16n)
+  id.set(mark, 8)
   if (after === undefined || compareBytes(id, after) > 0) return id
-  // A little later than `after`, by a random step, so that two that come after the same one differ.
-  let carry = 1
-  for (let i = id.length - 1; i >= 0; i--) {
-    const sum = after[i]! + carry + (i > 10 ? random[i - 11]! : 0)
-    id[i] = sum & 0xff
-    carry = sum >> 8
-  }
+  view.setBigUint64(0, new DataView(after.buffer, after.byteOffset).getBigUint64(0) + 1n)
   return id
 }
 

@@ -1,5 +1,6 @@
 // What a chute is: the content of a deployment record. Written by the manifest, read by placement and the reconciler.
 import { z } from 'zod'
+import { hex } from './bytes.js'
 import { byteString } from './codec.js'
 
 const MAX_TEXT = 4096
@@ -61,6 +62,23 @@ const service = z.object({
   }),
 })
 
+const areDistinct = (keys: Uint8Array[]): boolean => new Set(keys.map(hex)).size === keys.length
+
+/** AP keys that vote on the leases of an exclusive chute. One alone is for emergencies: see `force`. */
+export const voterKeys = (...counts: number[]) =>
+  z
+    .array(byteString(32))
+    .max(5)
+    .refine((keys) => counts.includes(keys.length) && areDistinct(keys), `${counts.join(' or ')} different keys`)
+
+const exclusive = z.object({
+  /** Who grants the leases of the first generation; bound to the creation id. */
+  voters: voterKeys(3, 5),
+  /** So that two creations of one publisher with the same voters differ. */
+  salt: byteString(10),
+})
+export type Exclusive = z.infer<typeof exclusive>
+
 export const chuteSpec = z
   .object({
     services: z.array(service).min(1).max(32),
@@ -70,11 +88,17 @@ export const chuteSpec = z
     replicas: z.union([z.int().min(0).max(1000), z.literal('everywhere')]),
     /** All must hold for the labels of the AP. */
     constraints: z.array(z.object({ label: z.string().min(1).max(128), value: z.string().max(256) })).max(32),
+    /** Each instance runs at most once at any time, by leases from these voters; else at least once. */
+    exclusive: exclusive.optional(),
   })
   .refine((spec) => new Set(spec.services.map((s) => s.name)).size === spec.services.length, 'two services of one name')
   .refine(
     (spec) => spec.services.every((s) => s.mounts.every((m) => spec.volumes.some((v) => v.name === m.volume))),
     'a service mounts a volume that is not declared',
+  )
+  .refine(
+    (spec) => !(spec.exclusive && spec.replicas === 'everywhere'),
+    'exclusive and everywhere contradict each other',
   )
 
 export type ChuteSpec = z.infer<typeof chuteSpec>

@@ -4,11 +4,12 @@ import { concat, equalBytes, utf8 } from './bytes.js'
 import { creationTime, isInstanceSubject, readChuteSubject } from './chute.js'
 import { type Clock, clockSchema, compareClocks } from './clock.js'
 import { byteString, encode } from './codec.js'
-import { chuteSpec } from './deployment.js'
+import { chuteSpec, voterKeys } from './deployment.js'
 import { describe, FORMAT, type SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
 import { verify } from './keys.js'
-import { DEPLOYMENT_HISTORY, HISTORY } from './limits.js'
+import { DEPLOYMENT_HISTORY, HISTORY, MAX_GENERATION } from './limits.js'
+import { isBound } from './voters.js'
 
 const instance = byteString(25, 53).refine(isInstanceSubject, 'an instance')
 const uint = z
@@ -57,6 +58,16 @@ const claim = z.object({
   previous: byteString(32).optional(),
 })
 
+/**
+ * Subject: a chute's key. Signer: an AP that votes on it, or, where it is forced, an admin. Generation 0 is that of the
+ * deployment. One voter signs one record a generation, so all of them are kept.
+ */
+const voters = z.object({
+  generation: z.int().min(1).max(MAX_GENERATION),
+  voters: voterKeys(1, 3, 5),
+  forced: z.boolean(),
+})
+
 /** Subject: the key of the AP that could not be reached. `boot` and `sequence` are the last heard of it. */
 const statement = z.object({
   // Below what a beacon can say, so that the accused can always answer with something newer.
@@ -78,7 +89,16 @@ const goodbye = z.object({ boot: uint })
 /** Subject: the AP's key. Signer: the AP itself, or an admin. */
 const drain = z.object({ draining: z.boolean() })
 
-const instanceState = z.enum(['fetching', 'starting', 'running', 'healthy', 'unhealthy', 'stopping', 'failed'])
+const instanceState = z.enum([
+  'waiting',
+  'fetching',
+  'starting',
+  'running',
+  'healthy',
+  'unhealthy',
+  'stopping',
+  'failed',
+])
 export type InstanceState = z.infer<typeof instanceState>
 
 /** Subject: the AP's key, also the signer. Gossiped and held in memory, not in the ledger. */
@@ -88,7 +108,16 @@ const beacon = z.object({
   version: z.string().max(32),
   addresses: z.array(z.string().max(256)).max(32),
   /** The container engine, absent where none answers. Nominal capacity: thousandths of a CPU, bytes. */
-  engine: z.object({ version: z.string().max(64), platform: z.string().max(64), cpu: uint, memory: uint }).optional(),
+  engine: z
+    .object({
+      version: z.string().max(64),
+      platform: z.string().max(64),
+      cpu: uint,
+      memory: uint,
+      /** True where this AP can stop what runs on it without its help, as exclusive chutes need. */
+      local: z.boolean().optional(),
+    })
+    .optional(),
   instances: z
     .array(
       z.object({
@@ -120,7 +149,20 @@ const beacon = z.object({
   ledger: byteString(16),
 })
 
-const meshKinds = { member, grant, forget, deployment, wanted, removal, claim, statement, goodbye, drain, beacon }
+const meshKinds = {
+  member,
+  grant,
+  forget,
+  deployment,
+  wanted,
+  removal,
+  claim,
+  voters,
+  statement,
+  goodbye,
+  drain,
+  beacon,
+}
 
 export type Kind = keyof typeof meshKinds
 export type Body<K extends Kind> = z.infer<(typeof meshKinds)[K]>
@@ -130,7 +172,7 @@ export interface RecordOf<K extends Kind> extends SignedRecord {
 }
 
 /** Kinds whose content a later version fills. They are registers like the others: stored, merged and forwarded. */
-export const RESERVED = ['ticket-use', 'revocation', 'voters', 'lease', 'snapshot-head', 'settings'] as const
+export const RESERVED = ['ticket-use', 'revocation', 'lease', 'snapshot-head', 'settings'] as const
 
 const isKey = (subject: Uint8Array) => subject.length === 32
 const isSigner = (record: SignedRecord) => equalBytes(record.subject, record.signer)
@@ -140,10 +182,14 @@ const rules: { [K in Kind]: (record: RecordOf<K>) => boolean } = {
   member: (r) => isSigner(r) && compareClocks(r.body.admission.at, r.clock) <= 0 && isAdmitted(r),
   grant: (r) => isKey(r.subject),
   forget: (r) => isKey(r.subject),
-  deployment: (r) => signedByPublisher(r) && creationTime(r.body.creation) <= r.clock[0],
+  deployment: (r) =>
+    signedByPublisher(r) &&
+    creationTime(r.body.creation) <= r.clock[0] &&
+    isBound(r.body.creation, r.body.spec.exclusive),
   wanted: (r) => signedByPublisher(r),
   removal: (r) => signedByPublisher(r) && creationTime(r.body.creation) <= r.clock[0],
   claim: (r) => isInstanceSubject(r.subject) && (r.subject[20] === 0 || equalBytes(r.subject.subarray(21), r.signer)),
+  voters: (r) => r.subject.length === 20,
   statement: (r) => isKey(r.subject) && !isSigner(r),
   goodbye: isSigner,
   drain: (r) => isKey(r.subject),
@@ -187,6 +233,7 @@ export function historyOf(record: SignedRecord): number | undefined {
   if (record.format !== FORMAT) return undefined
   if (record.kind === 'deployment') return DEPLOYMENT_HISTORY
   if (record.kind === 'removal') return 1
+  if (record.kind === 'voters') return MAX_GENERATION
   const known = Object.hasOwn(meshKinds, record.kind) || (RESERVED as readonly string[]).includes(record.kind)
   return known ? HISTORY : undefined
 }

@@ -13,6 +13,10 @@ export const MAX_DEPTH = 32
 export const MAX_SMALL_FRAME = 1024
 export const MAX_JOIN_FRAME = 2 * MAX_RECORD + 1024
 
+/** A frame of the lease protocol, in bytes, and the requests in it: more instances than one engine takes. */
+export const MAX_LEASE_FRAME = 8 * 1024
+export const MAX_LEASES = 64
+
 /** A frame of the sync protocol, in bytes: 256 bucket digests, or a page of hashes or records. */
 export const MAX_SYNC_FRAME = 256 * 1024
 
@@ -28,6 +32,9 @@ export const MAX_CLOCK_AHEAD = 5 * 60_000
 /** Records kept per register and signer, newest first. A deployment's history is what `rollback` can reach. */
 export const HISTORY = 2
 export const DEPLOYMENT_HISTORY = 10
+
+/** How often the voters of a chute can change. Their records are all kept, or it would be forgotten who came after whom. */
+export const MAX_GENERATION = 32
 
 /** Records of kinds this version does not know, kept per signer, newest first. */
 export const UNKNOWN_HISTORY = 64

@@ -47,7 +47,12 @@ type ImageSource = { image: string } | { build: { context: string; dockerfile: s
 export type ManifestService = Omit<ServiceSpec, 'image'> & { source: ImageSource }
 
 /** A checked chute that has no images yet. */
-export type Manifest = Omit<ChuteSpec, 'services'> & { name?: string; services: ManifestService[] }
+export type Manifest = Omit<ChuteSpec, 'services' | 'exclusive'> & {
+  name?: string
+  services: ManifestService[]
+  /** Its voters are chosen when it is published. */
+  exclusive: boolean
+}
 
 // --- What the keys of a chute are, and how each is read ----------------------------------------------------------------
 
@@ -249,6 +254,8 @@ const VOLUME = fields(
   { external: 'a volume belongs to its chute', name: 'a volume is named by its key', driver: HOST, driver_opts: HOST },
 )
 
+const CHUTE = fields({ everywhere: placed(flag), exclusive: placed(flag) })
+
 const MANIFEST = fields(
   {
     name: text(compose.name),
@@ -256,7 +263,7 @@ const MANIFEST = fields(
     services: named(SERVICE),
     // What is wrong with a volume is recorded; that it was declared still counts.
     volumes: named((value) => byKind<Fields<typeof VOLUME>>({ nothing: () => ({}), map: VOLUME })(value) ?? {}),
-    'x-dropmesh': fields({ everywhere: placed(flag) }),
+    'x-dropmesh': CHUTE,
   },
   {
     include: 'a chute is one file',
@@ -289,6 +296,7 @@ export function parseManifest(text: string, file: string): Manifest {
     })),
     replicas: replicasOf(services, read['x-dropmesh']?.everywhere),
     constraints: constraintsOf(services),
+    exclusive: exclusiveOf(read['x-dropmesh']),
   }
   // What the readers do not count: how many there may be of each thing.
   const { error } = root.reading.problems.length > 0 ? {} : chuteSpec.safeParse(specOf(manifest, () => ANY_IMAGE))
@@ -302,7 +310,7 @@ export function parseManifest(text: string, file: string): Manifest {
 }
 
 /**
- * The content of a deployment record.
+ * The content of a deployment record, but for the voters of an exclusive chute.
  * @param images by name of service
  * @throws MeshError `manifest` where a service has no image, or the record would be refused
  */
@@ -364,6 +372,14 @@ function refuseStrayMounts(services: Services, volumes: ReadonlyMap<string, unkn
       at.refuse(`volume ${is.volume} is not declared: add it under volumes`)
     }
   }
+}
+
+function exclusiveOf(chute: Fields<typeof CHUTE> | undefined): boolean {
+  const { everywhere, exclusive } = chute ?? {}
+  if (everywhere?.is && exclusive?.is) {
+    exclusive.at.refuse(`contradicts ${everywhere.at.path} on line ${everywhere.at.line}: remove one of the two`)
+  }
+  return exclusive?.is ?? false
 }
 
 /** The services of an instance run on one AP, where each port can be had once. */

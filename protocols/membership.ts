@@ -1,6 +1,6 @@
 // Who is a member, and who may let others in: a view over the ledger that comes out the same on every AP.
 import { apId, compareBytes, hex, sha256, toBase32, utf8 } from './bytes.js'
-import { type Clock, compareClocks } from './clock.js'
+import { type Clock, compareClocks, ZERO_CLOCK } from './clock.js'
 import type { SignedRecord } from './envelope.js'
 import type { Body, RecordOf } from './kinds.js'
 import type { Ledger } from './ledger.js'
@@ -29,6 +29,8 @@ export interface Membership {
   readonly forgotten: ReadonlySet<string>
   /** True for the key of the mesh and of every member that was let in as an admin. */
   isAdmin(key: Uint8Array): boolean
+  /** True for a key that was an admin's at that time, whatever it is now. */
+  wasAdmin(key: Uint8Array, at: Clock): boolean
 }
 
 /**
@@ -49,6 +51,9 @@ export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number)
   const tickets = new Map<string, { role: Member['role']; uses: number; expires: number; granted: number }>()
   tickets.set(hex(meshKey), { role: 'admin', uses: 1, expires: 0, granted: -1 })
   const admins = new Set([hex(meshKey)])
+  const terms: { key: string; from: Clock; to: Clock | undefined }[] = [
+    { key: hex(meshKey), from: ZERO_CLOCK, to: undefined },
+  ]
   const members = new Map<string, Member>()
   const forgotten = new Set<string>()
   const forgotAt = new Map<string, number>()
@@ -78,13 +83,18 @@ export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number)
         since: at,
         draining: false,
       })
-      if (ticket.role === 'admin') admins.add(hex(signer))
+      if (ticket.role === 'admin') {
+        admins.add(hex(signer))
+        terms.push({ key: hex(signer), from: at, to: undefined })
+      }
     } else {
       const id = apId(record.subject)
       if (!admins.has(hex(record.signer)) && compareBytes(record.signer, record.subject) !== 0) continue
       if (members.delete(id)) forgotten.add(id)
       forgotAt.set(id, position)
-      if (compareBytes(record.subject, meshKey) !== 0) admins.delete(hex(record.subject))
+      if (compareBytes(record.subject, meshKey) === 0) continue
+      admins.delete(hex(record.subject))
+      for (const term of terms) if (term.key === hex(record.subject)) term.to ??= at
     }
   }
   for (const [id, member] of members) {
@@ -93,7 +103,14 @@ export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number)
       .find((d) => compareBytes(d.signer, member.key) === 0 || admins.has(hex(d.signer)))
     if (drain?.body.draining) members.set(id, { ...member, draining: true })
   }
-  return { members, forgotten, isAdmin: (key) => admins.has(hex(key)) }
+  const wasAdmin = (key: Uint8Array, at: Clock) =>
+    terms.some(
+      (term) =>
+        term.key === hex(key) &&
+        compareClocks(term.from, at) <= 0 &&
+        (term.to === undefined || compareClocks(at, term.to) < 0),
+    )
+  return { members, forgotten, isAdmin: (key) => admins.has(hex(key)), wasAdmin }
 }
 
 /** Drain records, newest first. */

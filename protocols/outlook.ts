@@ -3,10 +3,12 @@
 import { apId, hex } from './bytes.js'
 import { type Chute, type Claims, chutesOf, claimsOf } from './desired.js'
 import type { RecordOf } from './kinds.js'
+import { LEASE } from './leases.js'
 import type { Ledger } from './ledger.js'
 import { type Membership, membershipOf } from './membership.js'
 import { type Candidate, type Placed, place } from './placement.js'
 import type { Roster } from './roster.js'
+import { type Electorate, electoratesOf } from './voters.js'
 
 export interface Outlook {
   readonly membership: Membership
@@ -15,6 +17,8 @@ export interface Outlook {
   /** By AP id, this AP included. */
   readonly candidates: ReadonlyMap<string, Candidate>
   readonly placed: readonly Placed[]
+  /** Who votes on the leases of each exclusive chute, by hex of its key. */
+  readonly electorates: ReadonlyMap<string, Electorate>
 }
 
 export interface Self {
@@ -44,7 +48,8 @@ export function lookOut(
   }
   const chutes = chutesOf(ledger, nowMs)
   const claims = claimsOf(ledger, nowMs)
-  return { membership, chutes, claims, candidates, placed: place(chutes, claims, candidates, nowMs) }
+  const electorates = electoratesOf(ledger, chutes, membership, nowMs)
+  return { membership, chutes, claims, candidates, placed: place(chutes, claims, candidates, nowMs), electorates }
 }
 
 export interface Duties {
@@ -66,6 +71,7 @@ export function dutiesOf(outlook: Outlook, self: string): Duties {
       held.push(placed)
       continue
     }
+    if (placed.chute.spec.exclusive !== undefined) continue // of these there is never a copy too many
     const isServedElsewhere =
       placed.holder !== undefined &&
       serves(outlook.candidates.get(placed.holder)?.beacon, placed.instance, placed.claim!)
@@ -98,6 +104,8 @@ export interface ClaimToMake {
 
 /** A lower rank waits so long for each one before it, in milliseconds. */
 const RANK_PATIENCE = 5000
+/** The first rank may have to wait for the end of the last lease. */
+const EXCLUSIVE_RANK_PATIENCE = RANK_PATIENCE + LEASE.voter
 
 /** Remembers for how long instances have been without a holder, and says which ones it is this AP's turn to claim. */
 export class Turns {
@@ -112,7 +120,8 @@ export class Turns {
       open.add(placed.instance)
       const since = this.since.get(placed.instance) ?? nowMs
       this.since.set(placed.instance, since)
-      if (rank < 0 || nowMs - since < rank * RANK_PATIENCE) continue
+      const patience = placed.chute.spec.exclusive === undefined ? RANK_PATIENCE : EXCLUSIVE_RANK_PATIENCE
+      if (rank < 0 || nowMs - since < rank * patience) continue
       const strongest = outlook.claims.get(placed.instance)?.[0]
       claims.push({ placed, epoch: (strongest?.body.epoch ?? 0) + 1, previous: strongest?.hash })
     }

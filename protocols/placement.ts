@@ -18,7 +18,7 @@ export interface Candidate {
 }
 
 /** Why a claim does not hold, or why none can be made. */
-type Cause = 'new' | 'dead' | 'left' | 'forgotten' | 'drain' | 'labels' | 'engine' | 'cannot' | 'full'
+type Cause = 'new' | 'dead' | 'left' | 'forgotten' | 'drain' | 'labels' | 'engine' | 'lease' | 'cannot' | 'full'
 
 export interface Placed {
   readonly chute: Chute
@@ -86,7 +86,7 @@ export function place(
       continue
     }
     const holder = apId(item.claim.signer)
-    const cause = whyNotHold(item.chute, item.instance, candidates.get(holder)!, free.get(holder)!, nowMs)
+    const cause = whyNotHold(item.chute, item.instance, item.claim, candidates.get(holder)!, free.get(holder)!, nowMs)
     if (cause === undefined) take(free.get(holder)!, item.chute)
     const waits = cause !== undefined && cause !== 'cannot' && isPinnedByData(item.chute.spec)
     placed.set(item.instance, {
@@ -158,14 +158,31 @@ const unmetConstraint = (chute: Chute, member: Member) =>
 const foreignPlatform = (chute: Chute, platform: string) =>
   chute.spec.services.find((service) => service.image.platform !== platform)
 
+// Only the holder knows whether it has its lease.
+const waitsForLease = (beacon: NonNullable<Candidate['beacon']>, instance: string, claim: RecordOf<'claim'>): boolean =>
+  beacon.instances.some(
+    (report) => report.state === 'waiting' && report.epoch >= claim.body.epoch && hex(report.instance) === instance,
+  )
+
+const isUnguarded = (chute: Chute, beacon: NonNullable<Candidate['beacon']>): boolean =>
+  chute.spec.exclusive !== undefined && beacon.engine?.local !== true
+
 // A suspect keeps what it has, and one whose beacon has not reached us yet is not judged by it.
-function whyNotHold(chute: Chute, instance: string, of: Candidate, free: Free, nowMs: number): Cause | undefined {
+function whyNotHold(
+  chute: Chute,
+  instance: string,
+  claim: RecordOf<'claim'>,
+  of: Candidate,
+  free: Free,
+  nowMs: number,
+): Cause | undefined {
   if (of.state === 'dead' || of.state === 'left') return of.state
   if (of.member.draining) return 'drain'
   if (unmetConstraint(chute, of.member) !== undefined) return 'labels'
   if (of.beacon === undefined) return undefined
-  if (of.beacon.engine === undefined) return 'engine'
+  if (of.beacon.engine === undefined || isUnguarded(chute, of.beacon)) return 'engine'
   if (cannotOf(of.beacon, chute, instance, nowMs) !== undefined) return 'cannot'
+  if (waitsForLease(of.beacon, instance, claim)) return 'lease'
   return whatLacks(resourcesOf(chute.spec), free) === undefined ? undefined : 'full'
 }
 
@@ -177,6 +194,7 @@ function whyNotClaim({ chute, copy, instance }: Placed, of: Candidate, free: Fre
   if (unmet !== undefined) return `has no label ${unmet.label}=${unmet.value}`
   const engine = of.beacon?.engine
   if (of.beacon === undefined || engine === undefined) return 'has no container engine'
+  if (isUnguarded(chute, of.beacon)) return 'cannot stop what its engine runs by itself, which an exclusive chute needs'
   const foreign = foreignPlatform(chute, engine.platform)
   if (foreign !== undefined) return `is ${engine.platform}, the image is ${foreign.image.platform}`
   const cannot = cannotOf(of.beacon, chute, instance, nowMs)

@@ -5,7 +5,7 @@ import { concat } from './bytes.js'
 import { byteString, decode } from './codec.js'
 import { describe } from './envelope.js'
 import { MeshError } from './error.js'
-import { MAX_RECORD } from './limits.js'
+import { MAX_LEASES, MAX_RECORD } from './limits.js'
 import type { Range } from './sync.js'
 
 /** Until a mesh is split, everyone is in the one neighbourhood of this name. */
@@ -23,6 +23,7 @@ export const protocolIds = (mesh: string) => ({
   sync: `/dropmesh/1/${mesh}/sync`,
   pulse: `/dropmesh/1/${mesh}/pulse`,
   probe: `/dropmesh/1/${mesh}/probe`,
+  lease: `/dropmesh/1/${mesh}/lease`,
   image: `/dropmesh/1/${mesh}/image`,
 })
 
@@ -46,6 +47,18 @@ export const pulse = z.object({ boot: uint, sequence: uint, ledger: byteString(1
 /** Empty `ap`: are you there? Else: can you reach this AP (by key)? */
 export const probeRequest = z.object({ ap: byteString(32).optional() })
 export const probeReply = z.object({ boot: uint, sequence: uint, reached: z.boolean() })
+
+const instance = byteString(25, 53)
+
+/** Requests are [instance, generation, epoch], what is given back [instance, epoch]; the reply has an answer a request. */
+export const leaseRequest = z.object({
+  asks: z.array(z.tuple([instance, uint, uint])).max(MAX_LEASES),
+  releases: z.array(z.tuple([instance, uint])).max(MAX_LEASES),
+})
+const refusal = z.enum(['unknown', 'quiet', 'held', 'superseded'])
+export const leaseReply = z
+  .array(z.union([z.tuple([z.literal('granted')]), z.tuple([refusal, uint, uint])]))
+  .max(MAX_LEASES)
 
 /** Hashes travel as one byte string, 32 bytes each. */
 const hashes = byteString(0, 4096 * 32).refine((b) => b.length % 32 === 0, 'whole hashes')

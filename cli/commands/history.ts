@@ -86,5 +86,7 @@ async function rollback(
     throw new MeshError('not-your-chute', `${labelOf(earlier)} of ${earlier.chute} was not signed with your key`)
   }
   say(`rolling ${earlier.chute} back to ${labelOf(earlier)} of ${earlier.signed}`)
-  await publishSpec(client, signer, earlier.chute, record.body.spec, wait, options, { restored: earlier.revision })
+  const { spec } = record.body
+  const isExclusive = spec.exclusive !== undefined
+  await publishSpec(client, signer, earlier.chute, spec, isExclusive, wait, options, { restored: earlier.revision })
 }

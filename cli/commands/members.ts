@@ -20,6 +20,22 @@ export function addMembers(program: Command): void {
     else print(`${answer.name} (${answer.id}) is forgotten; to come back it needs a new ticket`)
   })
 
+  const forcing = program
+    .command('force')
+    .argument('<chute>', 'name, or publisher/name')
+    .description('give an exclusive chute other voters, where too many of its own are gone for good')
+  forNode(forcing, 'dropmesh force hello').action(async (chute: string, options: NodeOptions) => {
+    const answer = await clientOf(options).post<{ chute: string; voters: string[] }>('/v1/force', { chute })
+    say(
+      `Make sure that no copy of ${answer.chute} runs on an AP that cannot be reached: nothing but you stops that one now.`,
+    )
+    if (options.json) printJson(answer)
+    else
+      print(
+        `${answer.voters.join(', ')} ${answer.voters.length === 1 ? 'votes' : 'vote'} on ${answer.chute} from now on`,
+      )
+  })
+
   for (const [verb, draining] of [
     ['drain', true],
     ['undrain', false],

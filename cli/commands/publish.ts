@@ -23,6 +23,7 @@ interface PublishOptions extends NodeOptions {
   name?: string
   replicas?: string
   everywhere?: boolean
+  exclusive?: boolean
   on?: string[]
   detach?: boolean
   dryRun?: boolean
@@ -42,6 +43,7 @@ export function addPublish(program: Command): void {
     .option('--name <name>', 'name of the chute (default: the name in compose.yaml, else of the folder)')
     .option('--replicas <n>', 'how many instances (default: what compose.yaml says, else 1)')
     .option('--everywhere', 'one instance on every AP that fits')
+    .option('--exclusive', 'each instance at most once at any time, by votes of other APs; for ever')
     .option('--on <k=v>', 'only on APs with this label, repeatable', collect)
     .option('--detach', 'do not wait until it runs')
     .option('--wait <time>', 'how long to wait until it runs', '2m')
@@ -69,7 +71,7 @@ async function publish(path: string, options: PublishOptions): Promise<void> {
     else print(`${name} is fine: ${spec.services.length} service(s), replicas: ${spec.replicas}; nothing was published`)
     return
   }
-  await publishSpec(client, signer, name, spec, wait, options)
+  await publishSpec(client, signer, name, spec, manifest.exclusive, wait, options)
 }
 
 /** One digest for all images of a chute. */
@@ -81,11 +83,12 @@ export async function publishSpec(
   signer: Signer,
   name: string,
   spec: ChuteSpec,
+  isExclusive: boolean,
   wait: number,
   options: Pick<PublishOptions, 'detach' | 'json'>,
   known: object = {},
 ): Promise<void> {
-  const { revision, desired, holders } = await deploy(client, signer, name, spec)
+  const { revision, desired, holders } = await deploy(client, signer, name, spec, isExclusive)
   say(`published ${name}, revision ${revision}; ${holders} ${holders === 1 ? 'AP holds' : 'APs hold'} the record`)
   const publisher = hex(signer.publicKey)
   const isIdle = desired === 'stopped' || spec.replicas === 0
@@ -138,6 +141,10 @@ function withFlags(manifest: Manifest, options: PublishOptions): Manifest {
     if (options.replicas !== undefined)
       throw new MeshError('replicas', '--replicas and --everywhere exclude each other')
     result.replicas = 'everywhere'
+  }
+  if (options.exclusive) result.exclusive = true
+  if (result.exclusive && result.replicas === 'everywhere') {
+    throw new MeshError('exclusive', 'exclusive and everywhere exclude each other: a chute runs once, or on every AP')
   }
   const on = Object.entries(parseLabels(options.on ?? [], '--on')).map(([label, value]) => ({ label, value }))
   result.constraints = [...manifest.constraints, ...on]

@@ -34,6 +34,7 @@ async function status(options: NodeOptions): Promise<void> {
     ['State', `${state}${role === null ? '' : `, role ${role}`}`],
     ['Engine', docker === null ? 'none answers' : `Docker ${docker.version}`],
     ['Ledger', `${ledger.records} records, digest ${ledger.digest}`],
+    ['Exclusive', answer.exclusive],
     ['Addresses', addresses.map((address) => address.replace(/\/p2p\/.*/, '')).join(' ')],
     ['Version', version],
   ]

@@ -1,4 +1,5 @@
 // What the local API answers: the shapes that scripts rely on, read off the AP's outlook. Changes nothing.
+import { randomBytes } from 'node:crypto'
 import { apId, equalBytes, hex } from '../../protocols/bytes.js'
 import { chuteSubject, readChuteSubject } from '../../protocols/chute.js'
 import { resourcesOf } from '../../protocols/deployment.js'
@@ -8,6 +9,7 @@ import { type RevisionState, revisionsOf } from '../../protocols/history.js'
 import type { Body } from '../../protocols/kinds.js'
 import { isDue } from '../../protocols/ledger.js'
 import type { Placed } from '../../protocols/placement.js'
+import { score } from '../../protocols/rendezvous.js'
 import type { Ap } from '../ap.js'
 import { VERSION } from '../version.js'
 
@@ -22,6 +24,8 @@ export interface Status {
   ledger: { records: number; digest: string }
   docker: { version: string } | null
   addresses: string[]
+  /** What this mesh can do for exclusive chutes, in a sentence. */
+  exclusive: string
   /** What this AP takes the time to be: ISO 8601. */
   time: string
   warnings: string[]
@@ -41,9 +45,22 @@ export function status(ap: Ap): Status {
     ledger: { records: ap.ledgerStore.ledger.size, digest: hex(ap.ledgerStore.ledger.digest()) },
     docker: engine === undefined ? null : { version: engine.version },
     addresses: ap.addresses(),
+    exclusive: whatExclusiveMeans(ap),
     time: new Date(ap.ledgerStore.clock.now()).toISOString(),
     warnings: [...ap.warnings(), ...waitingWarnings(ap)],
   }
+}
+
+function whatExclusiveMeans(ap: Ap): string {
+  const { size } = ap.outlook.membership.members
+  const engine = ap.reconciler.engineInfo()
+  const here =
+    engine === undefined || engine.local
+      ? ''
+      : '; none runs on this AP, whose engine is on another machine or whose node is not run by root'
+  if (size < 3) return `cannot be published: they need 3 APs to vote on who runs them, this mesh has ${size}${here}`
+  if (size < 5) return `3 of the ${size} APs vote on each; it runs as long as 2 of those reach each other${here}`
+  return `5 of the ${size} APs vote on each; it runs as long as 3 of those reach each other${here}`
 }
 
 function waitingWarnings(ap: Ap): string[] {
@@ -134,6 +151,7 @@ export function instances(ap: Ap): InstanceRow[] {
       const isHolder = id === item.holder
       if (report === undefined || ((state === 'dead' || state === 'left') && !isHolder)) continue
       if (isHolder && report.epoch !== item.claim!.body.epoch) continue
+      if (!isHolder && report.state === 'waiting') continue
       isShown ||= isHolder
       rows.push({
         ...base,
@@ -182,14 +200,27 @@ const isForeignCopy = (placed: Placed, ap: Ap): boolean => {
 
 function whyWaiting(placed: Placed, ap: Ap): string {
   if (placed.waitsFor !== undefined) return `waiting for AP ${ap.nameOf(placed.waitsFor)}, its data is there`
+  const asking = reasonsForNoLease(placed, ap)
+  if (asking !== '') return asking
   if (placed.ranks.length > 0) return `AP ${ap.nameOf(placed.ranks[0]!)} is to take it`
   const obstacles = [...placed.obstacles].filter(([, why]) => why !== 'this copy is for another AP')
   if (obstacles.length === 0) return 'no AP fits'
   return `no AP fits: ${obstacles.map(([id, why]) => `${ap.nameOf(id)} ${why}`).join('; ')}`
 }
 
+/** What the APs say that ask for the lease of an exclusive instance. */
+const reasonsForNoLease = ({ instance }: Placed, ap: Ap): string =>
+  [...ap.outlook.candidates]
+    .flatMap(([id, { state, beacon }]) => {
+      const report = beacon?.instances.find((one) => one.state === 'waiting' && hex(one.instance) === instance)
+      return report === undefined || state === 'dead' || state === 'left'
+        ? []
+        : [`AP ${ap.nameOf(id)} ${report.reason}`]
+    })
+    .join('; ')
+
 /** Finds the chute a person means by `name` or `publisher/name`. @throws MeshError `no-such-chute`, `ambiguous` */
-function findChute(ap: Ap, text: string): Chute {
+export function findChute(ap: Ap, text: string): Chute {
   const [publisher, name] = text.includes('/') ? text.split('/', 2) : [undefined, text]
   const isMeant = (called: string, by: Uint8Array) =>
     called === name && (publisher === undefined || hex(by).startsWith(publisher.toLowerCase()))
@@ -317,6 +348,16 @@ function readable(value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, readable(item)]))
 }
 
+/** Keys of APs to vote on an exclusive chute: five that are alive, or three where there are no five, or all there are. */
+export function votersToBe(ap: Ap): Uint8Array[] {
+  const alive = [...ap.outlook.candidates.values()].filter(({ state }) => state === 'alive')
+  const draw = new Uint8Array(randomBytes(20)) // so that not the same few vote on every chute
+  const ranked = alive
+    .map(({ member }) => ({ key: member.key, score: score('voters 1', draw, member.key, 1) }))
+    .sort((a, b) => b.score - a.score)
+  return ranked.slice(0, ranked.length >= 5 ? 5 : 3).map(({ key }) => key)
+}
+
 /** What a publisher must know to sign the next record of a chute: its creation id, revision and clock. */
 export function next(ap: Ap, publisher: Uint8Array, name: string) {
   const subject = chuteSubject(publisher, name)
@@ -326,6 +367,7 @@ export function next(ap: Ap, publisher: Uint8Array, name: string) {
   const history = ledger.history('deployment', subject).filter((record) => isDue(record, clock.now()))
   const creations = [...history, ...ledger.history('removal', subject)].map(({ body }) => body.creation)
   const lastCreation = creations.sort((a, b) => Buffer.compare(b, a))[0]
+  const exclusive = chute?.spec.exclusive
   return {
     mesh: hex(ap.ledgerStore.mesh),
     clock: clock.next(),
@@ -334,6 +376,8 @@ export function next(ap: Ap, publisher: Uint8Array, name: string) {
     revision: Math.max(0, ...history.map(({ body }) => body.revision)) + 1,
     restarts: chute?.restarts ?? 0,
     desired: chute?.desired ?? null,
+    exclusive: exclusive === undefined ? null : { voters: exclusive.voters.map(hex), salt: hex(exclusive.salt) },
+    candidates: votersToBe(ap).map(hex),
   }
 }
 

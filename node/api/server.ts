@@ -9,17 +9,30 @@ import { type Context, Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { stream } from 'hono/streaming'
 import { z } from 'zod'
-import { apKey, hex, unhex } from '../../protocols/bytes.js'
+import { apId, apKey, hex, unhex } from '../../protocols/bytes.js'
 import { NAME } from '../../protocols/deployment.js'
 import { describe } from '../../protocols/envelope.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { MAX_RECORD } from '../../protocols/limits.js'
 import type { Ap } from '../ap.js'
 import { parseHostPort } from '../config.js'
-import { aps, chuteIdentity, chutes, findAp, history, inspect, instances, next, status } from './queries.js'
+import {
+  aps,
+  chuteIdentity,
+  chutes,
+  findAp,
+  findChute,
+  history,
+  inspect,
+  instances,
+  next,
+  status,
+  votersToBe,
+} from './queries.js'
 
 const hexKey = z.string().regex(/^[0-9a-f]{64}$/, 'a public key has 64 hexadecimal digits')
 const inviteRequest = z.object({ role: z.enum(['ap', 'admin']).default('ap'), ttl: z.int().min(0).default(0) })
+const chuteRequest = z.object({ chute: z.string() })
 const apRequest = z.object({ ap: z.string() })
 const drainRequest = z.object({ ap: z.string().optional(), draining: z.boolean() })
 const nextRequest = z.object({ publisher: hexKey, name: z.string().regex(NAME) })
@@ -83,6 +96,12 @@ function addRoutes(app: Hono, ap: Ap): Hono {
     const name = ap.nameOf(id)
     await ap.sign('forget', apKey(id), {})
     return context.json({ id, name })
+  })
+  app.post('/v1/force', small, async (context) => {
+    const chute = findChute(ap, chuteRequest.parse(readJson(await context.req.text())).chute)
+    const candidates = votersToBe(ap)
+    const { generation, voters } = await ap.force(chute, candidates.slice(0, candidates.length < 3 ? 1 : 5))
+    return context.json({ chute: chute.id.name, generation, voters: voters.map((key) => ap.nameOf(apId(key))) })
   })
   app.post('/v1/drain', small, async (context) => {
     const { ap: text, draining } = drainRequest.parse(readJson(await context.req.text()))

@@ -49,6 +49,9 @@ export function connectDocker(host?: string): Docker {
   })
 }
 
+/** The Unix socket of an engine that has one: only such a one can be on this machine. */
+export const socketOf = (docker: Docker): string | undefined => (docker.modem as { socketPath?: string }).socketPath
+
 /**
  * Puts one question to the engine: the answer, or an EngineError that says what was asked.
  * @param what completes "cannot …", for the message.
@@ -72,6 +75,8 @@ export async function ask<T>(what: string, call: (signal: AbortSignal) => Promis
 
 /** What the engine says of itself, as far as the node reads it. */
 export interface EngineState {
+  /** Host name of the machine. */
+  Name: string
   NCPU: number
   MemTotal: number
   /** The kernel's word for the processor, as `uname -m` prints it. */

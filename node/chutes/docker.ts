@@ -1,11 +1,12 @@
 // The engine of an AP: Docker. Everything it makes carries the labels of its mesh and AP, and what lacks them it neither
 // sees nor touches, so that several APs can share one engine with each other and with whatever else a person runs.
 import { createHash } from 'node:crypto'
+import { hostname } from 'node:os'
 import { posix } from 'node:path'
 import type Docker from 'dockerode'
 import type { ServiceSpec } from '../../protocols/deployment.js'
 import { Images, platformOf } from '../packages/images.js'
-import { ask, askState, askVersion, DEADLINE, unless } from './docker-client.js'
+import { ask, askState, askVersion, DEADLINE, socketOf, unless } from './docker-client.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
 import { processAtPort } from './port-holder.js'
 
@@ -55,7 +56,14 @@ export class DockerEngine implements Engine {
       platform: platformOf(version.Os, architecture, variant),
       cpu: info.NCPU * 1000,
       memory: info.MemTotal,
+      local: this.isLocal(info.Name),
     }
+  }
+
+  // A socket may lead to another machine, and a node in a container of its own sees no processes of others.
+  private isLocal(machine: string): boolean {
+    const isOurs = socketOf(this.docker) !== undefined && machine === hostname()
+    return isOurs && process.platform === 'linux' && process.getuid?.() === 0
   }
 
   async containers(): Promise<ContainerState[]> {
@@ -375,8 +383,7 @@ export class DockerEngine implements Engine {
     )
     if (holder !== undefined) return `port ${port}/${protocol} is taken by container ${holder.Names[0]?.slice(1)}`
     // Only an engine behind a socket shares this machine's ports.
-    const local = (this.docker.modem as { socketPath?: unknown }).socketPath !== undefined
-    const process = local ? await processAtPort(port, protocol) : undefined
+    const process = socketOf(this.docker) !== undefined ? await processAtPort(port, protocol) : undefined
     return `port ${port}/${protocol} is taken by ${process ?? 'another process'}`
   }
 

@@ -31,6 +31,8 @@ export interface EngineInfo {
   cpu: number
   /** Bytes. */
   memory: number
+  /** Whether its containers are processes of this machine, which this node may kill. */
+  local: boolean
 }
 
 /** One instance as its containers should be. */

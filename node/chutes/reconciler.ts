@@ -13,6 +13,8 @@ const ENGINE_GRACE = 15_000
 const ENGINE_RETRY = 1000
 const BACKOFF_FIRST = 1000
 const BACKOFF_CAP = 60_000
+/** So long an exclusive instance waits for the next renewal of a lease that is about to end. */
+const LEASE_PATIENCE = 500
 /** A container that ran so long has recovered from its crashes. */
 const RECOVERED = 60_000
 /** How long an AP that cannot run an instance lets others try; doubled each time. */
@@ -34,6 +36,10 @@ export interface ReconcilerOptions {
   readonly engine: Engine
   /** Makes an image present, from wherever it is. @throws MeshError with the reason */
   readonly fetchImage: (image: ImageSpec) => Promise<void>
+  /** Of exclusive instances alone. Their containers must not be started where it says no, or throws. */
+  readonly beforeStart: (key: string, containers: readonly string[]) => Promise<boolean>
+  /** What containers there are, and whether more may come of an instance that is being worked on. */
+  readonly onSeen: (actual: ReadonlyMap<string, readonly ContainerState[]>, isBusy: (key: string) => boolean) => void
   readonly hasImage: (image: ImageSpec) => Promise<boolean>
   /** Milliseconds since 1970. */
   readonly now: () => number
@@ -66,6 +72,7 @@ export class Reconciler {
   private kicked = false
   private timer: NodeJS.Timeout | undefined
   private actual: ReadonlyMap<string, ContainerState[]> = new Map()
+  private hasLooked = false
 
   constructor(private readonly options: ReconcilerOptions) {}
 
@@ -124,6 +131,11 @@ export class Reconciler {
     return this.actual.size > 0 || this.busy.size > 0
   }
 
+  /** False where certainly no container of an instance is here. */
+  isPresent(key: string): boolean {
+    return !this.hasLooked || this.actual.has(key) || this.busy.has(key)
+  }
+
   private kick(): void {
     if (this.stopping.signal.aborted) return
     this.kicked = true
@@ -165,6 +177,8 @@ export class Reconciler {
     const actual = new Map<string, ContainerState[]>()
     for (const container of containers) actual.set(container.key, [...(actual.get(container.key) ?? []), container])
     this.actual = actual
+    this.hasLooked = true
+    this.options.onSeen(actual, (key) => this.busy.has(key))
     for (const key of new Set([...this.desired.keys(), ...actual.keys()])) {
       if (this.busy.has(key) || (this.backoffs.get(key)?.notBefore ?? 0) > performance.now()) continue
       const desired = this.desired.get(key)
@@ -222,7 +236,7 @@ export class Reconciler {
       const backoff = this.backoffs.get(key)
       if (backoff?.restart) {
         backoff.restart = false
-        this.act(key, () => this.options.engine.start(key))
+        this.act(key, () => this.startAll(key, desired))
         return
       }
       const { service, exitCode, oomKilled, error } = crashed[0]!
@@ -231,7 +245,7 @@ export class Reconciler {
       this.retryLater(key, desired, `${service} ${why}`, current).restart = true
       this.kick()
     } else if (crashed.length > 0) {
-      this.act(key, () => this.options.engine.start(key))
+      this.act(key, () => this.startAll(key, desired))
     } else if (current.some(({ health }) => health === 'unhealthy')) {
       const service = current.find(({ health }) => health === 'unhealthy')!.service
       this.options.onEvent('unhealthy', { instance: desired.plan.instance, service })
@@ -244,7 +258,7 @@ export class Reconciler {
   }
 
   /** Runs one step for an instance, then looks again. */
-  private act(key: string, step: () => Promise<void>): void {
+  private act(key: string, step: () => Promise<unknown>): void {
     this.busy.add(key)
     void step()
       .catch((error) => {
@@ -271,8 +285,23 @@ export class Reconciler {
     if (replaces) await engine.remove(key)
     this.report(key, desired, 'starting')
     await engine.create(plan)
-    await engine.start(key)
+    if (!(await this.startAll(key, desired))) return
     this.options.onEvent('started', { instance: plan.instance, epoch: desired.epoch, revision: desired.revision })
+  }
+
+  /** @returns false where it is an exclusive instance and has no lease to start it by */
+  private async startAll(key: string, { plan }: Desired): Promise<boolean> {
+    const { engine, beforeStart } = this.options
+    if (plan.spec.exclusive !== undefined) {
+      const containers = (await engine.containers()).filter((container) => container.key === key)
+      const ids = containers.map(({ id }) => id)
+      if (!(await beforeStart(key, ids))) {
+        await new Promise((resolve) => setTimeout(resolve, LEASE_PATIENCE))
+        return false
+      }
+    }
+    await engine.start(key)
+    return true
   }
 
   private stillWanted(key: string, desired: Desired): boolean {

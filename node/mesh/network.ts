@@ -5,6 +5,7 @@ import { equalBytes } from '../../protocols/bytes.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import { isKind, type RecordOf } from '../../protocols/kinds.js'
+import type { LeaseAnswer } from '../../protocols/leases.js'
 import { membershipOf } from '../../protocols/membership.js'
 import { protocolIds } from '../../protocols/wire.js'
 import type { LedgerStore } from '../store/ledger-store.js'
@@ -14,6 +15,7 @@ import { exchange } from './frames.js'
 import { Gossip } from './gossip.js'
 import { closeConnection, connectionTo, createHost, type Host, openStream, peerId } from './host.js'
 import { type Admission, admitNewcomers, askToJoin } from './join.js'
+import { LeaseCalls, type LeaseMessage } from './leases.js'
 import { type LifeSign, Probes, Pulses } from './liveness.js'
 import { answerForgotten, answerSync, initiateSync, type SyncResult } from './sync.js'
 
@@ -59,6 +61,7 @@ export interface NetworkHandlers {
   /** Returns whether it was newer than what is known. */
   onBeacon(beacon: RecordOf<'beacon'>): boolean
   onPulse(from: string, sign: LifeSign): void
+  onLease(from: string, message: LeaseMessage): Promise<LeaseAnswer[]>
   onConnected(ap: string): void
   onLost(ap: string): void
   onAddresses(peers: Record<string, string[]>): void
@@ -71,6 +74,7 @@ export interface NetworkHandlers {
 export class Network {
   readonly dialler: Dialler
   readonly probes: Probes
+  readonly leases: LeaseCalls
   private readonly ids: ReturnType<typeof protocolIds>
   private readonly gossip: Gossip
   private readonly pulses: Pulses
@@ -105,6 +109,7 @@ export class Network {
     }
     this.pulses = new Pulses(host, this.ids, liveness)
     this.probes = new Probes(host, this.ids, this.dialler, liveness)
+    this.leases = new LeaseCalls(host, this.ids, this.dialler, handlers)
     this.gossip = new Gossip(host, options.mesh, {
       isMember: handlers.isMember,
       onRecord: async (bytes) => ((await store.acceptOne(store.check(bytes))) ? 'new' : 'old'),
@@ -133,6 +138,7 @@ export class Network {
     const { host, ids, store, handlers } = this
     await this.pulses.start()
     await this.probes.start()
+    await this.leases.start()
     await admitNewcomers(
       host,
       ids,

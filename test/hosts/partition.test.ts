@@ -64,7 +64,7 @@ const acknowledged = new Map<string, string>()
 
 /** Publishes as the command line does, and resolves when the AP has acknowledged it. */
 async function publish(ap: TestAp, signer: Signer, name: string, memory = 8): Promise<number> {
-  const { revision } = await deploy(ap.client, signer, name, spec(memory))
+  const { revision } = await deploy(ap.client, signer, name, spec(memory), false)
   acknowledged.set(`${hex(signer.publicKey)}/${name}`, name)
   return revision
 }

@@ -130,7 +130,7 @@ async function wanted(change: { mesh?: Uint8Array; clock?: Clock; padding?: numb
   const signer = personSigner(new Uint8Array(randomBytes(32)))
   const publisher = Buffer.from(signer.publicKey).toString('hex')
   const next = await ap.client.get<Next>('/v1/next', { publisher, name: 'ghost' })
-  const creation = newCreation(0, new Uint8Array(10))
+  const creation = newCreation(0, new Uint8Array(8))
   const body = { creation, desired: 'stopped', restarts: 0 }
   return seal(
     signer,
@@ -170,7 +170,7 @@ test('an outdated record is refused', async () => {
   })
   const at = (ms: number) =>
     seal(signer, unhex(next.mesh), [ms, 0], 'wanted', chuteSubject(signer.publicKey, 'old'), {
-      creation: newCreation(0, new Uint8Array(10)),
+      creation: newCreation(0, new Uint8Array(8)),
       desired: 'stopped',
       restarts: 0,
     }).bytes

@@ -37,7 +37,7 @@ test('an AP starts what it claimed only once the claim is on disk', async () => 
   }
   const publisher = apSigner(seed())
   const { clock, revision } = next(ap, publisher.publicKey, 'web')
-  const body = { creation: newCreation(clock[0], new Uint8Array(10)), revision, spec: specOf() }
+  const body = { creation: newCreation(clock[0], new Uint8Array(8)), revision, spec: specOf() }
   const subject = chuteSubject(publisher.publicKey, 'web')
   await until('the engine to be known', () => ap.reconciler.engineInfo() !== undefined)
   await ap.submit(seal(publisher, ap.ledgerStore.mesh, clock, 'deployment', subject, body).bytes)

@@ -43,7 +43,7 @@ async function say<K extends Kind>(ap: Ap, by: Signer, kind: K, bodyOf: (known: 
 
 const publish = (ap: Ap, replicas: number, by = alice) =>
   say(ap, by, 'deployment', ({ creation, revision, clock }) => ({
-    creation: creation === null ? newCreation(clock[0], new Uint8Array(10)) : unhex(creation),
+    creation: creation === null ? newCreation(clock[0], new Uint8Array(8)) : unhex(creation),
     revision,
     spec: specOf({ replicas }),
   }))
@@ -153,7 +153,7 @@ test('two publishers of one name have a chute each, and each AP tells once how t
 test('a record from far ahead keeps nobody from publishing under its name today', async () => {
   const carol = apSigner(seed())
   const ahead = Date.now() + 3_600_000
-  const body = { creation: newCreation(ahead, new Uint8Array(10)), revision: 7, spec: specOf({ replicas: 9 }) }
+  const body = { creation: newCreation(ahead, new Uint8Array(8)), revision: 7, spec: specOf({ replicas: 9 }) }
   const subject = chuteSubject(carol.publicKey, 'web')
   await left.ledgerStore.accept([seal(carol, left.ledgerStore.mesh, [ahead, 0], 'deployment', subject, body).bytes])
   await publish(left, 5, carol)

@@ -8,7 +8,7 @@ import { encode } from '../../protocols/codec.js'
 import { open, type SignedRecord, seal } from '../../protocols/envelope.js'
 import type { Signer } from '../../protocols/keys.js'
 import { admissionBytes, checkKind, historyOf, isKind, type Kind, RESERVED } from '../../protocols/kinds.js'
-import { DEPLOYMENT_HISTORY, HISTORY } from '../../protocols/limits.js'
+import { DEPLOYMENT_HISTORY, HISTORY, MAX_GENERATION } from '../../protocols/limits.js'
 import { signMember } from '../../protocols/ticket.js'
 import { creationOf, MESH, NOW, OWNER, refused, sealRaw, serviceOf, signer, specOf } from './support.js'
 
@@ -44,6 +44,7 @@ const GOOD: { [K in Kind]: Sample } = {
   wanted: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION, desired: 'stopped', restarts: 0 } },
   removal: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION } },
   claim: { by: AP, subject: INSTANCE, body: { epoch: 1, cause: 'new' } },
+  voters: { by: AP, subject: KEY.slice(0, 20), body: { generation: 1, voters: [KEY], forced: true } },
   statement: { by: AP, subject: KEY, body: { boot: 1, sequence: 2, silence: 1800, probes: 1 } },
   goodbye: { by: AP, subject: AP.publicKey, body: { boot: 1 } },
   drain: { by: AP, subject: AP.publicKey, body: { draining: true } },
@@ -286,8 +287,8 @@ test('no body whatsoever makes the check throw anything but a MeshError', () => 
   )
 })
 
-test('a deployment is kept ten deep, a removal alone, other kinds two deep, and of unknown ones nothing is known', () => {
-  const depths: Record<string, number> = { deployment: DEPLOYMENT_HISTORY, removal: 1 }
+test('a deployment is kept ten deep, a removal alone, voters for ever, other kinds two deep, and of unknown ones nothing is known', () => {
+  const depths: Record<string, number> = { deployment: DEPLOYMENT_HISTORY, removal: 1, voters: MAX_GENERATION }
   for (const kind of [...KINDS, ...RESERVED]) {
     const record = seal(AP, MESH, CLOCK, kind, new Uint8Array(1), {})
     assert.is(historyOf(record), depths[kind] ?? HISTORY)

@@ -101,6 +101,7 @@ volumes:
       ephemeral: true
 x-dropmesh:
   everywhere: false
+  exclusive: true
 `
 
 test('a manifest with every accepted key is read to the last value', () => {
@@ -155,13 +156,14 @@ test('a manifest with every accepted key is read to the last value', () => {
     ],
     replicas: 2,
     constraints: [{ label: 'zone', value: 'roof' }],
+    exclusive: true,
   })
 })
 
 test('a manifest of one image gets the defaults, and no key that was not given', () => {
   const { name, ...manifest } = parse('services: {web: {image: nginx}}')
   assert.is(name, undefined)
-  assert.equal(Object.keys(manifest).sort(), ['constraints', 'replicas', 'services', 'volumes'])
+  assert.equal(Object.keys(manifest).sort(), ['constraints', 'exclusive', 'replicas', 'services', 'volumes'])
   assert.is(manifest.replicas, 1)
   assert.equal(Object.keys(manifest.services[0]!).sort(), [
     ...['environment', 'limits', 'mounts', 'name', 'ports', 'source', 'stopGrace', 'tmpfs'],
@@ -546,6 +548,11 @@ test('limits are exact, and refused outside of what an AP can set', () => {
   assert.match(refused(limits('pids: -1')), '"-1" is not a whole number')
   assert.match(refused('deploy: {resources: {reservations: {cpus: 1}}}'), 'reservations: not supported')
   assert.match(refused('stop_grace_period: 2h'), 'stop_grace_period: Too big')
+})
+
+test('a chute that runs on every AP cannot be exclusive', () => {
+  const both = 'x-dropmesh: {everywhere: true, exclusive: true}'
+  assert.match(lines(`services: {web: {image: nginx}}\n${both}`).join(), /^compose.yaml:2: .*exclusive.* contradicts/)
 })
 
 test('services share one placement: constraints add up, replicas agree', () => {

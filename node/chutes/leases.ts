@@ -1,0 +1,328 @@
+// The leases of one AP: those it grants as a voter, and those by which it may run exclusive instances. What is decided,
+// protocols/leases.ts decides; here is the disk it is written to, the clock it is measured on, and the watchdog that
+// ends what outlives its lease.
+import { apId, apKey, equalBytes, hex, unhex } from '../../protocols/bytes.js'
+import type { Body } from '../../protocols/kinds.js'
+import {
+  Holders,
+  type LeaseAnswer,
+  type LeaseEffect,
+  type LeasePromise,
+  type LeaseRequest,
+  type Seat,
+  Voter,
+} from '../../protocols/leases.js'
+import { MAX_GENERATION, MAX_LEASES } from '../../protocols/limits.js'
+import type { Outlook } from '../../protocols/outlook.js'
+import type { Placed } from '../../protocols/placement.js'
+import { ballotOf, type Electorate } from '../../protocols/voters.js'
+import { bootClock } from '../boot-clock.js'
+import type { LeaseMessage } from '../mesh/leases.js'
+import type { ContainerState } from './engine.js'
+import type { Guard } from './guard.js'
+import { LeaseBook } from './lease-book.js'
+
+/** A lease that ends sooner, in milliseconds, is not worth starting anything for. */
+const WORTH_STARTING = 1000
+
+export interface LeasesOptions {
+  readonly self: string
+  /** Of this AP's data. */
+  readonly folder: string
+  readonly guard: Guard
+  /** Puts a message to a voter that is not this AP. */
+  readonly call: (voter: string, message: LeaseMessage) => Promise<LeaseAnswer[] | undefined>
+  /** Signs for voters, and puts that into the ledger. */
+  readonly sign: (chute: Uint8Array, body: Body<'voters'>) => Promise<unknown>
+  /** Whether containers of an instance are here, or may be. */
+  readonly isPresent: (instance: string) => boolean
+  /** The name of an instance. */
+  readonly nameOf: (instance: string) => string
+  /** What this AP may run, or what it says of it, has changed. */
+  readonly onChange: () => void
+  readonly onEvent: (kind: string, fields: Record<string, unknown>) => void
+  readonly onFailure: (what: string, error: unknown) => void
+}
+
+/** An instance this AP holds, or has the turn to take. */
+export interface Wanted {
+  readonly placed: Placed
+  /** The least epoch to ask for. */
+  readonly epoch: number
+}
+
+export class Leases {
+  private readonly containers = new Map<string, string[]>()
+  /** Instances of which a start was asked for, and not all containers were seen to run yet. */
+  private readonly starting = new Set<string>()
+  private wanted = new Map<string, Wanted & { since: number }>()
+  private claims: Outlook['claims'] = new Map()
+  /** How many instances an exclusive chute has, by hex of its key. */
+  private replicas = new Map<string, number>()
+  private lastReports = ''
+  /** Chutes for whose voters a record is being signed. */
+  private readonly casting = new Set<string>()
+  private readonly underWay = new Set<Promise<void>>()
+
+  private constructor(
+    private readonly options: LeasesOptions,
+    private readonly voter: Voter,
+    private readonly holders: Holders,
+    private readonly book: LeaseBook,
+  ) {}
+
+  static async load(options: LeasesOptions): Promise<Leases> {
+    const { book, isDamaged } = await LeaseBook.load(options.folder)
+    if (isDamaged) options.onFailure('reading the file "leases"', new Error('it is damaged, and starts anew'))
+    await options.guard.find()
+    const signed = [...book.signed].map(([chute, { generation }]) => [chute, generation] as const)
+    const voter = new Voter(bootClock(), book.promises, signed)
+    return new Leases(options, voter, new Holders(options.self, book.released), book)
+  }
+
+  // --- voting -----------------------------------------------------------------------------------------------------
+
+  /** Takes over who votes on what, who has claimed what, and which instances there are; signs for others if need be. */
+  look(outlook: Outlook): void {
+    const { electorates, claims, chutes } = outlook
+    this.claims = claims
+    this.replicas.clear()
+    for (const { key, spec } of chutes) {
+      if (!electorates.has(hex(key))) this.voter.unlearn(hex(key))
+      else this.replicas.set(hex(key), spec.replicas as number) // never everywhere
+    }
+    for (const [chute, electorate] of electorates) {
+      const votes = electorate.voters.some((key) => apId(key) === this.options.self)
+      this.voter.learn(chute, electorate.generation, votes, bootClock())
+      if (votes) this.elect(chute, electorate, outlook)
+    }
+  }
+
+  private elect(chute: string, electorate: Electorate, { membership, candidates }: Outlook): void {
+    const self = apKey(this.options.self)
+    if (this.casting.has(chute) || electorate.ballots.some(({ signer }) => equalBytes(signer, self))) return
+    const generation = electorate.generation + 1
+    const signed = this.book.signed.get(chute)
+    const isAlive = (ap: string) => candidates.get(ap)?.state === 'alive'
+    // One that is in the book and not in the ledger was cast when the power was cut.
+    const voters =
+      signed?.generation === generation
+        ? signed.voters.map(unhex)
+        : ballotOf(unhex(chute), electorate, membership, self, isAlive)
+    if (voters === undefined || generation > MAX_GENERATION) return
+    this.casting.add(chute)
+    this.track(this.cast(chute, generation, voters).finally(() => this.casting.delete(chute)))
+  }
+
+  private async cast(chute: string, generation: number, voters: readonly Uint8Array[]): Promise<void> {
+    if (this.voter.sign(chute, generation)) this.book.signed.set(chute, { generation, voters: voters.map(hex) })
+    await this.book.save()
+    await this.options.sign(unhex(chute), { generation, voters: [...voters], forced: false })
+  }
+
+  /** Answers what an AP asks of this one. What an answer promises is on disk before it is returned. */
+  async answer(from: string, { asks, releases }: LeaseMessage): Promise<LeaseAnswer[]> {
+    for (const { instance, epoch } of releases) this.voter.release(from, instance, epoch)
+    const answers: LeaseAnswer[] = []
+    const saves: [string, LeasePromise][] = []
+    for (const request of asks) {
+      const { answer, save } = this.judge(from, request)
+      answers.push(answer)
+      if (save !== undefined) saves.push([request.instance, save])
+    }
+    if (saves.length > 0) {
+      for (const [instance, promise] of saves) this.book.promises.set(instance, promise)
+      await this.book.save()
+      for (const [instance, promise] of saves) this.voter.saved(instance, promise)
+    }
+    return answers
+  }
+
+  private judge(from: string, request: LeaseRequest) {
+    // Else a peer could fill the disk with promises for instances that nobody wants.
+    const ordinal = Number.parseInt(request.instance.slice(40), 16)
+    if (!(ordinal < (this.replicas.get(request.instance.slice(0, 40)) ?? 0))) {
+      return { answer: { granted: false, reason: 'unknown', epoch: 0, wait: 0 } as const, save: undefined }
+    }
+    const others = this.claims.get(request.instance)?.filter(({ signer }) => apId(signer) !== from) ?? []
+    const claimed = Math.max(0, ...others.map(({ body }) => body.epoch))
+    return this.voter.request(from, request, claimed, bootClock())
+  }
+
+  // --- holding ----------------------------------------------------------------------------------------------------
+
+  /** Sets what this AP is to hold leases for. */
+  want(wanted: readonly Wanted[], electorates: Outlook['electorates'], nowMs: number): void {
+    const seats = wanted.flatMap(({ placed, epoch }): Seat[] => {
+      const electorate = electorates.get(hex(placed.chute.key))
+      if (electorate === undefined) return []
+      return [{ ...electorate, voters: electorate.voters.map(apId), instance: placed.instance, epoch }]
+    })
+    const since = (instance: string) => this.wanted.get(instance)?.since ?? nowMs
+    this.wanted = new Map(wanted.map((one) => [one.placed.instance, { ...one, since: since(one.placed.instance) }]))
+    this.holders.want(seats, bootClock())
+  }
+
+  /** The epoch by which this AP may run an instance now. */
+  holds(instance: string): number | undefined {
+    return this.holders.holds(instance, bootClock())
+  }
+
+  /** True while what is left of an earlier life of this node may go on: the watchdog will end it in time. */
+  mayStay(instance: string): boolean {
+    return bootClock() < (this.options.guard.guarded.get(instance)?.until ?? 0)
+  }
+
+  /** What this AP says of instances it waits with. */
+  reports(): Body<'beacon'>['instances'] {
+    const now = bootClock()
+    return [...this.wanted.values()].flatMap(({ placed, epoch, since }) => {
+      if (this.holds(placed.instance) !== undefined || this.mayStay(placed.instance)) return []
+      if (this.holders.standing(placed.instance, now) === undefined) return []
+      const reason = this.whyNot(placed.instance)
+      const { subject: instance, chute } = placed
+      return [{ instance, epoch, revision: chute.revision, state: 'waiting' as const, since, reason, ports: [] }]
+    })
+  }
+
+  /** Call it several times a second. */
+  tick(): void {
+    const now = bootClock()
+    const calls = new Map<
+      string,
+      { asks: (LeaseEffect & { do: 'ask' })[]; releases: LeaseMessage['releases'][number][] }
+    >()
+    const to = (voter: string) => {
+      const call = calls.get(voter) ?? { asks: [], releases: [] }
+      calls.set(voter, call)
+      return call
+    }
+    let isChanged = false
+    let hasReleased = false
+    for (const effect of this.holders.tick(now, (instance) => this.options.isPresent(instance))) {
+      const { instance } = effect.do === 'ask' ? effect.request : effect
+      if (effect.do === 'ask') to(effect.voter).asks.push(effect)
+      else if (effect.do === 'release') {
+        hasReleased = true
+        this.book.released.set(instance, effect.epoch)
+        for (const voter of effect.voters) to(voter).releases.push({ instance, epoch: effect.epoch })
+      } else {
+        isChanged = true
+        this.tell(effect.what, instance, effect.epoch)
+      }
+    }
+    const isNoted = hasReleased ? this.book.save() : Promise.resolve()
+    for (const [voter, { asks, releases }] of calls) {
+      // An epoch is given back once it is written down that it never will be asked for again.
+      for (let i = 0; i < releases.length; i += MAX_LEASES) {
+        this.track(isNoted.then(() => this.send(voter, [], releases.slice(i, i + MAX_LEASES))))
+      }
+      for (let i = 0; i < asks.length; i += MAX_LEASES) {
+        this.track(this.send(voter, asks.slice(i, i + MAX_LEASES), []))
+      }
+    }
+    this.guardWhatRuns(now)
+    const reports = JSON.stringify(this.reports())
+    if (isChanged || reports !== this.lastReports) this.options.onChange()
+    this.lastReports = reports
+  }
+
+  private track(call: Promise<void>): void {
+    const tracked = call
+      .catch((error) => this.options.onFailure('a lease call', error))
+      .finally(() => this.underWay.delete(tracked))
+    this.underWay.add(tracked)
+  }
+
+  /** Gives back what this AP holds and runs no more, so that others need not wait for the end of it. */
+  async giveUp(): Promise<void> {
+    this.want([], new Map(), 0)
+    this.tick()
+    await Promise.all(this.underWay)
+    this.options.guard.close()
+  }
+
+  private async send(
+    voter: string,
+    effects: (LeaseEffect & { do: 'ask' })[],
+    releases: LeaseMessage['releases'],
+  ): Promise<void> {
+    const { self, call } = this.options
+    const message = { asks: effects.map(({ request }) => request), releases }
+    const answers = await (voter === self ? this.answer(self, message) : call(voter, message)).catch(() => undefined)
+    for (const [i, { request, sentAt }] of effects.entries()) {
+      const { instance } = request
+      const before = this.holds(instance)
+      this.holders.answered(voter, request, sentAt, answers?.[i], bootClock())
+      if (before === undefined && this.holds(instance) !== undefined) this.tick()
+    }
+  }
+
+  private tell(what: 'taken' | 'lost', instance: string, epoch: number): void {
+    const fields = { instance: this.options.nameOf(instance), epoch }
+    if (what === 'taken') this.options.onEvent('lease-taken', fields)
+    else this.options.onEvent('lease-lost', { ...fields, reason: this.whyNot(instance) })
+  }
+
+  private whyNot(instance: string): string {
+    const { needed, voters, reached } = this.holders.standing(instance, bootClock())!
+    const obstacle =
+      reached < needed ? `reaches ${reached}` : 'which keep it for another AP, or have only just begun to vote'
+    return `needs ${needed} of its ${voters} voters, ${obstacle}`
+  }
+
+  // --- guarding ---------------------------------------------------------------------------------------------------
+
+  /**
+   * Must be called before the containers of an exclusive instance are started, and must resolve.
+   * @returns false where there is no lease to start it by
+   * @throws MeshError `no-watchdog`
+   */
+  async beforeStart(instance: string, containers: readonly string[]): Promise<boolean> {
+    const until = this.holders.until(instance)
+    if (until < bootClock() + WORTH_STARTING) return false
+    this.containers.set(instance, [...containers])
+    this.starting.add(instance)
+    await this.options.guard.set(instance, containers, until, true)
+    return true
+  }
+
+  /**
+   * Takes over what containers of exclusive instances there are.
+   * @param isBusy whether the reconciler is at work on an instance, so that more may come
+   */
+  see(actual: ReadonlyMap<string, readonly ContainerState[]>, isBusy: (instance: string) => boolean): void {
+    for (const [instance, containers] of actual) {
+      if (isBusy(instance)) continue
+      this.containers.set(
+        instance,
+        containers.map(({ id }) => id),
+      )
+      if (containers.every(({ running }) => running)) this.starting.delete(instance)
+    }
+    for (const instance of new Set([...this.containers.keys(), ...this.options.guard.guarded.keys()])) {
+      if (actual.has(instance) || isBusy(instance)) continue
+      this.containers.delete(instance)
+      this.starting.delete(instance)
+      if (this.options.guard.guarded.has(instance)) this.options.guard.drop(instance).catch(() => {})
+    }
+  }
+
+  // The watchdog is told of each renewal; of one that fails to tell, the next turn tells again.
+  private guardWhatRuns(now: number): void {
+    const { guard } = this.options
+    for (const [instance, ids] of this.containers) {
+      const until = this.holders.until(instance)
+      const before = guard.guarded.get(instance)
+      const starting = this.starting.has(instance)
+      const isSame = before?.until === until && before.starting === starting && equalIds(before.ids, ids)
+      if (until <= now || isSame) continue
+      guard.set(instance, ids, until, starting).catch((error) => {
+        this.options.onFailure('the watchdog', error)
+      })
+    }
+  }
+}
+
+const equalIds = (a: readonly string[], b: readonly string[]): boolean =>
+  a.length === b.length && a.every((id) => b.includes(id))

@@ -1,0 +1,169 @@
+import * as fc from 'fast-check'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { Holders, isSafe, LEASE, type LeaseEffect, type LeaseTiming, Voter } from '../../protocols/leases.js'
+import { explore, play, type Scenario } from './lease-model.js'
+
+/** As tight as the rule allows, in few steps, with clocks that are a quarter wrong. */
+const SMALL: LeaseTiming = { voter: 5, holder: 2.25, kill: 1, renew: 0.75, drift: 0.25 }
+const [SLOW, FAST] = [1 - SMALL.drift, 1 + SMALL.drift]
+
+const RATES = [
+  [SLOW, FAST, FAST],
+  [FAST, SLOW, FAST],
+  [SLOW, SLOW, FAST],
+  [1, 1, 1],
+]
+const scenario = (rates: number[], changes: Partial<Scenario> = {}): Scenario => ({
+  timing: SMALL,
+  rates,
+  generations: [[0, 1, 2]],
+  candidates: [0, 1],
+  end: 9,
+  ...changes,
+})
+/** One AP leaves the voters, another one becomes one. */
+const CHANGE: Partial<Scenario> = { generations: [[0, 1, 2], [1, 2, 3]], candidates: [0, 3] } // biome-ignore format: short
+
+test('a holder is done before a voter grants anew, whatever their clocks', () => {
+  assert.ok(isSafe(LEASE))
+  assert.ok(isSafe(SMALL))
+})
+
+const CHUTE = 'c0'.repeat(20)
+const INSTANCE = `${CHUTE}0000000000`
+const ask = (epoch: number) => ({ instance: INSTANCE, generation: 0, epoch })
+const SOON = LEASE.voter // after a start, and as true time for what has just begun
+
+/** A voter that has voted on the chute for a while. */
+function voter(saved: ConstructorParameters<typeof Voter>[1] = []): Voter {
+  const made = new Voter(0, saved)
+  made.learn(CHUTE, 0, true, 0)
+  return made
+}
+
+const grants = (of: Voter, ap: string, epoch: number, now: number, claimed = 0): boolean =>
+  of.request(ap, ask(epoch), claimed, now).answer.granted
+
+test('a voter keeps its promise until the time is over, and renews it to whom it gave it', () => {
+  const v = voter()
+  assert.ok(grants(v, 'a', 1, SOON))
+  assert.ok(grants(v, 'a', 1, SOON + 5000))
+  assert.not.ok(grants(v, 'b', 1, SOON + 60_000), "the same epoch is never another AP's")
+  assert.not.ok(grants(v, 'b', 2, SOON + 5000 + LEASE.voter - 1))
+  assert.ok(grants(v, 'b', 2, SOON + 5000 + LEASE.voter))
+  assert.not.ok(grants(v, 'a', 1, SOON + 60_000))
+})
+
+test('a voter grants nothing for a whole lease after a start, and then no epoch that it has promised before', () => {
+  const v = voter([[INSTANCE, { epoch: 3, holder: 'a' }]])
+  assert.not.ok(grants(v, 'a', 3, LEASE.voter - 1))
+  assert.not.ok(grants(v, 'b', 3, LEASE.voter))
+  assert.ok(grants(v, 'a', 3, LEASE.voter))
+})
+
+test('a voter asks for each promise to be saved until it is', () => {
+  const v = voter()
+  const promise = { epoch: 1, holder: 'a' }
+  assert.equal(v.request('a', ask(1), 0, SOON).save, promise)
+  assert.equal(v.request('a', ask(1), 0, SOON).save, promise)
+  v.saved(INSTANCE, promise)
+  assert.is(v.request('a', ask(1), 0, SOON).save, undefined)
+})
+
+test('a voter grants no epoch that another AP has claimed, and none to whom it does not vote for', () => {
+  const v = voter()
+  assert.not.ok(grants(v, 'a', 4, SOON, 4))
+  assert.ok(grants(v, 'a', 5, SOON, 4))
+  assert.not.ok(v.request('a', { ...ask(6), generation: 1 }, 0, SOON).answer.granted)
+  v.learn(CHUTE, 1, false, SOON)
+  assert.not.ok(v.request('a', { ...ask(2_000_000_000), generation: 1 }, 0, SOON + 60_000).answer.granted)
+})
+
+test('what was given back is free at once, and never granted again', () => {
+  const v = voter()
+  assert.ok(grants(v, 'a', 1, SOON))
+  v.release('b', INSTANCE, 1)
+  assert.not.ok(grants(v, 'b', 2, SOON))
+  v.release('a', INSTANCE, 1)
+  assert.not.ok(grants(v, 'a', 1, SOON))
+  assert.ok(grants(v, 'b', 2, SOON))
+})
+
+const seat = (epoch: number) => ({ instance: INSTANCE, generation: 0, voters: ['x', 'y', 'z'], epoch })
+const asked = (effects: LeaseEffect[]) => effects.flatMap((effect) => (effect.do === 'ask' ? [effect] : []))
+
+test('a holder counts from the sending of requests that a majority granted', () => {
+  const holders = new Holders('a')
+  holders.want([seat(1)], 0)
+  const asks = asked(holders.tick(100, () => false))
+  assert.equal(
+    asks.map(({ voter }) => voter),
+    ['x', 'y', 'z'],
+  )
+  holders.answered('x', asks[0]!.request, 100, { granted: true }, 900)
+  assert.is(holders.holds(INSTANCE, 900), undefined)
+  holders.answered('y', asks[1]!.request, 100, { granted: true }, 900)
+  assert.is(holders.until(INSTANCE), 100 + LEASE.holder)
+  assert.is(holders.holds(INSTANCE, 99 + LEASE.holder), 1)
+  assert.is(holders.holds(INSTANCE, 100 + LEASE.holder), undefined)
+})
+
+test('a holder gives back what it does not need any more, but not while anything of it runs', () => {
+  const holders = new Holders('a')
+  holders.want([seat(1)], 0)
+  for (const { voter, request } of asked(holders.tick(0, () => false))) {
+    holders.answered(voter, request, 0, { granted: true }, 1)
+  }
+  holders.want([], 10)
+  assert.not.ok(holders.tick(10, () => true).some((effect) => effect.do === 'release'))
+  assert.ok(holders.tick(20, () => false).some((effect) => effect.do === 'release' && effect.epoch === 1))
+  holders.want([seat(1)], 30)
+  assert.is(asked(holders.tick(30, () => false))[0]!.request.epoch, 2, 'and asks for it no more')
+})
+
+test('a holder that is outvoted asks for an epoch above those of the others', () => {
+  const holders = new Holders('a')
+  holders.want([seat(1)], 0)
+  for (const { voter, request } of asked(holders.tick(0, () => false))) {
+    holders.answered(voter, request, 0, { granted: false, reason: 'superseded', epoch: 7, wait: 0 }, 1)
+  }
+  assert.is(asked(holders.tick(2, () => false))[0]!.request.epoch, 8)
+})
+
+test('no two APs run an instance at once, in every way in which two things go wrong', () => {
+  assert.is(explore(scenario(RATES[0]!), 2).violation, undefined)
+})
+
+test('nor while the voters change', () => {
+  assert.is(explore(scenario([...RATES[0]!, FAST], CHANGE), 2).violation, undefined)
+})
+
+test('nor when much goes wrong', () => {
+  const choices = fc.infiniteStream(fc.integer({ min: 0, max: 99 }))
+  fc.assert(
+    fc.property(
+      fc.constantFrom(...RATES),
+      fc.boolean(),
+      fc.integer({ min: 5, max: 60 }),
+      choices,
+      (rates, changes, trouble, stream) => {
+        const played = changes
+          ? scenario([...rates, FAST], { ...CHANGE, end: 40 })
+          : scenario(rates, { candidates: [0, 1, 2], end: 40 })
+        const violation = play(played, (n) => {
+          const draw = stream.next().value
+          return draw >= trouble ? 0 : 1 + (draw % (n - 1))
+        })
+        assert.is(violation, undefined)
+      },
+    ),
+    { numRuns: 1500 },
+  )
+})
+
+test('the model finds it where a voter does not wait long enough', () => {
+  assert.ok(explore(scenario(RATES[0]!, { timing: { ...SMALL, voter: 3.5 } }), 2).violation)
+})
+
+test.run()
