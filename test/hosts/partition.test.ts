@@ -1,5 +1,7 @@
-// What becomes of the ledger when links break: four APs with a network each, and no engine. All that is published anywhere
-// while they cannot reach each other must be on all of them when they can.
+// What becomes of the ledger, and of an exclusive chute, when links break: four APs with a network and an engine each. All
+// that is published anywhere while they cannot reach each other must be on all of them when they can, and whatever happens
+// no two containers of the exclusive chute ever live at one time, by what the kernel says, on one clock.
+import Docker from 'dockerode'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { deploy } from '../../cli/sign.js'
@@ -8,6 +10,8 @@ import { hex } from '../../protocols/bytes.js'
 import { chuteSpec } from '../../protocols/deployment.js'
 import { apSigner, type Signer } from '../../protocols/keys.js'
 import { seed } from '../node/realm.js'
+import { ensureBusybox } from '../support/busybox.js'
+import { Copies } from '../support/copies.js'
 import { type Host, type Hosts, makeHosts, whyNoHosts } from '../support/hosts.js'
 import { eventually, on, type TestAp, TestMesh } from '../support/mesh.js'
 
@@ -21,22 +25,48 @@ const HEALED = 40_000
 const FLAPPING = 60_000
 
 const mesh = new TestMesh()
+const MARKER = `31536000.${process.pid}`
+const copies = new Copies(MARKER)
 let lan: Hosts
 let aps: [TestAp, TestAp, TestAp, TestAp]
 const hostOf = (ap: TestAp): Host => lan.hosts[aps.indexOf(ap)]!
 
 partition.before(async () => {
   if (obstacle) return
-  lan = await makeHosts(4)
+  lan = await makeHosts(4, { docker: true })
+  await Promise.all(lan.hosts.map(({ engine }) => ensureBusybox(new Docker({ socketPath: engine!.socket }))))
   const first = await mesh.add('ap1', on(lan.hosts[0]!))
   for (const [i, host] of lan.hosts.slice(1).entries()) {
     await mesh.add(`ap${i + 2}`, { ...on(host), join: await mesh.invite(first) })
   }
   await mesh.settled()
   aps = mesh.aps as typeof aps
+  assert.is((await mesh.cli(['keys', 'new', 'alice'])).status, 0)
+  await mesh.publish(first, 'once', { command: ['sleep', MARKER] }, ['--exclusive'])
 })
-partition.after(() => lan?.close())
+partition.after(async () => {
+  copies.stop()
+  await mesh.close()
+  lan?.close()
+})
 partition.after.each(() => lan?.heal())
+
+/** The AP that runs the exclusive chute, and the three others. */
+async function holderFirst(): Promise<TestAp[]> {
+  const row = await eventually('the exclusive chute to have an AP', async () =>
+    (await aps[0].instances()).find(({ chute, state }) => chute === 'once' && state === 'running'),
+  )
+  return [...aps].sort((a, b) => Number(b.id === row.ap) - Number(a.id === row.ap))
+}
+
+/** A test after which no two containers of the exclusive chute may ever have lived at one time, and one lives again. */
+const scene = (promise: string, play: () => Promise<void>) =>
+  test(promise, async () => {
+    await play()
+    lan.heal()
+    await eventually('the exclusive chute to run', () => copies.alive().length === 1)
+    assert.equal(copies.twins(), [])
+  })
 
 const spec = (memory: number) =>
   chuteSpec.parse({
@@ -54,7 +84,8 @@ const spec = (memory: number) =>
     ],
     volumes: [],
     replicas: 1,
-    constraints: [],
+    // None of them is to run anywhere.
+    constraints: [{ label: 'nowhere', value: 'true' }],
   })
 
 const publisher = (): Signer => apSigner(seed())
@@ -85,42 +116,45 @@ async function sameEverywhere(deadlineMs = HEALED): Promise<void> {
   }
 }
 
-test('what is published on two sides of a partition is on both when it is over, and of one revision the later one wins', async () => {
-  const [one, two, three, four] = aps
-  const signer = publisher()
-  assert.is(await publish(one, signer, 'both'), 1)
-  await sameEverywhere()
-  for (const here of [one, two]) {
-    for (const there of [three, four]) {
-      lan.block(hostOf(here), hostOf(there))
-      lan.block(hostOf(there), hostOf(here))
+scene(
+  'what is published on two sides of a partition is on both when it is over, and of one revision the later one wins',
+  async () => {
+    const [one, two, three, four] = aps
+    const signer = publisher()
+    assert.is(await publish(one, signer, 'both'), 1)
+    await sameEverywhere()
+    for (const here of [one, two]) {
+      for (const there of [three, four]) {
+        lan.block(hostOf(here), hostOf(there))
+        lan.block(hostOf(there), hostOf(here))
+      }
     }
-  }
-  for (const [i, ap] of aps.entries()) {
-    for (let n = 0; n < 5; n++) await publish(ap, signer, `side-${i}-${n}`)
-  }
-  assert.is(await publish(one, signer, 'both', 16), 2)
-  assert.is(await publish(three, signer, 'both', 32), 2)
-  assert.is(await digestOf(one), await digestOf(two))
-  assert.is(await digestOf(three), await digestOf(four))
-  assert.is.not(await digestOf(one), await digestOf(three))
+    for (const [i, ap] of aps.entries()) {
+      for (let n = 0; n < 5; n++) await publish(ap, signer, `side-${i}-${n}`)
+    }
+    assert.is(await publish(one, signer, 'both', 16), 2)
+    assert.is(await publish(three, signer, 'both', 32), 2)
+    assert.is(await digestOf(one), await digestOf(two))
+    assert.is(await digestOf(three), await digestOf(four))
+    assert.is.not(await digestOf(one), await digestOf(three))
 
-  lan.heal()
-  await sameEverywhere()
-  for (const ap of aps) {
-    const { spec, history } = await ap.client.get<{
-      spec: { services: { limits: { memory: number } }[] }
-      history: { revision: number }[]
-    }>('/v1/inspect', { of: `${hex(signer.publicKey)}/both` })
-    assert.is(spec.services[0]!.limits.memory, 32 * 2 ** 20)
-    assert.equal(
-      history.map(({ revision }) => revision),
-      [2, 2, 1],
-    )
-  }
-})
+    lan.heal()
+    await sameEverywhere()
+    for (const ap of aps) {
+      const { spec, history } = await ap.client.get<{
+        spec: { services: { limits: { memory: number } }[] }
+        history: { revision: number }[]
+      }>('/v1/inspect', { of: `${hex(signer.publicKey)}/both` })
+      assert.is(spec.services[0]!.limits.memory, 32 * 2 ** 20)
+      assert.equal(
+        history.map(({ revision }) => revision),
+        [2, 2, 1],
+      )
+    }
+  },
+)
 
-test('what an AP cannot send to another gets there by way of the others', async () => {
+scene('what an AP cannot send to another gets there by way of the others', async () => {
   const [one, two] = aps
   lan.block(hostOf(one), hostOf(two))
   await publish(one, publisher(), 'round-about')
@@ -130,8 +164,8 @@ test('what an AP cannot send to another gets there by way of the others', async 
   )
 })
 
-test('an AP that is heard by nobody keeps what is published on it, and hands it over when it is', async () => {
-  const [one, ...others] = aps
+scene('an AP that is heard by nobody keeps what is published on it, and hands it over when it is', async () => {
+  const [one, ...others] = (await holderFirst()) as typeof aps
   for (const other of others) lan.block(hostOf(one), hostOf(other))
   const signer = publisher()
   await eventually('it to have lost the others', async () => (await one.status()).peers === 0)
@@ -141,7 +175,7 @@ test('an AP that is heard by nobody keeps what is published on it, and hands it 
   await sameEverywhere()
 })
 
-test('where a third of all packets is lost, what is published still gets everywhere', async () => {
+scene('where a third of all packets is lost, what is published still gets everywhere', async () => {
   lan.lose(30)
   const signer = publisher()
   for (const [i, ap] of aps.entries()) {
@@ -150,8 +184,8 @@ test('where a third of all packets is lost, what is published still gets everywh
   await sameEverywhere(90_000)
 })
 
-test('while a link goes on and off for a minute nothing that was acknowledged is lost', async () => {
-  const [one, , , four] = aps
+scene('while a link goes on and off for a minute nothing that was acknowledged is lost', async () => {
+  const [four, one] = (await holderFirst()) as typeof aps
   const signer = publisher()
   const endsAt = performance.now() + FLAPPING
   for (let n = 0; performance.now() < endsAt; n++) {
