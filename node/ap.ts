@@ -126,6 +126,7 @@ export class Ap {
       engine: new DockerEngine(this.docker, { mesh: this.mesh, ap: this.id }),
       beforeStart: (key, containers) => this.leases.beforeStart(key, containers),
       onSeen: (actual, isBusy) => this.leases.see(actual, isBusy),
+      onStopped: (key, instance, volumes) => this.news.ofStop(key, instance, volumes, this.current),
       hasImage: (image) => this.supply.has(image),
       fetchImage: async (image) => {
         await this.supply.ensure(image)

@@ -29,6 +29,14 @@ export class News {
     this.ofVoters(before, after)
   }
 
+  /** An instance was stopped here. Where another AP has it, data it leaves is a branch that nobody continues (decision 12). */
+  ofStop(key: string, instance: string, volumes: readonly string[], outlook: Outlook): void {
+    this.events.add('stopped', { instance })
+    const holder = outlook.placed.find((placed) => placed.instance === key)?.holder
+    if (holder === undefined || volumes.length === 0) return
+    this.events.add('branch-kept', { instance, volumes, holder, name: nameOf(outlook, holder) })
+  }
+
   private ofRecord(record: SignedRecord, outlook: Outlook): void {
     if (isKind(record, 'claim')) {
       const instance = instanceNameOf(outlook, record.subject)

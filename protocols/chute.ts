@@ -58,3 +58,6 @@ export function instanceSubject(chute: Uint8Array, copy: Copy): Uint8Array {
 /** True where `subject` has the shape of an instance's subject. */
 export const isInstanceSubject = (subject: Uint8Array): boolean =>
   (subject[20] === 0 && subject.length === 25) || (subject[20] === 1 && subject.length === 53)
+
+/** The hex of a chute's key, of which that of an instance's subject begins. */
+export const chuteOfInstance = (instance: string): string => instance.slice(0, 40)

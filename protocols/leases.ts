@@ -2,6 +2,7 @@
 // measures durations on its own one, which must go on while the machine sleeps. Pure: what must be on disk before an
 // answer goes out, and whom to ask, come back as values.
 import { sha256, utf8 } from './bytes.js'
+import { chuteOfInstance } from './chute.js'
 import { majority } from './rendezvous.js'
 
 /** Durations in milliseconds. */
@@ -138,9 +139,9 @@ export class Voter {
       answer: { granted: false, reason, epoch: known, wait: Math.max(0, Math.ceil(wait)) },
       save: undefined,
     })
-    const chute = this.chutes.get(instance.slice(0, 40))
+    const chute = this.chutes.get(chuteOfInstance(instance))
     if (chute === undefined || !chute.votes || chute.generation !== generation) return refuse('unknown')
-    if ((this.signedFor.get(instance.slice(0, 40)) ?? 0) > generation) return refuse('unknown')
+    if ((this.signedFor.get(chuteOfInstance(instance)) ?? 0) > generation) return refuse('unknown')
     const quietUntil = Math.max(this.startedAt, chute.since) + voter
     if (now < quietUntil) return refuse('quiet', quietUntil - now)
     if (epoch <= taken) return refuse('superseded')

@@ -2,6 +2,7 @@
 // protocols/leases.ts decides; here is the disk it is written to, the clock it is measured on, and the watchdog that
 // ends what outlives its lease.
 import { apId, apKey, equalBytes, hex, unhex } from '../../protocols/bytes.js'
+import { chuteOfInstance } from '../../protocols/chute.js'
 import type { Body } from '../../protocols/kinds.js'
 import {
   Holders,
@@ -141,7 +142,7 @@ export class Leases {
   private judge(from: string, request: LeaseRequest) {
     // Else a peer could fill the disk with promises for instances that nobody wants.
     const ordinal = Number.parseInt(request.instance.slice(40), 16)
-    if (!(ordinal < (this.replicas.get(request.instance.slice(0, 40)) ?? 0))) {
+    if (!(ordinal < (this.replicas.get(chuteOfInstance(request.instance)) ?? 0))) {
       return { answer: { granted: false, reason: 'unknown', epoch: 0, wait: 0 } as const, save: undefined }
     }
     const others = this.claims.get(request.instance)?.filter(({ signer }) => apId(signer) !== from) ?? []

@@ -1,6 +1,8 @@
 // The reconciler: compares what this AP should run with what Docker says it runs, again and again, and closes the gap.
 // Level-triggered: a lost event, a restart of the node or the engine, and a person with `docker rm` are all the same case.
+
 import { hex, unhex } from '../../protocols/bytes.js'
+import { chuteOfInstance } from '../../protocols/chute.js'
 import { type ImageSpec, isPinnedByData } from '../../protocols/deployment.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import type { Body, InstanceState } from '../../protocols/kinds.js'
@@ -40,6 +42,8 @@ export interface ReconcilerOptions {
   readonly beforeStart: (key: string, containers: readonly string[]) => Promise<boolean>
   /** What containers there are, and whether more may come of an instance that is being worked on. */
   readonly onSeen: (actual: ReadonlyMap<string, readonly ContainerState[]>, isBusy: (key: string) => boolean) => void
+  /** Containers that should not run here were removed; `volumes`, as the manifest names them, hold data that stays. */
+  readonly onStopped: (key: string, instance: string, volumes: readonly string[]) => void
   readonly hasImage: (image: ImageSpec) => Promise<boolean>
   /** Milliseconds since 1970. */
   readonly now: () => number
@@ -311,9 +315,9 @@ export class Reconciler {
   private async removeUnwanted(key: string): Promise<void> {
     const report = this.reports.get(key)
     if (report !== undefined) this.setReport(key, { ...report, state: 'stopping', since: this.options.now() })
-    const instance = this.actual.get(key)?.[0]?.instance
+    const instance = this.actual.get(key)![0]!.instance
     await this.options.engine.remove(key)
-    this.options.onEvent('stopped', { instance })
+    this.options.onStopped(key, instance, await this.options.engine.volumes(chuteOfInstance(key)))
   }
 
   // An engine that is being stopped still answers for a moment, and all it says then is that something is wrong with it. A

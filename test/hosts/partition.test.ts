@@ -51,6 +51,16 @@ partition.after(async () => {
 })
 partition.after.each(() => lan?.heal())
 
+/** Leaves the first two and the last two each other. */
+function cutInTwo(): void {
+  for (const here of lan.hosts.slice(0, 2)) {
+    for (const there of lan.hosts.slice(2)) {
+      lan.block(here, there)
+      lan.block(there, here)
+    }
+  }
+}
+
 /** The AP that runs the exclusive chute, and the three others. */
 async function holderFirst(): Promise<TestAp[]> {
   const row = await eventually('the exclusive chute to have an AP', async () =>
@@ -153,6 +163,37 @@ scene(
     }
   },
 )
+
+scene('of two copies that were made on two sides one ends, and its data is kept, which events say', async () => {
+  const [one, two, three, four] = aps
+  const service = { command: ['sleep', '1000000'], user: 'app', volumes: ['data:/data'] }
+  const more = { volumes: { data: {} } }
+  await mesh.publish(one, 'twice', service, ['--replicas', '0'], more)
+  await sameEverywhere()
+  cutInTwo()
+  for (const ap of [one, three]) await mesh.publish(ap, 'twice', service, ['--replicas', '1'], more)
+  lan.heal()
+  await sameEverywhere()
+  const kept = await eventually('one to have kept a branch', async () => {
+    const found = await Promise.all(
+      [one, two, three, four].map(async (ap) => {
+        const event = (await ap.events()).find(({ kind }) => kind === 'branch-kept')
+        return event === undefined ? [] : [{ ap, event }]
+      }),
+    )
+    return found.flat().length > 0 && found.flat()
+  })
+  assert.is(kept.length, 1)
+  const [{ ap, event }] = kept as [(typeof kept)[number]]
+  assert.equal([event.instance, event.volumes], ['twice.0', ['data']])
+  assert.is.not(event.holder, ap.id)
+  const engine = new Docker({ socketPath: hostOf(ap).engine!.socket })
+  const filters = { label: ['dropmesh.chute=twice'] }
+  assert.is((await engine.listVolumes({ filters })).Volumes.length, 1)
+  assert.is((await engine.listContainers({ all: true, filters })).length, 0)
+  const row = (await ap.instances()).find(({ chute }) => chute === 'twice')
+  assert.equal([row?.ap, row?.state], [event.holder, 'running'])
+})
 
 scene('what an AP cannot send to another gets there by way of the others', async () => {
   const [one, two] = aps
