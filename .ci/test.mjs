@@ -1,6 +1,7 @@
 #!/usr/bin/env node
-// Runs every test file of the built tree, each as a process of its own, one after the other: they share one Docker
-// engine and few cores. Its last line is `N passed, N failed, N skipped`.
+// Runs every test file of the built tree, each as a process of its own, in two lanes beside each other: what runs several
+// APs mostly waits, and the rest goes on meanwhile. Within a lane one follows the other: they share one Docker engine and
+// few cores. Its last line is `N passed, N failed, N skipped`.
 //
 //   node .ci/test.mjs             all of them
 //   node .ci/test.mjs PATTERN …   those whose path (test/node/ap.test.ts) matches one of the regular expressions
@@ -17,8 +18,8 @@ import { engineRequest, explain, root, setup } from './setup.mjs'
 
 const deadlineMs = Number(process.env.DROPMESH_TEST_DEADLINE || 300) * 1_000
 
-/** In the environment of everything a test starts, so that what outlives its test is found again, wherever it went. */
-const mark = { DROPMESH_TEST_RUN: `${process.pid}-${randomBytes(6).toString('hex')}` }
+/** Begins the mark in the environment of everything a test starts, so that what outlives it is found, wherever it went. */
+const run = `${process.pid}-${randomBytes(6).toString('hex')}`
 
 // ---- what to run ----------------------------------------------------------------------------------------------------
 
@@ -42,8 +43,8 @@ function findTests(patterns) {
 
 // ---- one test file --------------------------------------------------------------------------------------------------
 
-/** The process group of the test file that runs now. */
-let running
+/** The process groups of the test files that run now. */
+const running = new Set()
 
 function killGroup(pid) {
   try {
@@ -51,39 +52,35 @@ function killGroup(pid) {
   } catch {} // nobody left in it
 }
 
-/** Kills whatever still carries the mark: a process that made a session of its own is not in the group any more. */
-function killMarked() {
-  const needle = `DROPMESH_TEST_RUN=${mark.DROPMESH_TEST_RUN}`
+/** Kills whatever still carries a mark that begins so: a process that made a session of its own is in no group of ours. */
+function killMarked(mark) {
   let entries = []
   try {
     entries = fs.readdirSync('/proc')
   } catch {} // not Linux
   for (const pid of entries.filter((entry) => /^\d+$/.test(entry))) {
     try {
-      if (fs.readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(needle)) process.kill(+pid, 'SIGKILL')
+      const environment = fs.readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0')
+      if (environment.some((entry) => entry.startsWith(`DROPMESH_TEST_RUN=${mark}`))) process.kill(+pid, 'SIGKILL')
     } catch {} // ended meanwhile, or another user's
   }
 }
 
-/** Runs one file, its output passed on live. */
+/** Runs one file, and prints its output when it ends: that of the other lane must not come between. */
 function runFile({ name, file }) {
-  process.stdout.write(`\n── ${name}\n`)
+  const mark = `${run}/${name}/`
   const started = Date.now()
   return new Promise((resolve) => {
     const child = spawn(process.execPath, ['--enable-source-maps', file], {
       cwd: root,
       detached: true, // a group of its own, to be killed as one
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, ...mark },
+      env: { ...process.env, DROPMESH_TEST_RUN: mark },
     })
-    running = child.pid
-    let tail = ''
+    running.add(child.pid)
+    const output = []
     let why
-    child.stdout.on('data', (chunk) => {
-      process.stdout.write(chunk)
-      tail = (tail + chunk.toString('latin1')).slice(-8_192)
-    })
-    child.stderr.on('data', (chunk) => process.stderr.write(chunk))
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => output.push(chunk))
     const timer = setTimeout(() => {
       why = `did not end within ${deadlineMs / 1_000} s`
       killGroup(child.pid)
@@ -96,18 +93,20 @@ function runFile({ name, file }) {
       if (code !== 0) why ??= signal ? `was killed by ${signal}` : `exited with ${code}`
       // Now rather than at the end: a grandchild that holds the pipe open would delay 'close' for ever.
       if (child.pid !== undefined) killGroup(child.pid)
-      killMarked()
+      killMarked(mark)
     })
     child.on('close', () => {
       clearTimeout(timer)
-      running = undefined
+      running.delete(child.pid)
       const seconds = (Date.now() - started) / 1_000
-      const result = { name, why, ...tally(tail) }
+      const said = Buffer.concat(output).toString()
+      const result = { name, why, ...tally(said) }
       // uvu is silent about both and exits with 0: a suite whose `before` throws, and a suite that is never `.run()`.
       if (result.failed > 0) result.why ??= `${result.failed} tests did not run; does a before hook throw?`
       if (result.passed + result.failed + result.skipped === 0) result.why ??= 'ran no test'
       if (result.why && result.failed === 0) result.failed = 1
-      process.stdout.write(`   ${seconds.toFixed(1)} s${result.why ? `, FAILED: ${result.why}` : ''}\n`)
+      const end = `   ${seconds.toFixed(1)} s${result.why ? `, FAILED: ${result.why}` : ''}`
+      process.stdout.write(`\n── ${name}\n${said.trimEnd()}\n${end}\n`)
       resolve(result)
     })
   })
@@ -195,8 +194,8 @@ let cleaning
 
 function cleanUp() {
   cleaning ??= (async () => {
-    if (running !== undefined) killGroup(running)
-    killMarked()
+    for (const pid of running) killGroup(pid)
+    killMarked(run)
     for (const step of undo.reverse()) {
       try {
         await step()
@@ -228,6 +227,12 @@ async function main(patterns) {
   undo.push(() => removeLabelled(since, meshesBefore), removeHosts)
 
   const tests = findTests(patterns)
+  const hasSeveralAps = ({ name }) => /^test\/(mesh|hosts|support)\//.test(name)
+  const lanes = [tests.filter(hasSeveralAps), tests.filter((test) => !hasSeveralAps(test))]
+  return (await Promise.all(lanes.map(runLane))).flat()
+}
+
+async function runLane(tests) {
   const results = []
   for (const test of tests) {
     if (cleaning) break // stopped by a signal
