@@ -23,21 +23,33 @@ interface Ap {
   platform?: string
   engine?: boolean
   beacon?: boolean
+  /** Whether it can stop what runs on it without its engine. */
+  local?: boolean
   cannot?: { instance: Uint8Array; revision: number; until: number }[]
+  /** What it waits with for a lease. */
+  waits?: { instance: Uint8Array; epoch: number }[]
 }
 
 const idOf = (n: number): string => memberOf(n).id
 
 function candidateOf(ap: Ap): Candidate {
   const { n, state = 'alive', draining = false, labels = {}, cpu = 64_000, memory = 64 * 1024 } = ap
-  const engine = { version: '27', platform: ap.platform ?? 'linux/amd64', cpu, memory: memory * MIB }
+  const local = ap.local ?? true
+  const engine = { version: '27', platform: ap.platform ?? 'linux/amd64', cpu, memory: memory * MIB, local }
   const beacon = {
     boot: 1,
     sequence: 1,
     version: '',
     addresses: [],
     engine: ap.engine === false ? undefined : engine,
-    instances: [],
+    instances: (ap.waits ?? []).map((one) => ({
+      ...one,
+      revision: 1,
+      state: 'waiting' as const,
+      since: NOW,
+      reason: '',
+      ports: [],
+    })),
     cannot: (ap.cannot ?? []).map((one) => ({ ...one, reason: 'no image' })),
     images: [],
     ledger: new Uint8Array(16),
@@ -59,6 +71,7 @@ interface App {
   constraints?: ChuteSpec['constraints']
   revision?: number
   desired?: Chute['desired']
+  exclusive?: boolean
 }
 
 function chuteOf(app: App): Chute {
@@ -74,6 +87,7 @@ function chuteOf(app: App): Chute {
     volumes: volume ? [{ name: 'data', ephemeral: volume === 'ephemeral' }] : [],
     replicas,
     constraints,
+    ...(app.exclusive && { exclusive: { voters: [1, 2, 3].map(keyOf), salt: new Uint8Array(10) } }),
   })
   const id: ChuteId = { publisher: keyOf(1000), name: `chute${n}`, creation: creationOf(1000) }
   const body = { creation: id.creation, revision, spec }
@@ -606,6 +620,31 @@ test('a chute that was stopped comes back where it was', () => {
 
 test('a mesh without APs places nothing', () => {
   assert.equal(only({}, new Map()).ranks, [])
+})
+
+// --- Exclusive chutes --------------------------------------------------------------------------------------------------
+
+test('an exclusive chute is for APs alone that can stop it without their engine', () => {
+  const mesh = meshOf({ n: 0, local: false }, { n: 1 })
+  assert.equal(only({ exclusive: true }, mesh).ranks, [idOf(1)])
+  assert.is(only({}, mesh).ranks.length, 2)
+  const claim = claimOf(chuteOf({ n: 0 }), 0, 0, 1, 0)
+  assert.is(only({ exclusive: true }, mesh, [claim]).cause, 'engine')
+  assert.is(only({}, mesh, [claim]).holder, idOf(0))
+  const [nobody] = only({ exclusive: true }, meshOf({ n: 0, local: false })).obstacles
+  assert.match(nobody?.[1] ?? '', 'cannot stop what its engine runs by itself')
+})
+
+test('who waits for the lease of what it claimed does not hold it, and others may ask for it; an older wait says nothing', () => {
+  const chute = chuteOf({ n: 0 })
+  const instance = instanceSubject(chute.key, 0)
+  const claim = claimOf(chute, 0, 0, 5, 0)
+  const waiting = only({ exclusive: true }, meshOf({ n: 0, waits: [{ instance, epoch: 5 }] }, { n: 1 }), [claim])
+  assert.is(waiting.holder, undefined)
+  assert.is(waiting.cause, 'lease')
+  assert.equal([...waiting.ranks].sort(), [idOf(0), idOf(1)].sort())
+  const before = only({ exclusive: true }, meshOf({ n: 0, waits: [{ instance, epoch: 4 }] }, { n: 1 }), [claim])
+  assert.is(before.holder, idOf(0))
 })
 
 test.run()
