@@ -122,6 +122,26 @@ test('a copy on an engine that hangs is ended past it, though its node is dead',
   assert.equal(copies.twins(), [])
 })
 
+test('a machine that boots, and reaches no voters, starts nothing', async () => {
+  const seat = await seated()
+  lan.cut(seat.host)
+  seat.host.crash()
+  await seat.ap.stop('SIGKILL')
+  const [viewer] = others(seat)
+  const after = await seated(viewer, seat.ap)
+  const running = copies.alive()
+  await seat.host.engine!.start()
+  await seat.ap.start()
+  await eventually('it to say why', async () =>
+    (await rowsOf(seat.ap)).some(({ reason }) => /needs 2 of its 3 voters, reaches [01]/.test(reason ?? '')),
+  )
+  assert.equal(copies.alive(), running)
+  lan.heal()
+  await mesh.settled()
+  assert.is((await seated()).ap.id, after.ap.id)
+  assert.equal(copies.twins(), [])
+})
+
 test('a copy that a hung engine starts when its lease is long over dies at once', async () => {
   const seat = await seated()
   hangsAtStart = seat.host

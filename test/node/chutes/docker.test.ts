@@ -1,14 +1,14 @@
 // The Docker engine of an AP, against a real Docker.
 import { randomBytes } from 'node:crypto'
 import { request } from 'node:http'
-import { createServer, type Server } from 'node:net'
+import { type AddressInfo, connect, createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { DockerEngine } from '../../../node/chutes/docker.js'
-import { connectDocker } from '../../../node/chutes/docker-client.js'
+import { connectDocker, socketOf } from '../../../node/chutes/docker-client.js'
 import { type ContainerState, EngineError, type InstancePlan } from '../../../node/chutes/engine.js'
 import { Images } from '../../../node/packages/images.js'
 import type { ImageSpec, ServiceSpec } from '../../../protocols/deployment.js'
@@ -677,6 +677,21 @@ test('an address that is given wins over DOCKER_HOST', async () => {
     if (before === undefined) delete process.env.DOCKER_HOST
     else process.env.DOCKER_HOST = before
   }
+})
+
+test('an engine behind a network is none whose containers this machine could stop by itself', async () => {
+  const { local } = await engine.info()
+  assert.is(local, true)
+  const server = createServer((client) => {
+    const socket = connect(socketOf(docker)!)
+    client.pipe(socket).pipe(client)
+    for (const side of [client, socket]) side.on('error', () => {})
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  const far = new DockerEngine(connectDocker(`tcp://127.0.0.1:${port}`), { mesh, ap: 'ap-one' })
+  assert.is((await far.info()).local, false)
+  server.close()
 })
 
 test.run()
