@@ -5,6 +5,7 @@ import {
   closeSync,
   copyFileSync,
   existsSync,
+  fsyncSync,
   mkdirSync,
   openSync,
   renameSync,
@@ -92,10 +93,16 @@ export class Disk {
       const { bavail, bsize } = statfsSync(this.path)
       return bavail * bsize > left
     }
-    try {
-      while (hasRoom()) writeSync(file, piece)
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+    // Only after a sync ext4 knows what is free: it reserves more than it comes to need, and blocks of what was removed
+    // are free when that is committed.
+    for (let written = 0, before = -1; written > before; ) {
+      before = written
+      try {
+        while (hasRoom()) written += writeSync(file, piece)
+        fsyncSync(file)
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+      }
     }
     closeSync(file)
     return () => rmSync(filler)

@@ -1,5 +1,5 @@
 // What a store makes of a disk whose power is cut, or that is full. On real file systems, and therefore for root alone.
-import { cpSync, existsSync } from 'node:fs'
+import { cpSync, existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -106,6 +106,7 @@ onDisks(
     // A start on a full disk is refused rather than taken for damage.
     let makeRoom = () => {}
     await until('a start to be refused', async () => {
+      for (const name of ['LOG', 'LOG.old']) rmSync(join(where, name), { force: true }) // to drop them would make room
       makeRoom = disk.fill(0)
       const opened = await Store.open(where).catch((error) => error)
       if (opened instanceof MeshError) return opened.code === 'disk'
