@@ -88,7 +88,7 @@ export class Disk {
   fill(left: number): () => void {
     const filler = join(this.path, 'filler')
     const file = openSync(filler, 'w')
-    const piece = Buffer.alloc(16 * 1024)
+    const pieces = [16 * 1024, 1024].map((size) => Buffer.alloc(size))
     const hasRoom = () => {
       const { bavail, bsize } = statfsSync(this.path)
       return bavail * bsize > left
@@ -97,11 +97,13 @@ export class Disk {
     // are free when that is committed.
     for (let written = 0, before = -1; written > before; ) {
       before = written
-      try {
-        while (hasRoom()) written += writeSync(file, piece)
-        fsyncSync(file)
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+      for (const piece of pieces) {
+        try {
+          while (hasRoom()) written += writeSync(file, piece)
+          fsyncSync(file)
+        } catch (error) {
+          if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+        }
       }
     }
     closeSync(file)
