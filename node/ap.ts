@@ -16,6 +16,7 @@ import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
+import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../protocols/pace.js'
 import type { Placed } from '../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { readTicket, signMember, writeTicket } from '../protocols/ticket.js'
@@ -43,13 +44,6 @@ import { type Damage, Store } from './store/store.js'
 import { VERSION } from './version.js'
 
 /** All in milliseconds. */
-const TICK = 200
-const REFRESH = 1000
-const BEACON_MIN = 100
-const BEACON_SLOW = 5000
-const BEACON_PER_MEMBER = 1000
-/** Alone in the dark, an AP waits so long for news before it starts what it held. */
-const DARK_PATIENCE = 5000
 const JOIN_RETRY = 250
 const JOIN_RETRY_CAP = 30_000
 const LOOK_AT_IMAGES = 5000
@@ -474,10 +468,8 @@ export class Ap {
   private becomeReady(): void {
     if (this.isReady) return
     const isAlone = this.others().length === 0
-    // Damage may have taken a removal, or somebody's claim. However long the dark lasts, what runs already runs on, and
-    // nothing else begins.
-    const patience = this.store.damage === undefined ? DARK_PATIENCE : Number.POSITIVE_INFINITY
-    if (!isAlone && !this.network.hasSynced && monotonic() - this.startedAt < patience) return
+    const isDamaged = this.store.damage !== undefined
+    if (!isInformed(isAlone, this.network.hasSynced, isDamaged, monotonic() - this.startedAt)) return
     if (isAlone) this.endRepair()
     this.isReady = true
     this.reconciler.start()
@@ -570,8 +562,7 @@ export class Ap {
   private tick(): void {
     const now = monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
-    const slow = Math.max(BEACON_SLOW, this.current.membership.members.size * BEACON_PER_MEMBER)
-    if (now - this.lastBeaconAt > slow) this.scheduleBeacon()
+    if (now - this.lastBeaconAt > beaconPause(this.current.membership.members.size)) this.scheduleBeacon()
   }
 
   private carryOut(effect: RosterEffect): void {

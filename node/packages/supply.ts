@@ -3,6 +3,7 @@
 import { hex } from '../../protocols/bytes.js'
 import type { ImageSpec } from '../../protocols/deployment.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
+import { SYSTEM_TIME, type Time } from '../clock.js'
 import type { Images } from './images.js'
 
 /** A fresh deployment can be here before the beacon that says who has its image: wait so long for one, in milliseconds. */
@@ -10,13 +11,14 @@ const HOLDER_PATIENCE = 15_000
 const HOLDER_RETRY = 500
 
 export interface SupplyOptions {
-  readonly images: Images
+  readonly images: Pick<Images, 'has' | 'pull'>
   /** Connected APs whose beacon says that they have the image. */
   readonly holders: (config: string) => string[]
   readonly fetchFrom: (ap: string, image: ImageSpec) => Promise<number>
   readonly onEvent: (kind: string, fields: Record<string, unknown>) => void
   /** The set of images that this AP can hand out has changed. */
   readonly onChange: () => void
+  readonly time?: Time
 }
 
 export class Supply {
@@ -57,10 +59,10 @@ export class Supply {
 
   private async obtain(image: ImageSpec): Promise<void> {
     const config = hex(image.config)
-    const { images, holders, fetchFrom, onEvent } = this.options
+    const { images, holders, fetchFrom, onEvent, time = SYSTEM_TIME } = this.options
     if (await images.has(image)) return
     const failures: string[] = []
-    const until = performance.now() + HOLDER_PATIENCE
+    const until = time.monotonic() + HOLDER_PATIENCE
     do {
       for (const ap of holders(config)) {
         try {
@@ -72,8 +74,8 @@ export class Supply {
         }
       }
       if (failures.length > 0 || image.pull !== undefined) break
-      await new Promise((resolve) => setTimeout(resolve, HOLDER_RETRY))
-    } while (performance.now() < until)
+      await new Promise<void>((resolve) => time.after(HOLDER_RETRY, resolve))
+    } while (time.monotonic() < until)
     if (image.pull !== undefined) {
       await images.pull(image)
       return
