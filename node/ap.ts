@@ -9,6 +9,7 @@ import { isDeepStrictEqual } from 'node:util'
 import type Docker from 'dockerode'
 import type { Logger } from 'pino'
 import { apId, apKey, equalBytes, hex, unhex } from '../protocols/bytes.js'
+import { MemberTimes } from '../protocols/clock.js'
 import type { ImageSpec } from '../protocols/deployment.js'
 import { open, type SignedRecord, seal } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
@@ -63,6 +64,7 @@ export class Ap {
   private readonly roster: Roster
   private readonly news: News
   private readonly turns = new Turns()
+  private readonly times = new MemberTimes()
   private readonly startedAt = monotonic()
   private readonly timers: NodeJS.Timeout[] = []
   private network!: Network
@@ -345,6 +347,7 @@ export class Ap {
         beacons: () => this.beacons(),
         onBeacon: (beacon) => this.takeBeacon(beacon),
         onPulse: (from, sign) => this.roster.heard(from, sign, monotonic()),
+        onTime: (ap, ms) => this.noteTime(ap, ms),
         onConnected: () => this.scheduleBeacon(),
         onLost: (ap) => this.roster.lost(ap, monotonic()),
         onAddresses: (known) => void this.knownPeers.save(known).catch(() => {}),
@@ -511,6 +514,18 @@ export class Ap {
       if (isKind(record, 'statement') && equalBytes(record.subject, this.signer.publicKey)) void this.outdo(record.body)
     }
     this.news.ofRecords(added, this.current)
+    this.scheduleRefresh()
+  }
+
+  private noteTime(ap: string, ms: number): void {
+    const { ledger, clock } = this.ledgerStore
+    // A box that knows nothing yet believes the first one that lets it in.
+    if (ledger.size <= 2) clock.raise(ms)
+    this.times.note(ap, ms, monotonic())
+    const corrected = this.times.correction(clock.now(), monotonic(), this.current.membership.members)
+    if (corrected === undefined) return
+    this.events.add('clock-corrected', { behind: corrected - clock.now() })
+    clock.raise(corrected)
     this.scheduleRefresh()
   }
 

@@ -47,6 +47,8 @@ export interface NetworkHandlers {
   /** Returns whether it was newer than what is known. */
   onBeacon(beacon: RecordOf<'beacon'>): boolean
   onPulse(from: string, sign: LifeSign): void
+  /** What a member takes the time to be, in milliseconds since 1970. */
+  onTime(ap: string, ms: number): void
   onConnected(ap: string): void
   onLost(ap: string): void
   onAddresses(peers: Record<string, string[]>): void
@@ -306,8 +308,7 @@ export class Network {
       onBeacon: (beacon: SignedRecord) => void this.takeBeacon(beacon),
       onRefused: (error: MeshError) => this.handlers.onRefused(ap, error),
       onTime: (ms: number) => {
-        // Only a box that knows no better takes its time from a peer: one that starts with an empty ledger.
-        if (this.store.ledger.size <= 2 && this.handlers.isMember(ap)) this.store.clock.raise(ms)
+        if (this.handlers.isMember(ap)) this.handlers.onTime(ap, ms)
       },
     }
   }

@@ -63,7 +63,8 @@ export async function initiateSync(frames: SyncFrames, deps: SyncDependencies): 
 export async function answerSync(frames: SyncFrames, deps: SyncDependencies): Promise<SyncResult> {
   const exchange = new Exchange(frames, deps)
   const { ledger, clock } = deps.store
-  const [, theirs] = await exchange.expect('hello')
+  const [, theirs, time] = await exchange.expect('hello')
+  deps.onTime?.(time)
   const digest = ledger.digest()
   const whole = wholeRange(ledger)
   // What is said to be here is taken to be safe here, also where the two prove equal and nothing more is said.

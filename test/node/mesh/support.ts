@@ -78,6 +78,7 @@ export class Peer {
         beacons: () => [...peer.beacons.values()].map(({ bytes }) => bytes),
         onBeacon: (beacon) => peer.takeBeacon(beacon),
         onPulse: (from, sign) => peer.pulses.push({ from, sign, at: performance.now() }),
+        onTime: () => {},
         onConnected: (ap) => peer.connects.push(ap),
         onLost: (ap) => peer.lost.push(ap),
         onAddresses: (known) => peer.saidAddresses.push(known),
