@@ -427,7 +427,7 @@ export class Ap {
   private lookOut(): Outlook {
     const { ledger, clock } = this.ledgerStore
     const self = { id: this.id, beacon: this.beacon?.body, leaving: this.isLeaving }
-    return lookOut(ledger, this.meshKey, this.roster, self, clock.now(), monotonic())
+    return lookOut(ledger, this.meshKey, this.roster, self, clock.now(), monotonic(), this.current)
   }
 
   // --- what changes the outlook -----------------------------------------------------------------------------------

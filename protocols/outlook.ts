@@ -5,7 +5,7 @@ import { type Chute, type Claims, chutesOf, claimsOf } from './desired.js'
 import type { RecordOf } from './kinds.js'
 import type { Ledger } from './ledger.js'
 import { type Membership, membershipOf } from './membership.js'
-import { type Candidate, type Placed, place } from './placement.js'
+import { arePlacedAlike, type Candidate, type Placed, place } from './placement.js'
 import type { Roster } from './roster.js'
 
 export interface Outlook {
@@ -24,7 +24,10 @@ export interface Self {
   readonly leaving: boolean
 }
 
-/** @param nowMs milliseconds since 1970; @param monotonicMs on the roster's scale */
+/**
+ * @param nowMs milliseconds since 1970; @param monotonicMs on the roster's scale
+ * @param before what came out the last time: most of the time the placement still follows
+ */
 export function lookOut(
   ledger: Ledger,
   meshKey: Uint8Array,
@@ -32,6 +35,7 @@ export function lookOut(
   self: Self,
   nowMs: number,
   monotonicMs: number,
+  before?: Outlook,
 ): Outlook {
   const membership = membershipOf(ledger, meshKey, nowMs)
   roster.setMembers(membership.members, monotonicMs)
@@ -44,7 +48,13 @@ export function lookOut(
   }
   const chutes = chutesOf(ledger, nowMs)
   const claims = claimsOf(ledger, nowMs)
-  return { membership, chutes, claims, candidates, placed: place(chutes, claims, candidates, nowMs) }
+  const outlook = { membership, chutes, claims, candidates }
+  const isAsBefore =
+    before?.membership === membership &&
+    before.chutes === chutes &&
+    before.claims === claims &&
+    arePlacedAlike(before.candidates, candidates)
+  return { ...outlook, placed: isAsBefore ? before.placed : place(chutes, claims, candidates, nowMs) }
 }
 
 export interface Duties {
