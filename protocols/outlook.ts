@@ -76,10 +76,7 @@ export function dutiesOf(outlook: Outlook, self: string): Duties {
       held.push(placed)
       continue
     }
-    const isServedElsewhere =
-      placed.holder !== undefined &&
-      serves(outlook.candidates.get(placed.holder)?.beacon, placed.instance, placed.claim!)
-    if (isServedElsewhere || isNotWorthKeeping(placed)) continue
+    if (isServedElsewhere(outlook, placed, self) || isNotWorthKeeping(placed)) continue
     kept.add(placed.instance)
     const others = placed.ranks.filter((ap) => ap !== self)
     if (placed.holder !== undefined || others.length > 0) handedOver.push(placed.instance)
@@ -91,6 +88,15 @@ export function dutiesOf(outlook: Outlook, self: string): Duties {
 // takes over. (An engine that is lost may come back as it was.)
 const isNotWorthKeeping = ({ holder, cause, copy }: Placed): boolean =>
   holder === undefined && (cause === 'cannot' || (typeof copy !== 'number' && cause !== 'engine'))
+
+// By the holder; or, while nobody may hold it, by who held it last and runs it still: one copy is worth keeping then, not each
+// that was ever left over.
+function isServedElsewhere({ candidates }: Outlook, { holder, claim, instance }: Placed, self: string): boolean {
+  const by = holder ?? (claim && apId(claim.signer))
+  if (by === undefined || by === self) return false
+  const { state, beacon } = candidates.get(by)!
+  return (holder !== undefined || state === 'alive') && serves(beacon, instance, claim!)
+}
 
 const serves = (beacon: Candidate['beacon'], instance: string, claim: RecordOf<'claim'>): boolean =>
   beacon?.instances.some(

@@ -1,0 +1,55 @@
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { apId } from '../../protocols/bytes.js'
+import { chuteKey } from '../../protocols/chute.js'
+import type { Chute } from '../../protocols/desired.js'
+import { instanceOf } from '../../protocols/desired.js'
+import type { Body } from '../../protocols/kinds.js'
+import { dutiesOf, type Outlook } from '../../protocols/outlook.js'
+import type { Candidate, Placed } from '../../protocols/placement.js'
+import type { RosterState } from '../../protocols/roster.js'
+import { creationOf, keyOf, memberOf, NOW, specOf, unsigned } from './support.js'
+
+const [BEFORE, LAST] = [1, 2]
+const id = { publisher: keyOf(9), name: 'hello', creation: creationOf(1) }
+const spec = specOf()
+const deployment = unsigned(keyOf(9), 'deployment', keyOf(9), [NOW, 0], { creation: id.creation, revision: 1, spec })
+const chute: Chute = { id, key: chuteKey(id), spec, revision: 1, desired: 'running', restarts: 0, deployment }
+const { subject, instance } = instanceOf(chute, 0)
+
+/** What is asked of the AP that ran an instance before the last one claimed it, which may hold it no more for its labels. */
+function keptWhile(last: RosterState, isRunningIt: boolean): boolean {
+  const claim = unsigned(keyOf(LAST), 'claim', subject, [NOW, 0], { epoch: 2, cause: 'dead' })
+  const candidateOf = (n: number, state: RosterState, instances: Body<'beacon'>['instances']): [string, Candidate] => {
+    const engine = { version: '27', platform: 'linux/amd64', cpu: 4000, memory: 2 ** 32 }
+    const beacon = {
+      ...{ boot: 1, sequence: 1, version: '', addresses: [], engine, cannot: [], images: [] },
+      ...{ instances, ledger: new Uint8Array(16) },
+    }
+    return [apId(keyOf(n)), { member: memberOf(n), state, beacon }]
+  }
+  const report = { instance: subject, epoch: 2, revision: 1, state: 'running' as const, since: NOW, ports: [] }
+  const placed: Placed = {
+    ...{ chute, copy: 0, instance, subject, claim, holder: undefined, cause: 'labels', ranks: [] },
+    ...{ waitsFor: apId(keyOf(LAST)), obstacles: new Map() },
+  }
+  const outlook: Outlook = {
+    membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false },
+    chutes: [chute],
+    claims: { get: () => [claim] },
+    candidates: new Map([candidateOf(BEFORE, 'alive', []), candidateOf(LAST, last, isRunningIt ? [report] : [])]),
+    placed: [placed],
+  }
+  return dutiesOf(outlook, apId(keyOf(BEFORE))).kept.has(instance)
+}
+
+test('of an instance that nobody may hold, the copy of who held it last is kept, and no other', () => {
+  assert.not(keptWhile('alive', true))
+})
+
+test('an older copy is kept while who held the instance last is dead, or does not run it', () => {
+  assert.ok(keptWhile('dead', true))
+  assert.ok(keptWhile('alive', false))
+})
+
+test.run()
