@@ -9,6 +9,8 @@ import type { Images } from './images.js'
 /** A fresh deployment can be here before the beacon that says who has its image: wait so long for one, in milliseconds. */
 const HOLDER_PATIENCE = 15_000
 const HOLDER_RETRY = 500
+/** And so long for those that have it but send to others, who will have it then. */
+const BUSY_PATIENCE = 10 * 60_000
 
 export interface SupplyOptions {
   readonly images: Pick<Images, 'has' | 'pull'>
@@ -61,26 +63,29 @@ export class Supply {
     const config = hex(image.config)
     const { images, holders, fetchFrom, onEvent, time = SYSTEM_TIME } = this.options
     if (await images.has(image)) return
-    const failures: string[] = []
-    const until = time.monotonic() + HOLDER_PATIENCE
+    const failures = new Set<string>()
+    const began = time.monotonic()
+    let isBusy: boolean
     do {
+      isBusy = false
       for (const ap of holders(config)) {
         try {
           const bytes = await fetchFrom(ap, image)
           onEvent('image-fetched', { image: config, from: ap, bytes })
           return
         } catch (error) {
-          failures.push(messageOf(error))
+          if (error instanceof MeshError && error.code === 'busy') isBusy = true
+          else failures.add(messageOf(error))
         }
       }
-      if (failures.length > 0 || image.pull !== undefined) break
+      if (!isBusy && (failures.size > 0 || image.pull !== undefined)) break
       await new Promise<void>((resolve) => time.after(HOLDER_RETRY, resolve))
-    } while (time.monotonic() < until)
+    } while (time.monotonic() - began < (isBusy ? BUSY_PATIENCE : HOLDER_PATIENCE))
     if (image.pull !== undefined) {
       await images.pull(image)
       return
     }
-    const why = failures.length > 0 ? failures.join('; ') : 'no reachable AP has it'
+    const why = failures.size > 0 ? [...failures].join('; ') : 'no reachable AP has it'
     throw new MeshError('no-image', `image ${config.slice(0, 12)} cannot be had: ${why}`)
   }
 }
