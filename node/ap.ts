@@ -9,6 +9,7 @@ import { isDeepStrictEqual } from 'node:util'
 import type Docker from 'dockerode'
 import type { Logger } from 'pino'
 import { apId, apKey, equalBytes, hex, unhex } from '../protocols/bytes.js'
+import { MemberTimes } from '../protocols/clock.js'
 import type { ImageSpec } from '../protocols/deployment.js'
 import type { Chute } from '../protocols/desired.js'
 import { open, type SignedRecord, seal } from '../protocols/envelope.js'
@@ -17,6 +18,7 @@ import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
 import { type ClaimToMake, dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
+import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../protocols/pace.js'
 import type { Placed } from '../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { readTicket, signMember, writeTicket } from '../protocols/ticket.js'
@@ -46,13 +48,6 @@ import { type Damage, Store } from './store/store.js'
 import { VERSION } from './version.js'
 
 /** All in milliseconds. */
-const TICK = 200
-const REFRESH = 1000
-const BEACON_MIN = 100
-const BEACON_SLOW = 5000
-const BEACON_PER_MEMBER = 1000
-/** Alone in the dark, an AP waits so long for news before it starts what it held. */
-const DARK_PATIENCE = 5000
 const JOIN_RETRY = 250
 const JOIN_RETRY_CAP = 30_000
 const LOOK_AT_IMAGES = 5000
@@ -72,6 +67,7 @@ export class Ap {
   private readonly roster: Roster
   private readonly news: News
   private readonly turns = new Turns()
+  private readonly times = new MemberTimes()
   private readonly startedAt = monotonic()
   private readonly timers: NodeJS.Timeout[] = []
   private network!: Network
@@ -396,6 +392,7 @@ export class Ap {
         onBeacon: (beacon) => this.takeBeacon(beacon),
         onPulse: (from, sign) => this.roster.heard(from, sign, monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
+        onTime: (ap, ms) => this.noteTime(ap, ms),
         onConnected: () => this.scheduleBeacon(),
         onLost: (ap) => this.roster.lost(ap, monotonic()),
         onAddresses: (known) => void this.knownPeers.save(known).catch(() => {}),
@@ -475,7 +472,7 @@ export class Ap {
   private lookOut(): Outlook {
     const { ledger, clock } = this.ledgerStore
     const self = { id: this.id, beacon: this.beacon?.body, leaving: this.isLeaving }
-    return lookOut(ledger, this.meshKey, this.roster, self, clock.now(), monotonic())
+    return lookOut(ledger, this.meshKey, this.roster, self, clock.now(), monotonic(), this.current)
   }
 
   // --- what changes the outlook -----------------------------------------------------------------------------------
@@ -530,10 +527,8 @@ export class Ap {
   private becomeReady(): void {
     if (this.isReady) return
     const isAlone = this.others().length === 0
-    // Damage may have taken a removal, or somebody's claim. However long the dark lasts, what runs already runs on, and
-    // nothing else begins.
-    const patience = this.store.damage === undefined ? DARK_PATIENCE : Number.POSITIVE_INFINITY
-    if (!isAlone && !this.network.hasSynced && monotonic() - this.startedAt < patience) return
+    const isDamaged = this.store.damage !== undefined
+    if (!isInformed(isAlone, this.network.hasSynced, isDamaged, monotonic() - this.startedAt)) return
     if (isAlone) this.endRepair()
     this.isReady = true
     this.reconciler.start()
@@ -603,6 +598,18 @@ export class Ap {
     this.scheduleRefresh()
   }
 
+  private noteTime(ap: string, ms: number): void {
+    const { ledger, clock } = this.ledgerStore
+    // A box that knows nothing yet believes the first one that lets it in.
+    if (ledger.size <= 2) clock.raise(ms)
+    this.times.note(ap, ms, monotonic())
+    const corrected = this.times.correction(clock.now(), monotonic(), this.current.membership.members)
+    if (corrected === undefined) return
+    this.events.add('clock-corrected', { behind: corrected - clock.now() })
+    clock.raise(corrected)
+    this.scheduleRefresh()
+  }
+
   private takeBeacon(beacon: RecordOf<'beacon'>): boolean {
     const ap = apId(beacon.signer)
     if (ap === this.id) {
@@ -652,8 +659,7 @@ export class Ap {
     const now = monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
     if (this.isReady) this.leases.tick()
-    const slow = Math.max(BEACON_SLOW, this.current.membership.members.size * BEACON_PER_MEMBER)
-    if (now - this.lastBeaconAt > slow) this.scheduleBeacon()
+    if (now - this.lastBeaconAt > beaconPause(this.current.membership.members.size)) this.scheduleBeacon()
   }
 
   private carryOut(effect: RosterEffect): void {

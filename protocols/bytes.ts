@@ -41,8 +41,18 @@ export const fromBase32 = (text: string): Uint8Array => base32.baseDecode(text.t
 // { 1: key type Ed25519 = 1, 2: 32 key bytes }, in base58btc. libp2p spec, peer-ids/peer-ids.md.
 const PEER_ID_PREFIX = Uint8Array.of(0x00, 0x24, 0x08, 0x01, 0x12, 0x20)
 
+// Base58 divides large numbers, and the same few keys of the same records are asked for again and again.
+const apIds = new WeakMap<Uint8Array, string>()
+
 /** The AP id people see (`12D3KooW…`), as libp2p prints it, of a 32-byte Ed25519 public key. */
-export const apId = (publicKey: Uint8Array): string => base58btc.baseEncode(concat(PEER_ID_PREFIX, publicKey))
+export function apId(publicKey: Uint8Array): string {
+  let id = apIds.get(publicKey)
+  if (id === undefined) {
+    id = base58btc.baseEncode(concat(PEER_ID_PREFIX, publicKey))
+    apIds.set(publicKey, id)
+  }
+  return id
+}
 
 /** The public key of an AP id. @throws MeshError `ap-id` when the text is not the id of an Ed25519 key. */
 export function apKey(id: string): Uint8Array {

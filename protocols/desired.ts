@@ -1,12 +1,13 @@
 // What the mesh is asked to run: chutes with their revision and wanted state, and who claims which instance. A view over
 // the ledger.
-import { compareBytes, equalBytes, unhex } from './bytes.js'
-import { type ChuteId, type Copy, chuteKey, readChuteSubject } from './chute.js'
+import { compareBytes, equalBytes, hex, unhex } from './bytes.js'
+import { type ChuteId, type Copy, chuteKey, instanceSubject, readChuteSubject } from './chute.js'
 import { compareClocks } from './clock.js'
 import type { ChuteSpec } from './deployment.js'
 import type { RecordOf } from './kinds.js'
 import { isDue, type Ledger } from './ledger.js'
 import type { Member } from './membership.js'
+import { remembered } from './view.js'
 
 export interface Chute {
   readonly id: ChuteId
@@ -23,7 +24,12 @@ export interface Chute {
  * Every chute that is published and not removed, in the order of their keys. Of several creations of one name the latest is
  * the chute.
  */
-export function chutesOf(ledger: Ledger, nowMs: number): Chute[] {
+export function chutesOf(ledger: Ledger, nowMs: number): readonly Chute[] {
+  const inputs = [ledger.stamp('deployment', nowMs), ledger.stamp('wanted', nowMs)]
+  return remembered(ledger, 'chutes', inputs, () => readChutes(ledger, nowMs))
+}
+
+function readChutes(ledger: Ledger, nowMs: number): Chute[] {
   return ledger
     .effective('deployment', nowMs)
     .map((deployment): Chute => {
@@ -45,6 +51,30 @@ export function copiesOf(chute: Chute, members: ReadonlyMap<string, Member>): Co
   return Array.from({ length: chute.spec.replicas }, (_, ordinal) => ordinal)
 }
 
+/** What claims call the copies of a chute: asked for at each placement, and always the same. */
+const instances = new WeakMap<Chute, Map<Copy, Instance>>()
+
+interface Instance {
+  readonly subject: Uint8Array
+  /** Hex of the subject. */
+  readonly instance: string
+}
+
+export function instanceOf(chute: Chute, copy: Copy): Instance {
+  let known = instances.get(chute)
+  if (known === undefined) {
+    known = new Map()
+    instances.set(chute, known)
+  }
+  let found = known.get(copy)
+  if (found === undefined) {
+    const subject = instanceSubject(chute.key, copy)
+    found = { subject, instance: hex(subject) }
+    known.set(copy, found)
+  }
+  return found
+}
+
 /** What people call an instance: `hello.0`, or `hello.12D3…` for the copy of one AP. */
 export const instanceName = (chute: string, copy: Copy, apName: (key: Uint8Array) => string): string =>
   `${chute}.${typeof copy === 'number' ? copy : apName(copy)}`
@@ -58,12 +88,20 @@ export type Claims = Pick<ReadonlyMap<string, readonly RecordOf<'claim'>[]>, 'ge
  * that nobody wants any more.
  */
 export function claimsOf(ledger: Ledger, nowMs: number): Claims {
-  return {
-    get(instance) {
-      const claims = ledger.effectiveOn('claim', unhex(instance), nowMs)
-      return claims.length > 0 ? claims.sort(strongerClaim) : undefined
-    },
-  }
+  return remembered(ledger, 'claims', [ledger.stamp('claim', nowMs)], () => {
+    const found = new Map<string, readonly RecordOf<'claim'>[]>()
+    const find = (instance: string) => {
+      const claims = ledger.effectiveOn('claim', unhex(instance), nowMs).sort(strongerClaim)
+      found.set(instance, claims)
+      return claims
+    }
+    return {
+      get(instance) {
+        const claims = found.get(instance) ?? find(instance)
+        return claims.length > 0 ? claims : undefined
+      },
+    }
+  })
 }
 
 const strongerClaim = (a: RecordOf<'claim'>, b: RecordOf<'claim'>): number =>

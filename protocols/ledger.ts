@@ -28,6 +28,10 @@ export class Ledger {
   /** Subjects of each publisher's chutes, removed ones included. */
   private readonly chutes = new Map<string, Set<string>>()
   private whole: Uint8Array | undefined
+  /** By kind: the highest time in any record so far, and a new object whenever a record comes or goes. */
+  private readonly latest = new Map<string, number>()
+  private readonly stamps = new Map<string, object>()
+  private readonly effectives = new WeakMap<object, readonly SignedRecord[]>()
 
   get size(): number {
     return this.buckets.reduce((sum, { records }) => sum + records.size, 0)
@@ -108,12 +112,27 @@ export class Ledger {
 
   private index(record: SignedRecord): void {
     this.buckets[record.hash[0]!]!.add(record)
-    this.whole = undefined
+    this.latest.set(record.kind, Math.max(record.clock[0], this.latest.get(record.kind) ?? 0))
+    this.noteChange(record)
   }
 
   private unindex(record: SignedRecord): void {
     this.buckets[record.hash[0]!]!.remove(record)
+    this.noteChange(record)
+  }
+
+  private noteChange({ kind }: SignedRecord): void {
     this.whole = undefined
+    this.stamps.delete(kind)
+  }
+
+  /**
+   * The same object for as long as nothing has changed in what there is of a kind and in what of it is due. While a record
+   * of the kind is not due, which is rare, always a new one.
+   */
+  stamp(kind: Kind, nowMs: number): object {
+    if ((this.latest.get(kind) ?? 0) > nowMs + MAX_CLOCK_AHEAD) return {}
+    return getOrMake(this.stamps, kind, () => ({}))
   }
 
   /** False where a chute's record would bring its publisher one name more than it may use. */
@@ -133,8 +152,14 @@ export class Ledger {
    * The newest effective record of each (subject, signer) of a kind. A record whose clock lies more than the allowed skew
    * ahead of `nowMs` waits for its time, and the one before it stays in force.
    */
-  effective<K extends Kind>(kind: K, nowMs: number): RecordOf<K>[] {
-    return this.ofKind(kind).flatMap((records) => newestOfEach(records, nowMs))
+  effective<K extends Kind>(kind: K, nowMs: number): readonly RecordOf<K>[] {
+    const stamp = this.stamp(kind, nowMs)
+    let records = this.effectives.get(stamp) as readonly RecordOf<K>[] | undefined
+    if (records === undefined) {
+      records = this.ofKind(kind).flatMap((ofSubject) => newestOfEach(ofSubject, nowMs))
+      this.effectives.set(stamp, records)
+    }
+    return records
   }
 
   /** The same for one subject, newest first. */

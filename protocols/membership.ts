@@ -4,6 +4,7 @@ import { type Clock, compareClocks, ZERO_CLOCK } from './clock.js'
 import type { SignedRecord } from './envelope.js'
 import type { Body, RecordOf } from './kinds.js'
 import type { Ledger } from './ledger.js'
+import { remembered } from './view.js'
 
 /** The 20 bytes that stand for a mesh in every record. */
 export const meshIdOf = (meshKey: Uint8Array): Uint8Array => sha256(utf8('dropmesh mesh 1\0'), meshKey).slice(0, 20)
@@ -39,6 +40,12 @@ export interface Membership {
  * forgotten, was granted after that, a forget if an admin (or the AP itself) signed it. Records that come later but are older change the outcome on every AP alike.
  */
 export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Membership {
+  const kinds = ['grant', 'member', 'forget', 'drain'] as const
+  const inputs = [hex(meshKey), ...kinds.map((kind) => ledger.stamp(kind, nowMs))]
+  return remembered(ledger, 'membership', inputs, () => fold(ledger, meshKey, nowMs))
+}
+
+function fold(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Membership {
   const events = [
     ...ledger.effective('grant', nowMs).map((record) => ({ at: record.clock, record: record as SignedRecord })),
     ...ledger
@@ -115,4 +122,4 @@ export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number)
 
 /** Drain records, newest first. */
 const drainsOf = (ledger: Ledger, nowMs: number): RecordOf<'drain'>[] =>
-  ledger.effective('drain', nowMs).sort((a, b) => compareClocks(b.clock, a.clock) || compareBytes(b.hash, a.hash))
+  [...ledger.effective('drain', nowMs)].sort((a, b) => compareClocks(b.clock, a.clock) || compareBytes(b.hash, a.hash))

@@ -6,7 +6,7 @@ import type { RecordOf } from './kinds.js'
 import { LEASE } from './leases.js'
 import type { Ledger } from './ledger.js'
 import { type Membership, membershipOf } from './membership.js'
-import { type Candidate, type Placed, place } from './placement.js'
+import { arePlacedAlike, type Candidate, type Placed, place } from './placement.js'
 import type { Roster } from './roster.js'
 import { type Electorate, electoratesOf } from './voters.js'
 
@@ -28,7 +28,10 @@ export interface Self {
   readonly leaving: boolean
 }
 
-/** @param nowMs milliseconds since 1970; @param monotonicMs on the roster's scale */
+/**
+ * @param nowMs milliseconds since 1970; @param monotonicMs on the roster's scale
+ * @param before what came out the last time: most of the time the placement still follows
+ */
 export function lookOut(
   ledger: Ledger,
   meshKey: Uint8Array,
@@ -36,6 +39,7 @@ export function lookOut(
   self: Self,
   nowMs: number,
   monotonicMs: number,
+  before?: Outlook,
 ): Outlook {
   const membership = membershipOf(ledger, meshKey, nowMs)
   roster.setMembers(membership.members, monotonicMs)
@@ -49,7 +53,13 @@ export function lookOut(
   const chutes = chutesOf(ledger, nowMs)
   const claims = claimsOf(ledger, nowMs)
   const electorates = electoratesOf(ledger, chutes, membership, nowMs)
-  return { membership, chutes, claims, candidates, placed: place(chutes, claims, candidates, nowMs), electorates }
+  const outlook = { membership, chutes, claims, candidates, electorates }
+  const isAsBefore =
+    before?.membership === membership &&
+    before.chutes === chutes &&
+    before.claims === claims &&
+    arePlacedAlike(before.candidates, candidates)
+  return { ...outlook, placed: isAsBefore ? before.placed : place(chutes, claims, candidates, nowMs) }
 }
 
 export interface Duties {
@@ -72,10 +82,7 @@ export function dutiesOf(outlook: Outlook, self: string): Duties {
       continue
     }
     if (placed.chute.spec.exclusive !== undefined) continue // of these there is never a copy too many
-    const isServedElsewhere =
-      placed.holder !== undefined &&
-      serves(outlook.candidates.get(placed.holder)?.beacon, placed.instance, placed.claim!)
-    if (isServedElsewhere || isNotWorthKeeping(placed)) continue
+    if (isServedElsewhere(outlook, placed, self) || isNotWorthKeeping(placed)) continue
     kept.add(placed.instance)
     const others = placed.ranks.filter((ap) => ap !== self)
     if (placed.holder !== undefined || others.length > 0) handedOver.push(placed.instance)
@@ -87,6 +94,15 @@ export function dutiesOf(outlook: Outlook, self: string): Duties {
 // takes over. (An engine that is lost may come back as it was.)
 const isNotWorthKeeping = ({ holder, cause, copy }: Placed): boolean =>
   holder === undefined && (cause === 'cannot' || (typeof copy !== 'number' && cause !== 'engine'))
+
+// By the holder; or, while nobody may hold it, by who held it last and runs it still: one copy is worth keeping then, not each
+// that was ever left over.
+function isServedElsewhere({ candidates }: Outlook, { holder, claim, instance }: Placed, self: string): boolean {
+  const by = holder ?? (claim && apId(claim.signer))
+  if (by === undefined || by === self) return false
+  const candidate = candidates.get(by)
+  return (holder !== undefined || candidate?.state === 'alive') && serves(candidate?.beacon, instance, claim!)
+}
 
 const serves = (beacon: Candidate['beacon'], instance: string, claim: RecordOf<'claim'>): boolean =>
   beacon?.instances.some(

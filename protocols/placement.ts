@@ -1,9 +1,9 @@
 // Placement: from what is wanted, who claims what, and who is alive, to who should run each instance. Pure, and the same
 // on every AP that knows the same; where two know different things both claim, and the order of claims settles it.
-import { apId, hex } from './bytes.js'
-import { type Copy, instanceSubject } from './chute.js'
+import { apId, equalBytes, hex } from './bytes.js'
+import type { Copy } from './chute.js'
 import { isPinnedByData, type Resources, resourcesOf } from './deployment.js'
-import { type Chute, type Claims, copiesOf } from './desired.js'
+import { type Chute, type Claims, copiesOf, instanceOf } from './desired.js'
 import { compareRecords } from './envelope.js'
 import type { RecordOf } from './kinds.js'
 import type { Member } from './membership.js'
@@ -63,8 +63,7 @@ export function place(
 
   const wanted = chutes.flatMap((chute) =>
     copiesOf(chute, members).map((copy) => {
-      const subject = instanceSubject(chute.key, copy)
-      const instance = hex(subject)
+      const { subject, instance } = instanceOf(chute, copy)
       const known = claims.get(instance)
       const claim = known?.find(({ signer }) => members.has(apId(signer)))
       return { chute, copy, subject, instance, claim, hadClaim: known !== undefined }
@@ -119,6 +118,29 @@ export function place(
   })
 }
 
+/**
+ * True where `place` makes no difference between the candidates of two moments, of the same members. A `cannot` ends with
+ * time, so where there is one nothing is sure.
+ */
+export const arePlacedAlike = (
+  before: ReadonlyMap<string, Candidate>,
+  after: ReadonlyMap<string, Candidate>,
+): boolean => {
+  for (const [id, { state, beacon: b }] of after) {
+    const then = before.get(id)
+    const a = then?.beacon
+    if (then?.state !== state || (a === undefined) !== (b === undefined)) return false
+    if (a === undefined || b === undefined) continue
+    if (a.cannot.length + b.cannot.length > 0) return false
+    if (a === b) continue
+    if (a.instances.some(isWaiting) || b.instances.some(isWaiting)) return false
+    if (a.engine?.local !== b.engine?.local || a.engine?.cpu !== b.engine?.cpu || a.engine?.memory !== b.engine?.memory)
+      return false
+    if (a.engine?.platform !== b.engine?.platform) return false
+  }
+  return true
+}
+
 /** Nominal capacity only: a weight that followed live use would move work for ever. */
 const weightOf = ({ beacon }: Candidate): number =>
   Math.min((beacon?.engine?.cpu ?? 0) / 1000, (beacon?.engine?.memory ?? 0) / 1024 ** 3)
@@ -158,10 +180,12 @@ const unmetConstraint = (chute: Chute, member: Member) =>
 const foreignPlatform = (chute: Chute, platform: string) =>
   chute.spec.services.find((service) => service.image.platform !== platform)
 
+const isWaiting = ({ state }: { state: string }): boolean => state === 'waiting'
+
 // Only the holder knows whether it has its lease.
 const waitsForLease = (beacon: NonNullable<Candidate['beacon']>, instance: string, claim: RecordOf<'claim'>): boolean =>
   beacon.instances.some(
-    (report) => report.state === 'waiting' && report.epoch >= claim.body.epoch && hex(report.instance) === instance,
+    (report) => isWaiting(report) && report.epoch >= claim.body.epoch && hex(report.instance) === instance,
   )
 
 const isUnguarded = (chute: Chute, beacon: NonNullable<Candidate['beacon']>): boolean =>
@@ -187,7 +211,7 @@ function whyNotHold(
 }
 
 function whyNotClaim({ chute, copy, instance }: Placed, of: Candidate, free: Free, nowMs: number): string | undefined {
-  if (typeof copy !== 'number' && hex(copy) !== hex(of.member.key)) return 'this copy is for another AP'
+  if (typeof copy !== 'number' && !equalBytes(copy, of.member.key)) return 'this copy is for another AP'
   if (of.state !== 'alive') return `is ${of.state}`
   if (of.member.draining) return 'is draining'
   const unmet = unmetConstraint(chute, of.member)

@@ -1,9 +1,10 @@
 // The roster: what an AP believes of the others. It hears of pulses, beacons, broken connections, probes and signed
 // statements, and says whom to probe, what to sign, and who is alive, suspect, dead or left.
-import { compareBytes, hex } from './bytes.js'
+import { equalBytes, hex } from './bytes.js'
 import type { Body, RecordOf } from './kinds.js'
 import type { Member } from './membership.js'
 import { majority, watchersOf } from './rendezvous.js'
+import { isSameList } from './view.js'
 
 /** All in milliseconds. */
 export interface Timing {
@@ -54,10 +55,13 @@ export const isNewer = (a: { boot: number; sequence: number }, b: { boot: number
 /** Pure: time comes in as local milliseconds on any monotonic scale. Statements and goodbyes come from the ledger. */
 export class Roster {
   private members: ReadonlyMap<string, Member> = new Map()
+  /** Hex. */
+  private memberKeys: ReadonlySet<string> = new Set()
   private readonly heardOf = new Map<string, Heard>()
   private readonly watcherCache = new Map<string, string[]>()
   private statements = new Map<string, RecordOf<'statement'>[]>()
   private goodbyes = new Map<string, number>()
+  private lastRecords: readonly unknown[] = []
   private readonly firstAccused = new Map<string, number>()
   private lastTick: number
 
@@ -70,8 +74,10 @@ export class Roster {
   }
 
   setMembers(members: ReadonlyMap<string, Member>, now: number): void {
+    if (members === this.members) return
     const isSame = members.size === this.members.size && [...members.keys()].every((id) => this.members.has(id))
     if (!isSame) this.watcherCache.clear() // watchers follow from the members' keys alone
+    this.memberKeys = new Set([...members.values()].map(({ key }) => hex(key)))
     this.members = members
     for (const id of members.keys()) {
       if (id !== this.self && !this.heardOf.has(id)) this.heardOf.set(id, newlyKnown(now))
@@ -85,10 +91,12 @@ export class Roster {
 
   /** Takes the effective statements and goodbyes of the ledger. */
   setRecords(
-    statements: RecordOf<'statement'>[],
-    goodbyes: RecordOf<'goodbye'>[],
+    statements: readonly RecordOf<'statement'>[],
+    goodbyes: readonly RecordOf<'goodbye'>[],
     idOf: (key: Uint8Array) => string,
   ): void {
+    if (isSameList(this.lastRecords, [statements, goodbyes])) return
+    this.lastRecords = [statements, goodbyes]
     this.statements = new Map()
     for (const statement of statements) {
       const ap = idOf(statement.subject)
@@ -152,19 +160,20 @@ export class Roster {
 
   /** The statements that stand against an AP: by members, and not refuted by a newer beacon. */
   accusations(ap: string): RecordOf<'statement'>[] {
+    const statements = this.statements.get(ap)
+    if (statements === undefined) return NO_STATEMENTS
     const beacon = this.heardOf.get(ap)?.beacon?.body
-    return (this.statements.get(ap) ?? []).filter(
-      ({ body, signer }) =>
-        (beacon === undefined || !isNewer(beacon, body)) &&
-        [...this.members.values()].some((member) => compareBytes(member.key, signer) === 0),
+    return statements.filter(
+      ({ body, signer }) => (beacon === undefined || !isNewer(beacon, body)) && this.memberKeys.has(hex(signer)),
     )
   }
 
   /** The statements of a majority of an AP's watchers, or undefined: what makes an AP dead. */
-  certificate(ap: string): RecordOf<'statement'>[] | undefined {
+  certificate(ap: string, accusations = this.accusations(ap)): RecordOf<'statement'>[] | undefined {
+    if (accusations.length === 0) return undefined
     const watchers = this.watchers(ap)
-    const keys = new Set(watchers.map((id) => hex(this.members.get(id)!.key)))
-    const counted = this.accusations(ap).filter(({ signer }) => keys.has(hex(signer)))
+    const isWatcher = (key: Uint8Array) => watchers.some((id) => equalBytes(this.members.get(id)!.key, key))
+    const counted = accusations.filter(({ signer }) => isWatcher(signer))
     return watchers.length > 0 && counted.length >= majority(watchers.length) ? counted : undefined
   }
 
@@ -173,10 +182,9 @@ export class Roster {
     const of = this.heardOf.get(ap)
     if (of === undefined) return 'left'
     if (this.hasLeft(ap, of)) return 'left'
-    if (this.certificate(ap) !== undefined || this.isUnwitnessedDeath(ap, now)) return 'dead'
-    return of.suspectedAt !== undefined || of.beacon === undefined || this.accusations(ap).length > 0
-      ? 'suspect'
-      : 'alive'
+    const accusations = this.accusations(ap)
+    if (this.certificate(ap, accusations) !== undefined || this.isUnwitnessedDeath(ap, accusations, now)) return 'dead'
+    return of.suspectedAt !== undefined || of.beacon === undefined || accusations.length > 0 ? 'suspect' : 'alive'
   }
 
   /** True where more than half of the others seem gone: then it is more likely this AP that is cut off. */
@@ -187,8 +195,7 @@ export class Roster {
   }
 
   // Most watchers died with the AP they watched: after a long wait the statements of those that remain must do.
-  private isUnwitnessedDeath(ap: string, now: number): boolean {
-    const accusations = this.accusations(ap)
+  private isUnwitnessedDeath(ap: string, accusations: readonly RecordOf<'statement'>[], now: number): boolean {
     if (accusations.length === 0) {
       this.firstAccused.delete(ap)
       return false
@@ -266,6 +273,8 @@ export class Roster {
     return effects
   }
 }
+
+const NO_STATEMENTS: RecordOf<'statement'>[] = []
 
 const newlyKnown = (now: number): Heard => ({
   boot: 0,

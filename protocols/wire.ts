@@ -83,7 +83,11 @@ export type SyncFrame = z.infer<typeof syncFrame>
 
 /** `skip`: how many of the image's lowest layers the receiver has. The reply is followed by chunks, the last one empty. */
 export const imageRequest = z.object({ config: byteString(32), skip: z.int().min(0).max(128) })
-export const imageReply = z.union([z.tuple([z.literal('sending')]), z.tuple([z.literal('refused'), reason])])
+export const imageReply = z.union([
+  z.tuple([z.literal('sending')]),
+  z.tuple([z.literal('busy')]),
+  z.tuple([z.literal('refused'), reason]),
+])
 
 /** Reads one frame. @throws MeshError `malformed` */
 export function readFrame<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {

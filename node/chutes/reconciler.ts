@@ -6,6 +6,7 @@ import { chuteOfInstance } from '../../protocols/chute.js'
 import { type ImageSpec, isPinnedByData } from '../../protocols/deployment.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import type { Body, InstanceState } from '../../protocols/kinds.js'
+import { SYSTEM_TIME, type Time } from '../clock.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
 
 /** All in milliseconds. */
@@ -50,6 +51,7 @@ export interface ReconcilerOptions {
   /** Something that the beacon says has changed. */
   readonly onChange: () => void
   readonly onEvent: (kind: string, fields: Record<string, unknown>) => void
+  readonly time?: Time
 }
 
 interface Backoff {
@@ -71,14 +73,18 @@ export class Reconciler {
   private readonly stopping = new AbortController()
   private info: EngineInfo | undefined
   private silentSince: number | undefined
-  private grace: NodeJS.Timeout | undefined
+  private cancelGrace = () => {}
   private passing = false
   private kicked = false
-  private timer: NodeJS.Timeout | undefined
+  private cancelTimer = () => {}
   private actual: ReadonlyMap<string, ContainerState[]> = new Map()
   private hasLooked = false
 
-  constructor(private readonly options: ReconcilerOptions) {}
+  private readonly time: Time
+
+  constructor(private readonly options: ReconcilerOptions) {
+    this.time = options.time ?? SYSTEM_TIME
+  }
 
   start(): void {
     this.kick()
@@ -88,8 +94,8 @@ export class Reconciler {
   /** Stops reconciling. Containers stay as they are. */
   stop(): void {
     this.stopping.abort()
-    clearTimeout(this.timer)
-    clearTimeout(this.grace)
+    this.cancelTimer()
+    this.cancelGrace()
   }
 
   /** Sets what this AP should run, and what it should leave alone until another AP has taken it over. */
@@ -115,7 +121,7 @@ export class Reconciler {
   /** False while an engine that is not there yet may still come. */
   knowsEngine(): boolean {
     if (this.info !== undefined) return true
-    return this.silentSince !== undefined && performance.now() - this.silentSince >= ENGINE_GRACE
+    return this.silentSince !== undefined && this.time.monotonic() - this.silentSince >= ENGINE_GRACE
   }
 
   /** What each instance on this AP is doing, by hex of its subject. */
@@ -148,19 +154,19 @@ export class Reconciler {
 
   private async passUntilQuiet(): Promise<void> {
     this.passing = true
-    clearTimeout(this.timer)
+    this.cancelTimer()
     while (this.kicked && !this.stopping.signal.aborted) {
       this.kicked = false
       await this.pass()
     }
     this.passing = false
-    if (!this.stopping.signal.aborted) this.timer = setTimeout(() => this.kick(), this.nextDue())
+    if (!this.stopping.signal.aborted) this.cancelTimer = this.time.after(this.nextDue(), () => this.kick())
   }
 
   private nextDue(): number {
     if (this.silentSince !== undefined) return ENGINE_RETRY
     const waits = [...this.backoffs.values()]
-      .map(({ notBefore }) => notBefore - performance.now())
+      .map(({ notBefore }) => notBefore - this.time.monotonic())
       .filter((ms) => ms > 0)
     return Math.min(EVERY, ...waits)
   }
@@ -168,12 +174,12 @@ export class Reconciler {
   private async pass(): Promise<void> {
     const { engine } = this.options
     let containers: ContainerState[]
-    const askedAt = performance.now()
+    const askedAt = this.time.monotonic()
     try {
       if (this.info === undefined || this.silentSince !== undefined) this.setInfo(await engine.info())
       containers = await engine.containers()
       this.silentSince = undefined
-      clearTimeout(this.grace)
+      this.cancelGrace()
     } catch (error) {
       this.engineSilent(error, askedAt)
       return
@@ -184,7 +190,7 @@ export class Reconciler {
     this.hasLooked = true
     this.options.onSeen(actual, (key) => this.busy.has(key))
     for (const key of new Set([...this.desired.keys(), ...actual.keys()])) {
-      if (this.busy.has(key) || (this.backoffs.get(key)?.notBefore ?? 0) > performance.now()) continue
+      if (this.busy.has(key) || (this.backoffs.get(key)?.notBefore ?? 0) > this.time.monotonic()) continue
       const desired = this.desired.get(key)
       if (desired !== undefined) this.converge(key, desired, actual.get(key) ?? [])
       else if (!this.kept.has(key)) this.act(key, () => this.removeUnwanted(key))
@@ -195,14 +201,14 @@ export class Reconciler {
     }
   }
 
-  private engineSilent(error: unknown, since = performance.now()): void {
+  private engineSilent(error: unknown, since = this.time.monotonic()): void {
     this.silentSince ??= since
     if (this.info === undefined) return
-    const left = this.silentSince + ENGINE_GRACE - performance.now()
+    const left = this.silentSince + ENGINE_GRACE - this.time.monotonic()
     if (left > 0) {
       // Not left to the next question: a hung engine uses up the deadline of each.
-      clearTimeout(this.grace)
-      this.grace = setTimeout(() => this.engineSilent(error), left)
+      this.cancelGrace()
+      this.cancelGrace = this.time.after(left, () => this.engineSilent(error))
       return
     }
     this.info = undefined
@@ -223,7 +229,7 @@ export class Reconciler {
     while (!signal.aborted) {
       await this.options.engine.changes(() => this.kick(), signal).catch(() => {})
       this.kick()
-      await new Promise((resolve) => setTimeout(resolve, ENGINE_RETRY))
+      await new Promise<void>((resolve) => this.time.after(ENGINE_RETRY, resolve))
     }
   }
 
@@ -300,7 +306,7 @@ export class Reconciler {
       const containers = (await engine.containers()).filter((container) => container.key === key)
       const ids = containers.map(({ id }) => id)
       if (!(await beforeStart(key, ids))) {
-        await new Promise((resolve) => setTimeout(resolve, LEASE_PATIENCE))
+        await new Promise<void>((resolve) => this.time.after(LEASE_PATIENCE, resolve))
         return false
       }
     }
@@ -362,11 +368,11 @@ export class Reconciler {
   ): Backoff {
     const ranFor = Math.max(
       0,
-      ...containers.map(({ startedAt }) => (startedAt ? Date.now() - Date.parse(startedAt) : 0)),
+      ...containers.map(({ startedAt }) => (startedAt ? this.time.wall() - Date.parse(startedAt) : 0)),
     )
     const before = ranFor > RECOVERED ? 0 : (this.backoffs.get(key)?.failures ?? 0)
     const wait = before === 0 && containers.length > 0 ? 0 : Math.min(BACKOFF_CAP, BACKOFF_FIRST * 2 ** before)
-    const backoff = { failures: before + 1, notBefore: performance.now() + wait, restart: false }
+    const backoff = { failures: before + 1, notBefore: this.time.monotonic() + wait, restart: false }
     this.backoffs.set(key, backoff)
     if (desired !== undefined && reason !== undefined) this.report(key, desired, 'failed', reason)
     return backoff

@@ -37,22 +37,7 @@ export async function admitNewcomers(
         const [, grant, member] = await frames.read(joinRequest)
         try {
           if (!isMember()) throw new MeshError('not-a-member', 'this AP is not a member itself yet')
-          const members = membershipOf(store.ledger, meshKey, store.clock.now()).members
-          // One that lost its ledger. The ticket that let it in may have expired since.
-          if (members.has(connection.remotePeer.toString())) return await frames.write(['welcome', store.clock.now()])
-          const admission = checkAdmission(store, grant, member, connection.remotePeer.toString())
-          const trial = trialOf(store.ledger, store.clock.now()) // a stranger's records reach the ledger only if they let it in
-          for (const record of [admission.grant, admission.member]) trial.merge(record)
-          const id = apId(admission.member.signer)
-          const membership = membershipOf(trial, meshKey, store.clock.now())
-          if (!membership.members.has(id)) throw new MeshError('not-admitted', whyNot(membership, id))
-          // Whoever finds a used ticket could claim to have used it first.
-          if ([...members.keys()].some((ap) => !membership.members.has(ap))) {
-            throw new MeshError('not-admitted', 'the ticket was used by another AP already; get a new one')
-          }
-          await store.acceptOne(admission.grant)
-          await store.acceptOne(admission.member)
-          onJoined([admission.grant, admission.member])
+          onJoined(await admit(store, meshKey, grant, member, connection.remotePeer.toString()))
           await frames.write(['welcome', store.clock.now()])
         } catch (error) {
           await frames.write(['refused', messageOf(error).slice(0, 500)])
@@ -61,6 +46,34 @@ export async function admitNewcomers(
     },
     { maxInboundStreams: 1 },
   )
+}
+
+/**
+ * Takes in what a newcomer presents, if it lets the AP `remote` in. Resolves with what was new, once it is on disk.
+ * @throws MeshError with the reason to give to the newcomer
+ */
+export async function admit(
+  store: LedgerStore,
+  meshKey: Uint8Array,
+  grant: Uint8Array,
+  member: Uint8Array,
+  remote: string,
+): Promise<readonly SignedRecord[]> {
+  const { members } = membershipOf(store.ledger, meshKey, store.clock.now())
+  // One that lost its ledger. The ticket that let it in may have expired since.
+  if (members.has(remote)) return []
+  const admission = checkAdmission(store, grant, member, remote)
+  const trial = trialOf(store.ledger, store.clock.now()) // a stranger's records reach the ledger only if they let it in
+  for (const record of [admission.grant, admission.member]) trial.merge(record)
+  const membership = membershipOf(trial, meshKey, store.clock.now())
+  if (!membership.members.has(remote)) throw new MeshError('not-admitted', whyNot(membership, remote))
+  // Whoever finds a used ticket could claim to have used it first.
+  if ([...members.keys()].some((ap) => !membership.members.has(ap))) {
+    throw new MeshError('not-admitted', 'the ticket was used by another AP already; get a new one')
+  }
+  await store.acceptOne(admission.grant)
+  await store.acceptOne(admission.member)
+  return [admission.grant, admission.member]
 }
 
 // As much of the ledger as membership depends on: a stranger must not make this AP copy all of it again and again.

@@ -1,12 +1,12 @@
 // The network side of an AP: one object over host, dialler, gossip, pulses, probes, sync and joining. It carries; what is
 // carried is decided elsewhere.
 import type { Connection, Stream } from '@libp2p/interface'
-import { equalBytes } from '../../protocols/bytes.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import { isKind, type RecordOf } from '../../protocols/kinds.js'
 import type { LeaseAnswer } from '../../protocols/leases.js'
 import { membershipOf } from '../../protocols/membership.js'
+import { COMPARE, Differences } from '../../protocols/pace.js'
 import { protocolIds } from '../../protocols/wire.js'
 import type { LedgerStore } from '../store/ledger-store.js'
 import { isOfDisk } from '../store/store.js'
@@ -17,21 +17,9 @@ import { closeConnection, connectionTo, createHost, type Host, openStream, peerI
 import { type Admission, admitNewcomers, askToJoin } from './join.js'
 import { LeaseCalls, type LeaseMessage } from './leases.js'
 import { type LifeSign, Probes, Pulses } from './liveness.js'
-import { answerForgotten, answerSync, initiateSync, type SyncResult } from './sync.js'
+import { replicate } from './replicate.js'
+import { answerForgotten, answerSync, initiateSync, type SyncResult, syncFrames } from './sync.js'
 
-/** Milliseconds. A digest may differ for as long as gossip takes; after that, sync. */
-const DIFFERENCE_PATIENCE = 1500
-/** And now and then with anyone, in case a digest was never heard. */
-const SYNC_EVERY = 30_000
-/**
- * How many peers at a time are asked to hold a record before its submitter hears that it is safe, how long all of them are
- * waited for once one has it, and how long any one is, in milliseconds. The command line waits for 30 s.
- */
-const REPLICAS = 3
-const REPLICATE_PATIENCE = 3000
-const REPLICATE_DEADLINE = 15_000
-/** Before one that failed is asked again. */
-const REPLICATE_PAUSE = 250
 /** A stranger that was not let in by then is disconnected, in milliseconds. */
 const STRANGER_PATIENCE = 15_000
 /**
@@ -62,6 +50,8 @@ export interface NetworkHandlers {
   onBeacon(beacon: RecordOf<'beacon'>): boolean
   onPulse(from: string, sign: LifeSign): void
   onLease(from: string, message: LeaseMessage): Promise<LeaseAnswer[]>
+  /** What a member takes the time to be, in milliseconds since 1970. */
+  onTime(ap: string, ms: number): void
   onConnected(ap: string): void
   onLost(ap: string): void
   onAddresses(peers: Record<string, string[]>): void
@@ -79,12 +69,11 @@ export class Network {
   private readonly gossip: Gossip
   private readonly pulses: Pulses
   private readonly syncing = new Map<string, { running: Promise<SyncResult>; next?: Promise<SyncResult> }>()
-  private readonly differsSince = new Map<string, number>()
+  private readonly differences = new Differences(performance.now())
   /** Since when connected APs that are no members are connected, and those of them that have become members since. */
   private readonly strangers = new Map<string, number>()
   private readonly renewing = new Set<string>()
   private readonly timers: NodeJS.Timeout[] = []
-  private lastRandomSync = performance.now()
   /** True once one exchange with a member was completed. */
   hasSynced = false
 
@@ -132,7 +121,7 @@ export class Network {
       const ap = detail.remotePeer.toString()
       if (connectionTo(this.host, ap) !== undefined) return
       this.strangers.delete(ap)
-      this.differsSince.delete(ap)
+      this.differences.forget(ap)
       if (this.handlers.isMember(ap) && !this.renewing.has(ap)) this.handlers.onLost(ap)
     })
     const { host, ids, store, handlers } = this
@@ -158,9 +147,9 @@ export class Network {
           const records = handlers.forgets(from)
           if (records.length === 0) return stream.abort(new Error('not a member'))
           const deps = this.syncDependencies(from)
-          return exchange(stream, () => answerForgotten(stream, deps, records)).catch(() => {})
+          return exchange(stream, () => answerForgotten(syncFrames(stream), deps, records)).catch(() => {})
         }
-        await exchange(stream, () => answerSync(stream, this.syncDependencies(from)))
+        await exchange(stream, () => answerSync(syncFrames(stream), this.syncDependencies(from)))
           .then((result) => this.noteSynced(from, result))
           .catch((error) => this.noteFailed(`sync from ${from}`, from, error))
       },
@@ -173,7 +162,7 @@ export class Network {
       setInterval(() => {
         this.syncWhereDue()
         this.partWithStrangers()
-      }, 500),
+      }, COMPARE),
     )
   }
 
@@ -205,38 +194,12 @@ export class Network {
     this.pulses.send(watchers)
   }
 
-  /**
-   * Brings this AP's ledger to a few connected members, and others where those do not answer.
-   * @returns how many have it on disk: none only where none is connected
-   * @throws MeshError `not-replicated` where some are, and none confirmed in time
-   */
-  async replicate(): Promise<number> {
-    const deadline = performance.now() + REPLICATE_DEADLINE
-    const confirmed = new Set<string>()
-    const tried = new Set<string>()
-    const asked = new Map<string, Promise<void>>()
-    const ask = (ap: string) => {
-      tried.add(ap)
-      const asking = this.sync(ap).then(
-        () => void confirmed.add(ap),
-        () => new Promise<void>((resolve) => setTimeout(resolve, REPLICATE_PAUSE).unref()),
-      )
-      asked.set(
-        ap,
-        asking.finally(() => asked.delete(ap)),
-      )
-    }
-    while (confirmed.size === 0) {
-      const connected = this.connected()
-      if (connected.length === 0) return 0
-      if (performance.now() > deadline) throw notReplicated(connected.length)
-      // Those that were not asked yet come first.
-      const next = connected.filter((ap) => !asked.has(ap)).sort((a, b) => Number(tried.has(a)) - Number(tried.has(b)))
-      for (const ap of next.slice(0, REPLICAS)) ask(ap)
-      const patience = Math.min(REPLICATE_PATIENCE, Math.max(0, deadline - performance.now()))
-      await Promise.race([Promise.all(asked.values()), new Promise((resolve) => setTimeout(resolve, patience).unref())])
-    }
-    return confirmed.size
+  /** Brings this AP's ledger to others. @returns how many have it on disk; @throws MeshError `not-replicated` */
+  replicate(): Promise<number> {
+    return replicate(
+      () => this.connected(),
+      (ap) => this.sync(ap),
+    )
   }
 
   /** Asks any connected AP to let this one in. @returns its time; @throws the last refusal */
@@ -280,7 +243,7 @@ export class Network {
 
   private async syncNow(ap: string): Promise<SyncResult> {
     const stream = await openStream(this.host, ap, this.ids.sync, AbortSignal.timeout(5000))
-    const result = await exchange(stream, () => initiateSync(stream, this.syncDependencies(ap)))
+    const result = await exchange(stream, () => initiateSync(syncFrames(stream), this.syncDependencies(ap)))
     this.noteSynced(ap, result)
     return result
   }
@@ -351,15 +314,14 @@ export class Network {
       onBeacon: (beacon: SignedRecord) => void this.takeBeacon(beacon),
       onRefused: (error: MeshError) => this.handlers.onRefused(ap, error),
       onTime: (ms: number) => {
-        // Only a box that knows no better takes its time from a peer: one that starts with an empty ledger.
-        if (this.store.ledger.size <= 2 && this.handlers.isMember(ap)) this.store.clock.raise(ms)
+        if (this.handlers.isMember(ap)) this.handlers.onTime(ap, ms)
       },
     }
   }
 
   private noteSynced(ap: string, result: SyncResult): void {
     this.hasSynced ||= this.handlers.isMember(ap)
-    this.differsSince.delete(ap)
+    this.differences.forget(ap)
     this.handlers.onSynced(ap, result)
   }
 
@@ -371,28 +333,13 @@ export class Network {
 
   /** Notes that a peer's ledger differs, or does not any more. */
   compareDigest(ap: string, digest: Uint8Array): void {
-    if (equalBytes(digest, this.store.ledger.digest())) this.differsSince.delete(ap)
-    else if (!this.differsSince.has(ap)) this.differsSince.set(ap, performance.now())
+    this.differences.compare(ap, digest, this.store.ledger.digest(), performance.now())
   }
 
   private syncWhereDue(): void {
-    const now = performance.now()
-    const connected = this.connected()
-    const due = connected.filter((ap) => now - (this.differsSince.get(ap) ?? now) > DIFFERENCE_PATIENCE)
-    if (now - this.lastRandomSync > SYNC_EVERY && connected.length > 0) {
-      this.lastRandomSync = now
-      due.push(connected[Math.floor(Math.random() * connected.length)]!)
-    }
-    for (const ap of due) {
-      if (this.syncing.has(ap)) continue
-      this.differsSince.delete(ap)
+    const idle = this.connected().filter((ap) => !this.syncing.has(ap))
+    for (const ap of this.differences.due(idle, performance.now(), Math.random())) {
       this.sync(ap).catch((error) => this.noteFailed(`sync with ${ap}`, ap, error))
     }
   }
 }
-
-const notReplicated = (connected: number): MeshError =>
-  new MeshError(
-    'not-replicated',
-    `the record is on the disk of this AP and will spread, but it is not safe yet: none of ${connected} connected APs confirmed it within ${REPLICATE_DEADLINE / 1000} s; see "dropmesh status"`,
-  )

@@ -25,6 +25,12 @@ const MAX_RANGES = 20_000
 /** Records of a peer that are refused before the exchange is given up: an honest one sends none. */
 const MAX_REFUSED = 100
 
+/** What an exchange travels on. */
+export type SyncFrames = Pick<Frames, 'read' | 'write'>
+
+/** @param stream a fresh one */
+export const syncFrames = (stream: Stream): SyncFrames => new Frames(stream, MAX_SYNC_FRAME, FRAME_DEADLINE, DEADLINE)
+
 export interface SyncDependencies {
   readonly store: LedgerStore
   /** Latest beacons of everyone, which travel along. */
@@ -42,8 +48,8 @@ export interface SyncResult {
 }
 
 /** Initiates an exchange. When it resolves, both sides have synced to disk what they got. */
-export async function initiateSync(stream: Stream, deps: SyncDependencies): Promise<SyncResult> {
-  const exchange = new Exchange(stream, deps)
+export async function initiateSync(frames: SyncFrames, deps: SyncDependencies): Promise<SyncResult> {
+  const exchange = new Exchange(frames, deps)
   await exchange.write(['hello', deps.store.ledger.digest(), deps.store.clock.now()])
   const [, , time] = await exchange.expect('hello')
   deps.onTime?.(time)
@@ -54,10 +60,11 @@ export async function initiateSync(stream: Stream, deps: SyncDependencies): Prom
 }
 
 /** Answers an exchange. */
-export async function answerSync(stream: Stream, deps: SyncDependencies): Promise<SyncResult> {
-  const exchange = new Exchange(stream, deps)
+export async function answerSync(frames: SyncFrames, deps: SyncDependencies): Promise<SyncResult> {
+  const exchange = new Exchange(frames, deps)
   const { ledger, clock } = deps.store
-  const [, theirs] = await exchange.expect('hello')
+  const [, theirs, time] = await exchange.expect('hello')
+  deps.onTime?.(time)
   const digest = ledger.digest()
   const whole = wholeRange(ledger)
   // What is said to be here is taken to be safe here, also where the two prove equal and nothing more is said.
@@ -71,8 +78,12 @@ export async function answerSync(stream: Stream, deps: SyncDependencies): Promis
 }
 
 /** Answers an AP that was forgotten: it gets the records that say so, and nothing else. What it has nobody asks for. */
-export async function answerForgotten(stream: Stream, deps: SyncDependencies, records: SignedRecord[]): Promise<void> {
-  const exchange = new Exchange(stream, deps)
+export async function answerForgotten(
+  frames: SyncFrames,
+  deps: SyncDependencies,
+  records: SignedRecord[],
+): Promise<void> {
+  const exchange = new Exchange(frames, deps)
   const { ledger, clock } = deps.store
   await exchange.expect('hello')
   await exchange.write(['hello', ledger.digest(), clock.now()])
@@ -83,7 +94,6 @@ export async function answerForgotten(stream: Stream, deps: SyncDependencies, re
 
 /** One side of an exchange: strictly by turns, each of frames that end with `end`, until one asks nothing of the other. */
 class Exchange {
-  private readonly frames: Frames
   private count = 0
   private received = 0
   private refused = 0
@@ -97,11 +107,9 @@ class Exchange {
   private readonly given = new Set<SignedRecord>()
 
   constructor(
-    stream: Stream,
+    private readonly frames: SyncFrames,
     private readonly deps: SyncDependencies,
-  ) {
-    this.frames = new Frames(stream, MAX_SYNC_FRAME, FRAME_DEADLINE, DEADLINE)
-  }
+  ) {}
 
   get result(): SyncResult {
     return { received: this.received, sent: this.given.size }

@@ -3,20 +3,24 @@
 import { hex } from '../../protocols/bytes.js'
 import type { ImageSpec } from '../../protocols/deployment.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
+import { SYSTEM_TIME, type Time } from '../clock.js'
 import type { Images } from './images.js'
 
 /** A fresh deployment can be here before the beacon that says who has its image: wait so long for one, in milliseconds. */
 const HOLDER_PATIENCE = 15_000
 const HOLDER_RETRY = 500
+/** And so long for those that have it but send to others, who will have it then. */
+const BUSY_PATIENCE = 10 * 60_000
 
 export interface SupplyOptions {
-  readonly images: Images
+  readonly images: Pick<Images, 'has' | 'pull'>
   /** Connected APs whose beacon says that they have the image. */
   readonly holders: (config: string) => string[]
   readonly fetchFrom: (ap: string, image: ImageSpec) => Promise<number>
   readonly onEvent: (kind: string, fields: Record<string, unknown>) => void
   /** The set of images that this AP can hand out has changed. */
   readonly onChange: () => void
+  readonly time?: Time
 }
 
 export class Supply {
@@ -57,28 +61,31 @@ export class Supply {
 
   private async obtain(image: ImageSpec): Promise<void> {
     const config = hex(image.config)
-    const { images, holders, fetchFrom, onEvent } = this.options
+    const { images, holders, fetchFrom, onEvent, time = SYSTEM_TIME } = this.options
     if (await images.has(image)) return
-    const failures: string[] = []
-    const until = performance.now() + HOLDER_PATIENCE
+    const failures = new Set<string>()
+    const began = time.monotonic()
+    let isBusy: boolean
     do {
+      isBusy = false
       for (const ap of holders(config)) {
         try {
           const bytes = await fetchFrom(ap, image)
           onEvent('image-fetched', { image: config, from: ap, bytes })
           return
         } catch (error) {
-          failures.push(messageOf(error))
+          if (error instanceof MeshError && error.code === 'busy') isBusy = true
+          else failures.add(messageOf(error))
         }
       }
-      if (failures.length > 0 || image.pull !== undefined) break
-      await new Promise((resolve) => setTimeout(resolve, HOLDER_RETRY))
-    } while (performance.now() < until)
+      if (!isBusy && (failures.size > 0 || image.pull !== undefined)) break
+      await new Promise<void>((resolve) => time.after(HOLDER_RETRY, resolve))
+    } while (time.monotonic() - began < (isBusy ? BUSY_PATIENCE : HOLDER_PATIENCE))
     if (image.pull !== undefined) {
       await images.pull(image)
       return
     }
-    const why = failures.length > 0 ? failures.join('; ') : 'no reachable AP has it'
+    const why = failures.size > 0 ? [...failures].join('; ') : 'no reachable AP has it'
     throw new MeshError('no-image', `image ${config.slice(0, 12)} cannot be had: ${why}`)
   }
 }

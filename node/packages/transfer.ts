@@ -10,6 +10,7 @@ import { exchange, Frames } from '../mesh/frames.js'
 import { setBulk } from '../mesh/host.js'
 import type { Network } from '../mesh/network.js'
 import type { Images } from './images.js'
+import { SENT_AT_ONCE, Slots } from './slots.js'
 
 /**
  * A chunk that takes longer than this ends the transfer, in milliseconds. Long, since the engine that saves an image first
@@ -28,6 +29,7 @@ export interface TransferOptions {
 
 /** Serves the images of chutes to other APs. */
 export async function serveImages({ network, images, isMember, imageOf }: TransferOptions): Promise<void> {
+  const slots = new Slots(SENT_AT_ONCE)
   await network.host.handle(
     network.imageProtocol,
     async (stream: Stream, connection: Connection) => {
@@ -41,19 +43,25 @@ export async function serveImages({ network, images, isMember, imageOf }: Transf
           await frames.write(['refused', 'this AP does not have that image'])
           return
         }
-        await frames.write(['sending'])
-        for await (const bytes of images.export(image, skip)) {
-          for (let at = 0; at < bytes.length; at += MAX_CHUNK)
-            await frames.writeBytes(bytes.subarray(at, at + MAX_CHUNK))
+        const giveBack = slots.take(connection.remotePeer.toString())
+        if (giveBack === undefined) return frames.write(['busy'])
+        try {
+          await frames.write(['sending'])
+          for await (const bytes of images.export(image, skip)) {
+            for (let at = 0; at < bytes.length; at += MAX_CHUNK)
+              await frames.writeBytes(bytes.subarray(at, at + MAX_CHUNK))
+          }
+          await frames.writeBytes(new Uint8Array())
+        } finally {
+          giveBack()
         }
-        await frames.writeBytes(new Uint8Array())
       }).catch(() => {})
     },
     { maxInboundStreams: 2 },
   )
 }
 
-/** Fetches an image from one AP into the local engine. Returns the bytes received. @throws with the reason */
+/** Fetches an image from one AP into the local engine. Returns the bytes received. @throws MeshError `busy`, or `no-image` */
 export async function fetchImage(network: Network, images: Images, ap: string, image: ImageSpec): Promise<number> {
   const skip = await images.held(image)
   const connection = await network.connectForBulk(ap, AbortSignal.timeout(10_000))
@@ -64,6 +72,7 @@ export async function fetchImage(network: Network, images: Images, ap: string, i
       const frames = new Frames(stream, MAX_CHUNK, CHUNK_DEADLINE)
       await frames.write({ config: image.config, skip })
       const reply = await frames.read(imageReply)
+      if (reply[0] === 'busy') throw new MeshError('busy', 'it is sending to others')
       if (reply[0] === 'refused') throw new MeshError('no-image', reply[1])
       let received = 0
       async function* chunks() {
@@ -78,6 +87,7 @@ export async function fetchImage(network: Network, images: Images, ap: string, i
       return received
     })
   } catch (error) {
+    if (error instanceof MeshError && error.code === 'busy') throw error
     throw new MeshError('no-image', `${ap} did not deliver the image: ${messageOf(error)}`, { cause: error })
   } finally {
     await connection.close().catch(() => {})

@@ -1,12 +1,11 @@
 // The ledger of one AP: the pure ledger, its copy on disk, and the gate through which every record comes, whoever sent it.
-import { setImmediate as breathe } from 'node:timers/promises'
 import { open, type SignedRecord, seal } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import type { Signer } from '../../protocols/keys.js'
 import { type Body, checkKind, type Kind } from '../../protocols/kinds.js'
 import { Ledger } from '../../protocols/ledger.js'
 import { MAX_CLOCK_AHEAD, MAX_NAMES } from '../../protocols/limits.js'
-import type { NodeClock } from '../clock.js'
+import { type NodeClock, SYSTEM_TIME, type Time } from '../clock.js'
 import { isOfDisk, type Store } from './store.js'
 
 /** How long to wait before a disk that failed is tried again, in milliseconds: a few kilobytes are written each time. */
@@ -24,6 +23,12 @@ export interface Accepted {
   readonly refused: MeshError[]
 }
 
+/** What a ledger store asks of the store below it, which in the simulator stands on no disk. */
+export type RecordStore = Pick<
+  Store,
+  'clock' | 'failure' | 'onFailure' | 'takeRecords' | 'writeRecords' | 'settled' | 'recover'
+>
+
 export class LedgerStore {
   readonly ledger = new Ledger()
   private readonly listeners = new Set<(added: readonly SignedRecord[]) => void>()
@@ -31,12 +36,13 @@ export class LedgerStore {
   private unsaved: SignedRecord[] = []
   /** Called when writing has become impossible, with the reason, and when it is possible again. */
   onDisk: (failure: MeshError | undefined) => void = () => {}
-  private retrying: NodeJS.Timeout | undefined
+  private cancelRetry = () => {}
 
   private constructor(
-    private readonly store: Store,
+    private readonly store: RecordStore,
     readonly mesh: Uint8Array,
     readonly clock: NodeClock,
+    private readonly time: Time,
   ) {
     store.onFailure = (failure) => {
       this.onDisk(failure)
@@ -44,9 +50,14 @@ export class LedgerStore {
     }
   }
 
-  static async load(store: Store, mesh: Uint8Array, clock: NodeClock): Promise<LedgerStore> {
+  static async load(
+    store: RecordStore,
+    mesh: Uint8Array,
+    clock: NodeClock,
+    time: Time = SYSTEM_TIME,
+  ): Promise<LedgerStore> {
     clock.raise(store.clock)
-    const it = new LedgerStore(store, mesh, clock)
+    const it = new LedgerStore(store, mesh, clock, time)
     const records = store.takeRecords()
     for (const record of records) it.ledger.merge(record)
     const highest = it.ledger.highestClock(clock.now())
@@ -70,7 +81,7 @@ export class LedgerStore {
 
   /** Ends the attempts to write what the disk did not take. The store is its owner's to close. */
   stop(): void {
-    clearTimeout(this.retrying)
+    this.cancelRetry()
     this.store.onFailure = () => {}
   }
 
@@ -86,7 +97,7 @@ export class LedgerStore {
     const refused: MeshError[] = []
     const records: SignedRecord[] = []
     for (const [i, bytes] of envelopes.entries()) {
-      if (i % CHECKED_AT_ONCE === CHECKED_AT_ONCE - 1) await breathe()
+      if (i % CHECKED_AT_ONCE === CHECKED_AT_ONCE - 1) await this.time.breathe()
       try {
         records.push(this.check(bytes))
       } catch (error) {
@@ -172,8 +183,8 @@ export class LedgerStore {
   }
 
   private retryLater(): void {
-    clearTimeout(this.retrying)
-    this.retrying = setTimeout(() => void this.retry(), RETRY).unref()
+    this.cancelRetry()
+    this.cancelRetry = this.time.after(RETRY, () => void this.retry())
   }
 
   private async retry(): Promise<void> {

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { NodeClock } from '../../node/clock.js'
 import { exchange } from '../../node/mesh/frames.js'
 import { openStream } from '../../node/mesh/host.js'
-import { initiateSync } from '../../node/mesh/sync.js'
+import { initiateSync, syncFrames } from '../../node/mesh/sync.js'
 import { LedgerStore } from '../../node/store/ledger-store.js'
 import { Store } from '../../node/store/store.js'
 import { unhex } from '../../protocols/bytes.js'
@@ -84,7 +84,7 @@ async function measured(a: Peer, b: Peer): Promise<{ bytes: number; roundTrips: 
     return send(data)
   }
   const deps = { store: a.ledgerStore, beacons: () => [], onBeacon: () => {}, onRefused: () => {} }
-  const { sent, received } = await exchange(stream, () => initiateSync(stream, deps))
+  const { sent, received } = await exchange(stream, () => initiateSync(syncFrames(stream), deps))
   return { bytes, roundTrips, moved: sent + received }
 }
 

@@ -18,7 +18,7 @@ const want = (at: number, desired: 'running' | 'stopped', creation = FIRST, rest
   record(PUBLISHER, 'wanted', SUBJECT, [NOW + at, 0], { creation, desired, restarts })
 const remove = (at: number, creation = FIRST) => record(PUBLISHER, 'removal', SUBJECT, [NOW + at, 0], { creation })
 
-const chutes = (...records: SignedRecord[]): Chute[] => chutesOf(ledgerOf(records), NOW + 1000)
+const chutes = (...records: SignedRecord[]): readonly Chute[] => chutesOf(ledgerOf(records), NOW + 1000)
 
 function theChute(...records: SignedRecord[]): Chute {
   const [chute, ...others] = chutes(...records)

@@ -4,10 +4,12 @@ import * as assert from 'uvu/assert'
 import { compareBytes, hex, utf8 } from '../../protocols/bytes.js'
 import { chuteSubject, instanceSubject } from '../../protocols/chute.js'
 import type { Clock } from '../../protocols/clock.js'
+import { chutesOf, claimsOf } from '../../protocols/desired.js'
 import { compareRecords, type SignedRecord, seal } from '../../protocols/envelope.js'
 import type { Kind } from '../../protocols/kinds.js'
 import { BUCKETS, Ledger } from '../../protocols/ledger.js'
 import { DEPLOYMENT_HISTORY, HISTORY, MAX_CLOCK_AHEAD, MAX_NAMES, UNKNOWN_HISTORY } from '../../protocols/limits.js'
+import { membershipOf } from '../../protocols/membership.js'
 import { creationOf, deployment, ledgerOf, MESH, NOW, record, refused, signer } from './support.js'
 
 const SIGNERS = [signer(1), signer(2), signer(3)]
@@ -55,7 +57,7 @@ const TIMES = [NOW - 10 ** 7, NOW, NOW + 1, NOW + 10 ** 8]
 
 /** All that can be seen of a ledger. */
 function viewOf(ledger: Ledger) {
-  const sorted = (list: SignedRecord[]) => list.map(({ hash }) => hex(hash)).sort()
+  const sorted = (list: readonly SignedRecord[]) => list.map(({ hash }) => hex(hash)).sort()
   return {
     size: ledger.size,
     digest: hex(ledger.digest()),
@@ -324,6 +326,38 @@ test('the digests of buckets differ in just the buckets that differ, and a bucke
 test('a beacon is refused: it is no ledger record', () => {
   const beacon = seal(ONE, MESH, [NOW, 0], 'beacon', ONE.publicKey, {})
   refused('malformed', () => new Ledger().merge(beacon))
+})
+
+test('what was asked of a ledger before, at other times and of fewer records, changes no answer', () => {
+  const instances = [0, 1].map((copy) => hex(instanceSubject(new Uint8Array(20), copy)))
+  const answers = (ledger: Ledger, at: number) => {
+    const { members, forgotten } = membershipOf(ledger, ONE.publicKey, at)
+    const claims = claimsOf(ledger, at)
+    return {
+      effective: KINDS.map((kind) => ledger.effective(kind, at).map(({ hash }) => hex(hash))),
+      members: [...members.values()],
+      forgotten: [...forgotten],
+      chutes: chutesOf(ledger, at).map(({ deployment, desired, restarts }) => [
+        hex(deployment.hash),
+        desired,
+        restarts,
+      ]),
+      claims: instances.map((instance) => claims.get(instance)?.map(({ hash }) => hex(hash))),
+    }
+  }
+  fc.assert(
+    fc.property(records, fc.array(fc.constantFrom(...TIMES), { minLength: 3, maxLength: 3 }), (pool, times) => {
+      const ledger = new Ledger()
+      for (const [i, one] of pool.entries()) {
+        ledger.merge(one)
+        for (const at of i % 8 === 0 ? times : []) {
+          const known = answers(ledger, at)
+          assert.equal(known, answers(ledgerOf(pool.slice(0, i + 1)), at))
+        }
+      }
+    }),
+    { numRuns: 30 },
+  )
 })
 
 test.run()

@@ -6,7 +6,7 @@ import { type ChuteId, type Copy, chuteKey, instanceSubject } from '../../protoc
 import type { ChuteSpec } from '../../protocols/deployment.js'
 import { type Chute, claimsOf, copiesOf } from '../../protocols/desired.js'
 import type { RecordOf } from '../../protocols/kinds.js'
-import { type Candidate, type Placed, place } from '../../protocols/placement.js'
+import { arePlacedAlike, type Candidate, type Placed, place } from '../../protocols/placement.js'
 import type { RosterState } from '../../protocols/roster.js'
 import { creationOf, keyOf, ledgerOf, memberOf, NOW, serviceOf, specOf, unsigned } from './support.js'
 
@@ -304,6 +304,21 @@ test('the order of chutes, claims and APs does not matter', () => {
       assert.equal(view(run(other.chutes, other.mesh, other.claims)), expected)
     }),
     RUNS,
+  )
+})
+
+test('where two moments are said to be placed alike, they are', () => {
+  fc.assert(
+    fc.property(anyWorld, anyWorld, fc.nat(6), ({ chutes, mesh, claims }, other, which) => {
+      // One AP has changed, into one that may differ in nothing that matters.
+      const id = [...mesh.keys()][which % mesh.size]!
+      const changed = new Map(mesh)
+      const { state, beacon } = [...other.mesh.values()][0]!
+      const news = beacon && { ...beacon, sequence: 2, instances: [], images: [new Uint8Array(32)] }
+      changed.set(id, { member: mesh.get(id)!.member, state, beacon: news })
+      if (arePlacedAlike(mesh, changed)) assert.equal(run(chutes, changed, claims), run(chutes, mesh, claims))
+    }),
+    { numRuns: 500 },
   )
 })
 

@@ -4,7 +4,7 @@ import { NodeClock } from '../../../node/clock.js'
 import { exchange, Frames } from '../../../node/mesh/frames.js'
 import { createHost } from '../../../node/mesh/host.js'
 import type { Admission } from '../../../node/mesh/join.js'
-import { answerSync } from '../../../node/mesh/sync.js'
+import { answerSync, syncFrames } from '../../../node/mesh/sync.js'
 import { apSigner, type Signer } from '../../../protocols/keys.js'
 import { MAX_CLOCK_AHEAD, MAX_JOIN_FRAME } from '../../../protocols/limits.js'
 import { signMember } from '../../../protocols/ticket.js'
@@ -131,7 +131,7 @@ test('one that says welcome without being a member itself is not believed, nor i
   store.clock.now = () => ages
   await impostor.handle(ids.sync, async (stream) => {
     await exchange(stream, () =>
-      answerSync(stream, { store, beacons: () => [], onBeacon: () => {}, onRefused: () => {} }),
+      answerSync(syncFrames(stream), { store, beacons: () => [], onBeacon: () => {}, onRefused: () => {} }),
     )
   })
   await impostor.start()

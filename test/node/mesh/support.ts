@@ -79,6 +79,7 @@ export class Peer {
         onBeacon: (beacon) => peer.takeBeacon(beacon),
         onPulse: (from, sign) => peer.pulses.push({ from, sign, at: performance.now() }),
         onLease: async () => [],
+        onTime: () => {},
         onConnected: (ap) => peer.connects.push(ap),
         onLost: (ap) => peer.lost.push(ap),
         onAddresses: (known) => peer.saidAddresses.push(known),

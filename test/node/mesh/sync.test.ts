@@ -3,7 +3,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { exchange } from '../../../node/mesh/frames.js'
 import { openStream } from '../../../node/mesh/host.js'
-import { initiateSync } from '../../../node/mesh/sync.js'
+import { initiateSync, syncFrames } from '../../../node/mesh/sync.js'
 import { protocolIds } from '../../../protocols/wire.js'
 import { until } from '../../support/until.js'
 import { hashes } from '../realm.js'
@@ -34,7 +34,7 @@ async function measured(): Promise<{ bytes: number; received: number; sent: numb
   }
   const { ledgerStore: store } = a
   const deps = { store, beacons: () => [], onBeacon: () => {}, onRefused: () => {} }
-  return { ...(await exchange(stream, () => initiateSync(stream, deps))), bytes }
+  return { ...(await exchange(stream, () => initiateSync(syncFrames(stream), deps))), bytes }
 }
 
 test('whatever two APs hold, one exchange makes their ledgers equal, in memory and on both disks', async () => {

@@ -1,0 +1,62 @@
+// How often an AP looks, tells and compares, and how long it waits for news: what node/ and the simulator have in common
+// beyond the decisions themselves. All in milliseconds.
+import { equalBytes } from './bytes.js'
+
+/** How often the roster is asked what to do, and the outlook taken even where nothing has changed. */
+export const TICK = 200
+export const REFRESH = 1000
+
+/** How soon one beacon may follow another, and how long a change waits for others that come with it. */
+export const BEACON_MIN = 100
+const BEACON_SLOW = 5000
+const BEACON_PER_MEMBER = 1000
+
+/** After how long without a change a beacon goes out all the same. */
+export const beaconPause = (members: number): number => Math.max(BEACON_SLOW, members * BEACON_PER_MEMBER)
+
+/** Alone in the dark, an AP waits so long for news before it starts what it held. */
+const DARK_PATIENCE = 5000
+
+/**
+ * True once an AP that started `sinceStart` ago may act on what it knows: what it held may run elsewhere by now. Damage to
+ * its ledger may have taken a removal, or somebody's claim: then what runs already runs on, and nothing else begins,
+ * however long the dark lasts.
+ */
+export const isInformed = (isAlone: boolean, hasSynced: boolean, isDamaged: boolean, sinceStart: number): boolean =>
+  isAlone || hasSynced || (!isDamaged && sinceStart >= DARK_PATIENCE)
+
+/** How often to see with whom a sync is due. */
+export const COMPARE = 500
+/** A digest may differ for as long as gossip takes; after that, sync. */
+const DIFFERENCE_PATIENCE = 1500
+/** And now and then with anyone, in case a digest was never heard. */
+const SYNC_EVERY = 30_000
+
+/** Remembers whose ledger differs from this AP's, and says with whom a sync is due. Times are on one monotonic scale. */
+export class Differences {
+  private readonly since = new Map<string, number>()
+
+  constructor(private lastRandom: number) {}
+
+  /** Notes the digest of another AP's ledger, beside this AP's own. */
+  compare(ap: string, theirs: Uint8Array, ours: Uint8Array, now: number): void {
+    if (equalBytes(theirs, ours)) this.since.delete(ap)
+    else if (!this.since.has(ap)) this.since.set(ap, now)
+  }
+
+  /** A sync with this AP was completed, or it is gone. */
+  forget(ap: string): void {
+    this.since.delete(ap)
+  }
+
+  /** @param draw a random number in [0, 1) */
+  due(connected: readonly string[], now: number, draw: number): string[] {
+    const due = connected.filter((ap) => now - (this.since.get(ap) ?? now) > DIFFERENCE_PATIENCE)
+    if (now - this.lastRandom > SYNC_EVERY && connected.length > 0) {
+      this.lastRandom = now
+      due.push(connected[Math.floor(draw * connected.length)]!)
+    }
+    for (const ap of due) this.since.delete(ap)
+    return due
+  }
+}

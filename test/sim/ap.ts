@@ -1,0 +1,488 @@
+// One life of a simulated AP: composes the same code as node/ap.ts in the same way, over a simulated network, disk and
+// container engine. Where node/ap.ts changes what follows from what, this file must follow.
+import { isDeepStrictEqual } from 'node:util'
+import { desiredOf } from '../../node/chutes/plan.js'
+import { Reconciler } from '../../node/chutes/reconciler.js'
+import { NodeClock, type Time } from '../../node/clock.js'
+import type { Admission } from '../../node/mesh/join.js'
+import type { LifeSign } from '../../node/mesh/liveness.js'
+import { Supply } from '../../node/packages/supply.js'
+import { LedgerStore } from '../../node/store/ledger-store.js'
+import { apId, apKey, equalBytes, hex } from '../../protocols/bytes.js'
+import { MemberTimes } from '../../protocols/clock.js'
+import { type SignedRecord, seal } from '../../protocols/envelope.js'
+import { MeshError, messageOf } from '../../protocols/error.js'
+import { type Body, checkKind, isKind, type RecordOf } from '../../protocols/kinds.js'
+import { meshIdOf } from '../../protocols/membership.js'
+import { dutiesOf, lookOut, type Outlook, Turns } from '../../protocols/outlook.js'
+import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../../protocols/pace.js'
+import type { Placed } from '../../protocols/placement.js'
+import { isNewer, Roster, type RosterEffect, TIMING } from '../../protocols/roster.js'
+import type { Host } from './host.js'
+import { Mesh } from './mesh.js'
+import type { World } from './world.js'
+
+const JOIN_RETRY = 250
+const JOIN_RETRY_CAP = 30_000
+const LOOK_AT_IMAGES = 5000
+const HANDOVER_PATIENCE = 20_000
+const STOP_PATIENCE = 60_000
+
+export class Ap {
+  readonly reconciler: Reconciler
+  readonly mesh: Mesh
+  readonly roster: Roster
+  private readonly supply: Supply
+  private readonly turns = new Turns()
+  private readonly times = new MemberTimes()
+  private readonly startedAt: number
+  private current: Outlook
+  private sequence = 0
+  private beacon: RecordOf<'beacon'> | undefined
+  private lastBeaconAt = Number.NEGATIVE_INFINITY
+  private isBeaconDue = false
+  private isRefreshDue = false
+  private isReady = false
+  private isLeaving = false
+  private isHandedOver = false
+  private hasTwin = false
+  private isHalted = false
+  /** Epochs of claims that are not on disk yet, by instance: until then nothing follows from them. */
+  private readonly claiming = new Map<string, number>()
+
+  private constructor(
+    private readonly world: World,
+    readonly host: Host,
+    private readonly time: Time,
+    readonly ledgerStore: LedgerStore,
+    private boot: number,
+    private readonly admission: Admission | undefined,
+    private readonly peersBefore: readonly string[],
+    isAlive: () => boolean,
+    deliver: (run: () => void) => void,
+  ) {
+    this.startedAt = time.monotonic()
+    this.roster = new Roster(this.id, time.monotonic())
+    this.supply = new Supply({
+      images: { has: async (image) => host.images.has(hex(image.config)), pull: async () => {} },
+      holders: (config) => this.holdersOf(config),
+      fetchFrom: (ap, image) => host.fetch(ap, hex(image.config)),
+      onEvent: (kind, fields) => this.tell(kind, fields),
+      onChange: () => this.scheduleBeacon(),
+      time,
+    })
+    this.reconciler = new Reconciler({
+      engine: host.engine.connect(deliver, isAlive),
+      beforeStart: async () => true,
+      onSeen: () => {},
+      onStopped: (_, instance) => this.tell('stopped', { instance }),
+      hasImage: (image) => this.supply.has(image),
+      fetchImage: async (image) => {
+        await this.supply.ensure(image)
+        await this.lookAtImages()
+      },
+      now: () => ledgerStore.clock.now(),
+      onChange: () => {
+        this.scheduleBeacon()
+        this.scheduleRefresh()
+      },
+      onEvent: (kind, fields) => this.tell(kind, fields),
+      time,
+    })
+    this.current = this.lookOut()
+    this.mesh = new Mesh(
+      this.id,
+      world.meshKey,
+      ledgerStore,
+      {
+        time,
+        random: host.random,
+        dial: (ap, deadline, isWanted, done) => host.dial(ap, deadline, isWanted, done),
+        peerOf: (connection, side) => world.hosts[connection.ends[side === 0 ? 1 : 0].index]!.id,
+        hasSeen: (ap, bytes) => world.hostOf(ap).ap?.mesh.seen.has(bytes) ?? false,
+        charge: (bytes) => void world.network.depart(host.index, bytes),
+        touch: () => world.scheduler.touch(),
+      },
+      {
+        isMember: (ap) => this.isMember(ap),
+        forgets: (ap) =>
+          this.current.membership.forgotten.has(ap) ? ledgerStore.ledger.history('forget', apKey(ap)) : [],
+        sign: () => ({ boot: this.boot, sequence: ++this.sequence }),
+        beacons: () => this.beacons(),
+        onBeacon: (beacon) => this.takeBeacon(beacon),
+        onPulse: (from, sign) => this.roster.heard(from, sign, time.monotonic()),
+        onTime: (ap, ms) => this.noteTime(ap, ms),
+        onConnected: () => this.scheduleBeacon(),
+        onLost: (ap) => this.roster.lost(ap, time.monotonic()),
+        onPeers: (known) => void host.disk.write('peers', known).catch(() => {}),
+        onSynced: (ap, { received, sent }) => {
+          if (received + sent > 0) this.tell('synced', { ap: world.nameOf(ap), received, sent })
+        },
+        onRefused: (from, error) => this.tell('refused', { from: world.nameOf(from), reason: error.message }),
+        onNewcomer: () => this.refresh(),
+      },
+      peersBefore,
+    )
+    ledgerStore.onAdded((added) => this.onAdded(added))
+  }
+
+  static async start(
+    world: World,
+    host: Host,
+    time: Time,
+    isAlive: () => boolean,
+    deliver: (run: () => void) => void,
+  ): Promise<Ap> {
+    const { disk } = host
+    const clock = new NodeClock([0, 0], time)
+    const ledgerStore = await LedgerStore.load(disk.open(), meshIdOf(world.meshKey), clock, time)
+    world.mutation.ledger?.(ledgerStore.ledger)
+    ledgerStore.check = (bytes) => world.check(bytes)
+    const boot = 1 + (disk.read<number>('boot') ?? 0)
+    await disk.write('boot', boot)
+    const admission = disk.read<Admission>('admission')
+    const peers = disk.read<string[]>('peers') ?? []
+    const ap = new Ap(world, host, time, ledgerStore, boot, admission, peers, isAlive, deliver)
+    ap.run()
+    return ap
+  }
+
+  get id(): string {
+    return this.host.id
+  }
+
+  get outlook(): Outlook {
+    return this.current
+  }
+
+  get isRunning(): boolean {
+    return !this.isLeaving && this.isMember(this.id)
+  }
+
+  /** As `Ap.submit` in node/ap.ts. */
+  async submit(bytes: Uint8Array): Promise<{ record: SignedRecord; holders: number }> {
+    if (!this.isRunning) throw new MeshError('not-a-member', 'this AP takes no records')
+    const record = await this.ledgerStore.submit(bytes)
+    if (record.kind === 'deployment') await this.lookAtImages()
+    this.mesh.publishRecord(record)
+    return { record, holders: 1 + (await this.mesh.replicate()) }
+  }
+
+  /** As `dropmesh up` ends on SIGTERM. Calls back when the process is to end. */
+  async stop(): Promise<void> {
+    if (this.isLeaving) return
+    this.isLeaving = true
+    if (this.isMember(this.id)) await this.handOver()
+    this.isHalted = true
+    this.reconciler.stop()
+    this.ledgerStore.stop()
+  }
+
+  private async handOver(): Promise<void> {
+    await this.ledgerStore
+      .sign(this.host.signer, 'goodbye', this.host.signer.publicKey, { boot: this.boot })
+      .catch((error) => this.tell('failed', { reason: messageOf(error) }))
+    this.refresh()
+    const canWaitUntil = this.time.monotonic() + HANDOVER_PATIENCE
+    const isAwaited = () => {
+      const running = new Set(this.reconciler.instances().map(({ instance }) => hex(instance)))
+      return dutiesOf(this.current, this.id).handedOver.some((instance) => running.has(instance))
+    }
+    while (isAwaited() && this.time.monotonic() < canWaitUntil) await this.pause(100)
+    this.isHandedOver = true
+    this.refresh()
+    await this.pause(100)
+    const mustEndBy = this.time.monotonic() + STOP_PATIENCE
+    while (
+      this.reconciler.isRunningAnything() &&
+      this.reconciler.engineInfo() !== undefined &&
+      this.time.monotonic() < mustEndBy
+    ) {
+      await this.pause(100)
+    }
+  }
+
+  private pause(ms: number): Promise<void> {
+    return new Promise((resolve) => this.time.after(ms, resolve))
+  }
+
+  private run(): void {
+    this.mesh.start()
+    this.tell('up', { boot: this.boot })
+    if (!this.isMember(this.id)) void this.joinUntilIn()
+    this.every(TICK, () => this.tick())
+    this.every(TIMING.pulse, () => {
+      if (this.isRunning) this.mesh.sendPulses(this.roster.watchers(this.id))
+    })
+    this.every(REFRESH, () => this.refresh())
+    this.every(LOOK_AT_IMAGES, () => void this.lookAtImages())
+    this.refresh()
+  }
+
+  private every(ms: number, what: () => void): void {
+    this.time.after(ms, () => {
+      if (this.isHalted) return
+      what()
+      this.every(ms, what)
+    })
+  }
+
+  private isMember(ap: string): boolean {
+    return this.current.membership.members.has(ap)
+  }
+
+  private others(): string[] {
+    const { members, forgotten } = this.current.membership
+    return [...members.keys(), ...this.peersBefore].filter((ap) => ap !== this.id && !forgotten.has(ap))
+  }
+
+  private lookOut(): Outlook {
+    const { ledger, clock } = this.ledgerStore
+    const self = { id: this.id, beacon: this.beacon?.body, leaving: this.isLeaving }
+    return lookOut(ledger, this.world.meshKey, this.roster, self, clock.now(), this.time.monotonic(), this.current)
+  }
+
+  // --- what changes the outlook -----------------------------------------------------------------------------------
+
+  private scheduleRefresh(): void {
+    if (this.isRefreshDue) return
+    this.isRefreshDue = true
+    this.time.after(10, () => {
+      this.isRefreshDue = false
+      this.refresh()
+      this.tick()
+    })
+  }
+
+  private refresh(): void {
+    if (this.isHalted) return
+    const before = this.current
+    this.current = this.lookOut()
+    const [members, membersBefore] = [this.current.membership.members, before.membership.members]
+    if ([...members.keys()].some((ap) => !membersBefore.has(ap))) this.mesh.membersChanged()
+    const isForgotten = this.current.membership.forgotten.has(this.id)
+    if (!this.isLeaving && !this.isMember(this.id) && !isForgotten) return
+    this.becomeReady()
+    if (!this.isReady) return
+    this.makeClaims()
+    const { held, kept } = dutiesOf(this.current, this.id)
+    const isSafe = ({ instance, claim }: Placed) => this.claiming.get(instance) !== claim!.body.epoch
+    const desired = new Map(
+      held.filter(isSafe).map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]),
+    )
+    const untouched = held.filter((placed) => !isSafe(placed)).map(({ instance }) => instance)
+    this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : new Set([...kept, ...untouched]))
+  }
+
+  private becomeReady(): void {
+    if (this.isReady) return
+    const isAlone = this.others().length === 0
+    if (!isInformed(isAlone, this.mesh.hasSynced, false, this.time.monotonic() - this.startedAt)) return
+    this.isReady = true
+    this.reconciler.start()
+    void this.lookAtImages()
+    this.scheduleBeacon()
+  }
+
+  private makeClaims(): void {
+    if (this.isLeaving) return
+    for (const { placed, epoch, previous } of this.turns.due(this.current, this.id, this.time.monotonic())) {
+      if (this.claiming.get(placed.instance) === epoch) continue
+      this.claiming.set(placed.instance, epoch)
+      const cause = placed.cause ?? 'new'
+      this.world.checks.onClaim(this, placed, epoch, cause)
+      this.ledgerStore
+        .sign(this.host.signer, 'claim', placed.subject, { epoch, cause, previous })
+        .catch((error) => this.tell('failed', { reason: messageOf(error) }))
+    }
+  }
+
+  private noteClaim({ subject, signer, body }: RecordOf<'claim'>): void {
+    const instance = hex(subject)
+    const isOwn = equalBytes(signer, this.host.signer.publicKey)
+    if (isOwn && this.claiming.get(instance) === body.epoch) this.claiming.delete(instance)
+  }
+
+  private onAdded(added: readonly SignedRecord[]): void {
+    for (const record of added) {
+      if (equalBytes(record.signer, this.host.signer.publicKey) || record.kind === 'grant')
+        this.mesh.publishRecord(record)
+      if (isKind(record, 'claim')) this.noteClaim(record)
+      if (isKind(record, 'statement') && equalBytes(record.subject, this.host.signer.publicKey))
+        void this.outdo(record.body)
+    }
+    this.world.checks.onAdded(this, added)
+    this.scheduleRefresh()
+  }
+
+  private noteTime(ap: string, ms: number): void {
+    const { ledger, clock } = this.ledgerStore
+    if (ledger.size <= 2) clock.raise(ms)
+    this.times.note(ap, ms, this.time.monotonic())
+    const corrected = this.times.correction(clock.now(), this.time.monotonic(), this.current.membership.members)
+    if (corrected === undefined) return
+    this.tell('clock-corrected', { behind: corrected - clock.now() })
+    clock.raise(corrected)
+    this.scheduleRefresh()
+  }
+
+  private takeBeacon(beacon: RecordOf<'beacon'>): boolean {
+    const ap = apId(beacon.signer)
+    if (ap === this.id) {
+      this.watchForTwin(beacon)
+      return false
+    }
+    const before = this.roster.latestBeacon(ap)?.body
+    if (!this.roster.beacon(ap, beacon, this.time.monotonic())) return false
+    this.mesh.learn(ap)
+    this.mesh.compareDigest(ap, beacon.body.ledger)
+    if (before === undefined || !isDeepStrictEqual(newsOf(before), newsOf(beacon.body))) this.scheduleRefresh()
+    return true
+  }
+
+  private watchForTwin({ body }: RecordOf<'beacon'>): void {
+    if (!isNewer(body, { boot: this.boot, sequence: this.sequence })) return
+    if (this.hasTwin) return void this.adopt(body)
+    this.hasTwin = true
+    this.tell('twin', {})
+    void this.outdo(body)
+  }
+
+  private async outdo(sign: LifeSign): Promise<void> {
+    await this.adopt(sign)
+    this.sendBeacon()
+  }
+
+  private async adopt(sign: LifeSign): Promise<void> {
+    if (!isNewer(sign, { boot: this.boot, sequence: this.sequence })) return
+    if (sign.boot > this.boot) await this.host.disk.write('boot', sign.boot)
+    this.boot = sign.boot
+    this.sequence = sign.sequence
+  }
+
+  private tick(): void {
+    if (this.isHalted) return
+    const now = this.time.monotonic()
+    for (const effect of this.roster.tick(now)) this.carryOut(effect)
+    if (now - this.lastBeaconAt > beaconPause(this.current.membership.members.size)) this.scheduleBeacon()
+  }
+
+  private carryOut(effect: RosterEffect): void {
+    const { ap } = effect
+    if (effect.do === 'probe') this.probe(ap, effect.via)
+    else if (effect.do === 'accuse') {
+      this.tell('accuses', { ap: this.world.nameOf(ap), ...effect.statement })
+      this.ledgerStore
+        .sign(this.host.signer, 'statement', this.current.membership.members.get(ap)!.key, effect.statement)
+        .catch((error) => this.tell('failed', { reason: messageOf(error) }))
+    } else {
+      this.tell(effect.to, { ap: this.world.nameOf(ap), was: effect.from })
+      if (effect.to === 'dead') this.mesh.hangUp(ap)
+      this.scheduleRefresh()
+    }
+  }
+
+  private probe(ap: string, via: readonly string[]): void {
+    const began = this.time.monotonic()
+    const conclude = (sign: LifeSign | undefined) => {
+      if (sign !== undefined) this.roster.heard(ap, sign, this.time.monotonic())
+      else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap, this.time.monotonic())
+    }
+    this.mesh.probe(ap, (sign) => {
+      if (sign !== undefined || via.length === 0) return conclude(sign)
+      let left = via.length
+      let isReached = false
+      for (const other of via) {
+        this.mesh.probeThrough(ap, other, (answer) => {
+          isReached ||= answer !== undefined
+          if (--left > 0) return
+          const { boot, sequence } = this.roster.latestBeacon(ap)?.body ?? { boot: 0, sequence: 0 }
+          conclude(isReached ? { boot, sequence } : undefined)
+        })
+      }
+    })
+  }
+
+  private async joinUntilIn(): Promise<void> {
+    let wait = JOIN_RETRY
+    while (!this.isLeaving && !this.isMember(this.id) && this.admission !== undefined) {
+      await this.pause(wait)
+      try {
+        this.ledgerStore.clock.raise(await this.mesh.join(this.admission))
+        this.refresh()
+      } catch (error) {
+        wait = error instanceof MeshError ? Math.min(JOIN_RETRY_CAP, wait * 2) : JOIN_RETRY
+      }
+    }
+  }
+
+  // --- beacons ----------------------------------------------------------------------------------------------------
+
+  private scheduleBeacon(): void {
+    if (this.isBeaconDue) return
+    this.isBeaconDue = true
+    const wait = Math.max(10, BEACON_MIN - (this.time.monotonic() - this.lastBeaconAt))
+    this.time.after(wait, () => {
+      if (this.isBeaconDue) this.sendBeacon()
+    })
+  }
+
+  private sendBeacon(): void {
+    this.isBeaconDue = false
+    if (!this.isReady || !this.isRunning || this.isHalted) return
+    if (!this.reconciler.knowsEngine() && this.current.placed.some(({ holder }) => holder === this.id)) return
+    const record = this.sealBeacon()
+    this.beacon = record
+    this.lastBeaconAt = this.time.monotonic()
+    this.mesh.publishBeacon(record)
+    this.scheduleRefresh()
+  }
+
+  private sealBeacon(): RecordOf<'beacon'> {
+    const { reconciler, ledgerStore } = this
+    const { signer } = this.host
+    const body: Body<'beacon'> = {
+      boot: this.boot,
+      sequence: ++this.sequence,
+      version: 'sim',
+      addresses: [],
+      engine: reconciler.engineInfo(),
+      instances: reconciler.instances(),
+      cannot: reconciler.cannot(),
+      images: this.supply.holdings(),
+      ledger: ledgerStore.ledger.digest(),
+    }
+    const record = seal(signer, ledgerStore.mesh, ledgerStore.clock.next(), 'beacon', signer.publicKey, body)
+    checkKind(record)
+    return record as RecordOf<'beacon'>
+  }
+
+  private beacons(): Uint8Array[] {
+    const others = [...this.current.membership.members.keys()].map((ap) => this.roster.latestBeacon(ap))
+    return [this.beacon, ...others].flatMap((beacon) => (beacon === undefined ? [] : [beacon.bytes]))
+  }
+
+  // --- images -----------------------------------------------------------------------------------------------------
+
+  private wantedImages() {
+    return this.current.chutes.flatMap(({ spec }) => spec.services.map(({ image }) => image))
+  }
+
+  private async lookAtImages(): Promise<void> {
+    this.refresh()
+    await this.supply.look(this.wantedImages())
+  }
+
+  private holdersOf(config: string): string[] {
+    const connected = new Set(this.mesh.connected())
+    return [...this.current.candidates]
+      .filter(([ap, { beacon }]) => connected.has(ap) && beacon?.images.some((image) => hex(image) === config))
+      .map(([ap]) => ap)
+  }
+
+  private tell(kind: string, fields: object): void {
+    this.world.tell(this.host, kind, fields)
+  }
+}
+
+const newsOf = ({ engine, instances, cannot, images }: Body<'beacon'>) => ({ engine, instances, cannot, images })

@@ -1,0 +1,264 @@
+// What must be true of a run, watched as it happens. Each promise is named in a sentence; the first one that is broken ends
+// the run.
+import type { InstancePlan } from '../../node/chutes/engine.js'
+import { equalBytes, hex } from '../../protocols/bytes.js'
+import type { ChuteSpec } from '../../protocols/deployment.js'
+import type { SignedRecord } from '../../protocols/envelope.js'
+import { isKind } from '../../protocols/kinds.js'
+import { Ledger } from '../../protocols/ledger.js'
+import type { Placed } from '../../protocols/placement.js'
+import type { Ap } from './ap.js'
+import type { Host } from './host.js'
+import type { World } from './world.js'
+
+/** Milliseconds of quiet, or after the latest record, within which ledgers become equal. */
+const EQUAL_WITHIN = 40_000
+/** Milliseconds of quiet within which everything runs where it should, and nothing anywhere else. */
+const RUNS_WITHIN = 60_000
+/** The last of these: what could not be run during the troubles may be tried again at any time, and takes so long to start. */
+const STARTS_WITHIN = 10_000
+/**
+ * Milliseconds for which a disturbance of an AP is a reason to move what it had: a death without a majority of witnesses
+ * takes 30 s to be believed, and after that lower ranks wait for higher ones.
+ */
+const AFTERMATH = 50_000
+
+export interface Violation {
+  readonly promise: string
+  readonly what: string
+  readonly at: number
+}
+
+export class Checks {
+  violation: Violation | undefined
+  readonly counts = { records: 0, acknowledged: 0, claims: 0, moves: 0, starts: 0 }
+  /** What all that was ever taken in by anyone comes to: what is not in it was superseded by the ledger's own rules. */
+  private readonly reference = new Ledger()
+  private readonly known = new Set<string>()
+  /** By hash: on how many disks a record is. */
+  private readonly copies = new Map<string, number>()
+  private readonly acknowledged = new Map<string, SignedRecord>()
+  private lastRecordAt = 0
+  private lastDestroyedAt = Number.NEGATIVE_INFINITY
+  /** Claims that are on the disk of the AP that made them, as AP, instance and epoch. */
+  private readonly given = new Set<string>()
+
+  private readonly missingSince = new Map<string, number>()
+
+  constructor(private readonly world: World) {}
+
+  violate(promise: string, what: string): void {
+    if (this.violation !== undefined) return
+    this.violation = { promise, what, at: this.world.scheduler.now }
+    this.world.tell(undefined, 'VIOLATION', { promise, what })
+    this.world.scheduler.stop()
+  }
+
+  /** A turn of a node threw, or a promise of it was rejected and nobody heard. */
+  onFailure(host: Host | undefined, error: unknown): void {
+    const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
+    this.violate('no turn of a node fails', `${host?.build.name ?? 'an AP'}: ${text}`)
+  }
+
+  // --- records ------------------------------------------------------------------------------------------------------
+
+  onFounded(records: readonly SignedRecord[]): void {
+    for (const record of records) this.note(record)
+  }
+
+  onAdded(_ap: Ap, records: readonly SignedRecord[]): void {
+    for (const record of records) this.note(record)
+  }
+
+  private note(record: SignedRecord): void {
+    const id = hex(record.hash)
+    if (this.known.has(id)) return
+    this.known.add(id)
+    this.counts.records++
+    this.lastRecordAt = this.world.scheduler.now
+    this.reference.merge(record)
+  }
+
+  onStored(host: Host, record: SignedRecord): void {
+    const id = hex(record.hash)
+    this.copies.set(id, (this.copies.get(id) ?? 0) + 1)
+    if (isKind(record, 'claim') && equalBytes(record.signer, host.signer.publicKey)) {
+      this.given.add(`${host.index}/${hex(record.subject)}/${record.body.epoch}`)
+    }
+  }
+
+  onDropped(host: Host, record: SignedRecord): void {
+    const id = hex(record.hash)
+    const left = this.copies.get(id)! - 1
+    this.copies.set(id, left)
+    if (left > 0 || !this.acknowledged.has(id)) return
+    if (host.isDestroyed) this.acknowledged.delete(id)
+    else if (this.reference.has(record.hash)) {
+      this.violate(
+        'an acknowledged record is never lost',
+        `${describe(record)} was dropped from the last disk that had it`,
+      )
+    }
+  }
+
+  onDestroy(_host: Host): void {
+    this.lastDestroyedAt = this.world.scheduler.now
+  }
+
+  /** A person was told that so many APs hold a record. */
+  onAcknowledged(host: Host, record: SignedRecord, holders: number): void {
+    this.note(record)
+    this.counts.acknowledged++
+    const id = hex(record.hash)
+    this.world.tell(host, 'acknowledges', { record: describe(record), holders })
+    if (!this.reference.has(record.hash)) return
+    this.acknowledged.set(id, record)
+    const copies = this.copies.get(id) ?? 0
+    if (copies < holders && this.world.scheduler.now - this.lastDestroyedAt > 10_000) {
+      this.violate(
+        'an acknowledged record is on as many disks as was said',
+        `${describe(record)} was said to be on ${holders} and is on ${copies}`,
+      )
+    }
+  }
+
+  // --- instances ----------------------------------------------------------------------------------------------------
+
+  onStarted(host: Host, plan: InstancePlan): void {
+    this.counts.starts++
+    if (!this.given.has(`${host.index}/${plan.key}/${plan.epoch}`)) {
+      this.violate(
+        'no AP runs what it was not given',
+        `${host.build.name} started ${plan.instance}, epoch ${plan.epoch}, without a claim of it on its disk`,
+      )
+    }
+  }
+
+  onStopped(host: Host, key: string): void {
+    this.world.tell(host, 'stopped', { instance: key.slice(0, 12) })
+  }
+
+  onClaim(ap: Ap, placed: Placed, epoch: number, cause: string): void {
+    this.counts.claims++
+    const { world } = this
+    const holder =
+      placed.claim === undefined
+        ? undefined
+        : world.hosts.find((h) => equalBytes(h.signer.publicKey, placed.claim!.signer))
+    const instance = `${placed.chute.id.name}.${typeof placed.copy === 'number' ? placed.copy : 'own'}`
+    world.tell(ap.host, 'claims', { instance, epoch, cause, from: holder?.build.name ?? '-' })
+    if (holder === undefined || cause === 'new') return
+    this.counts.moves++
+    const since = world.scheduler.now - AFTERMATH
+    const hasReason =
+      holder.disturbedUntil > since || ap.host.disturbedUntil > since || isUnfit(holder, placed.chute.spec)
+    if (!hasReason) {
+      this.violate(
+        'nothing moves without a cause',
+        `${ap.host.build.name} claims ${instance} from ${holder.build.name} (${cause}), and nothing was wrong with either`,
+      )
+    }
+  }
+
+  // --- quiet --------------------------------------------------------------------------------------------------------
+
+  /** Called once a second after everything was healed. */
+  onQuiet(quietSince: number): void {
+    const { now } = this.world.scheduler
+    const members = this.members()
+    if (now - Math.max(quietSince, this.lastRecordAt) > EQUAL_WITHIN) this.checkEqual(members)
+    if (now - quietSince > RUNS_WITHIN - STARTS_WITHIN) this.checkRunning(members)
+  }
+
+  /** The live APs that are members, as they themselves believe. */
+  private members(): Ap[] {
+    return this.world.hosts.flatMap(({ ap }) => (ap?.isRunning ? ap : []))
+  }
+
+  private checkEqual(members: readonly Ap[]): void {
+    const ledgers = new Map<string, string[]>()
+    for (const { host, ledgerStore } of members) {
+      const digest = hex(ledgerStore.ledger.digest()).slice(0, 8)
+      ledgers.set(digest, [...(ledgers.get(digest) ?? []), host.build.name])
+    }
+    if (ledgers.size > 1) {
+      const groups = [...ledgers].map(([digest, names]) => `${digest}: ${names.join(' ')}`)
+      this.violate('ledgers become equal once it is quiet', groups.join('; '))
+      return
+    }
+    const [first] = members
+    for (const [id, record] of this.acknowledged) {
+      if (first === undefined || first.ledgerStore.ledger.has(record.hash)) continue
+      if (!this.reference.has(record.hash)) this.acknowledged.delete(id)
+      else this.violate('an acknowledged record comes to every AP', `${describe(record)} is in no ledger`)
+    }
+  }
+
+  private checkRunning(members: readonly Ap[]): void {
+    const [first] = members
+    if (first === undefined) return
+    const running = new Map<string, string[]>()
+    for (const host of this.world.hosts) {
+      for (const { key } of host.engine.running()) running.set(key, [...(running.get(key) ?? []), host.build.name])
+    }
+    for (const placed of first.outlook.placed) {
+      const where = running.get(placed.instance) ?? []
+      running.delete(placed.instance)
+      const instance = `${placed.chute.id.name}.${typeof placed.copy === 'number' ? placed.copy : this.nameOf(placed.copy)}`
+      if (where.length > 1) {
+        this.violate('one copy of an instance runs once it is quiet', `${instance} runs on ${where.join(' and ')}`)
+      } else if (where.length > 0 || !this.isRunnable(placed, members)) {
+        this.missingSince.delete(placed.instance)
+      } else if (this.isMissingFor(placed.instance) > STARTS_WITHIN) {
+        const why = placed.holder ? `held by ${this.world.nameOf(placed.holder)}` : `no holder: ${placed.cause}`
+        this.violate('every wanted instance runs once it is quiet', `${instance} runs nowhere; ${why}`)
+      }
+    }
+    for (const [key, names] of running) {
+      this.violate('nothing runs that is not wanted', `${key.slice(0, 12)} runs on ${names.join(' and ')}`)
+    }
+  }
+
+  private isMissingFor(instance: string): number {
+    const { now } = this.world.scheduler
+    const since = this.missingSince.get(instance) ?? now
+    this.missingSince.set(instance, since)
+    return now - since
+  }
+
+  /** True where some live AP could run it, by what is so and not by what anyone believes. */
+  private isRunnable(placed: Placed, members: readonly Ap[]): boolean {
+    const { chute, copy } = placed
+    const able = members.filter(({ host, outlook, reconciler }) => {
+      const member = outlook.membership.members.get(host.id)
+      const fits = chute.spec.constraints.every(({ label, value }) => host.build.labels[label] === value)
+      // One that could not run it during the troubles waits, longer each time, before it tries again.
+      const waits = reconciler.cannot().some((cannot) => hex(cannot.instance) === placed.instance)
+      return member !== undefined && !member.draining && fits && !waits
+    })
+    // Nobody has the image any more: a registry is beyond the simulated mesh.
+    const hasImage = chute.spec.services.every(({ image }) =>
+      able.some(({ host }) => host.images.has(hex(image.config))),
+    )
+    if (!hasImage) return false
+    const isPinned = chute.spec.volumes.some(({ ephemeral }) => !ephemeral)
+    const isOwn = (host: Host) => typeof copy === 'number' || equalBytes(copy, host.signer.publicKey)
+    return able.some(({ host }) => isOwn(host) && (!isPinned || this.hasData(host, placed)))
+  }
+
+  // A chute with volumes waits for the AP that has its data.
+  private hasData(host: Host, { claim }: Placed): boolean {
+    return claim === undefined || equalBytes(claim.signer, host.signer.publicKey)
+  }
+
+  private nameOf(key: Uint8Array): string {
+    return this.world.hosts.find(({ signer }) => equalBytes(signer.publicKey, key))?.build.name ?? hex(key)
+  }
+}
+
+/** True where an AP cannot run what it holds any more: the manifest asks for another label, or the image is lost. */
+const isUnfit = ({ build, images }: Host, { constraints, services }: ChuteSpec): boolean =>
+  constraints.some(({ label, value }) => build.labels[label] !== value) ||
+  services.some(({ image }) => !images.has(hex(image.config)))
+
+const describe = (record: SignedRecord): string => `${record.kind} ${hex(record.hash).slice(0, 12)}`
