@@ -17,17 +17,18 @@ import { MeshError, messageOf } from '../protocols/error.js'
 import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
-import { type ClaimToMake, dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
+import { claimsToMake, dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
 import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../protocols/pace.js'
 import type { Placed } from '../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { readTicket, signMember, writeTicket } from '../protocols/ticket.js'
 import { aboutSelf, belong } from './belonging.js'
+import { bootClock } from './boot-clock.js'
 import { DockerEngine } from './chutes/docker.js'
 import { connectDocker, socketOf } from './chutes/docker-client.js'
 import { EngineError } from './chutes/engine.js'
 import { Guard } from './chutes/guard.js'
-import { Leases, type Wanted } from './chutes/leases.js'
+import { Leases } from './chutes/leases.js'
 import { desiredOf } from './chutes/plan.js'
 import { Reconciler } from './chutes/reconciler.js'
 import { monotonic, NodeClock } from './clock.js'
@@ -43,6 +44,7 @@ import { Images } from './packages/images.js'
 import { pullImage } from './packages/pull.js'
 import { Supply } from './packages/supply.js'
 import { fetchImage, serveImages } from './packages/transfer.js'
+import { SmallFile } from './store/files.js'
 import { LedgerStore } from './store/ledger-store.js'
 import { type Damage, Store } from './store/store.js'
 import { VERSION } from './version.js'
@@ -357,7 +359,8 @@ export class Ap {
     this.peersBefore = await this.knownPeers.load()
     this.leases = await Leases.load({
       self: this.id,
-      folder: this.config.data,
+      file: new SmallFile(join(this.config.data, 'leases')),
+      clock: bootClock,
       guard: new Guard(join(this.config.data, 'watchdog.sock'), socketOf(this.docker) ?? ''),
       call: (voter, message) => this.network.leases.call(voter, message),
       sign: (chute, body) => this.ledgerStore.sign(this.signer, 'voters', chute, body),
@@ -500,21 +503,15 @@ export class Ap {
     const { held, kept } = dutiesOf(this.current, this.id)
     const runnable = held.filter((placed) => this.mayRun(placed))
     const desired = new Map(runnable.map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]))
-    const untouched = held.filter((placed) => this.mayStay(placed)).map(({ instance }) => instance)
+    const untouched = held.filter((placed) => !this.mayRun(placed) && this.leases.mayStay(placed))
     // An AP that was forgotten hears no more of whether others serve what it still runs.
-    this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : new Set([...kept, ...untouched]))
+    const staying = [...kept, ...untouched.map(({ instance }) => instance)]
+    this.reconciler.want(desired, new Set(this.isHandedOver || isForgotten ? [] : staying))
   }
 
   /** True where the claim is on disk, and what is exclusive has its lease. */
-  private mayRun({ chute, instance, claim }: Placed): boolean {
-    if (this.claiming.get(instance) === claim!.body.epoch) return false
-    return chute.spec.exclusive === undefined || this.leases.holds(instance) === claim!.body.epoch
-  }
-
-  /** True where what there is of an instance that may not be started is not to be stopped either. */
-  private mayStay(placed: Placed): boolean {
-    if (this.mayRun(placed)) return false
-    return placed.chute.spec.exclusive === undefined || this.leases.mayStay(placed.instance)
+  private mayRun(placed: Placed): boolean {
+    return this.claiming.get(placed.instance) !== placed.claim!.body.epoch && this.leases.mayRun(placed)
   }
 
   private followMembership({ membership: { members: before } }: Outlook): void {
@@ -544,8 +541,11 @@ export class Ap {
   }
 
   private makeClaims(): void {
-    const { due, leased } = this.claimsToMake()
-    this.leases.want(leased, this.current.electorates, this.ledgerStore.clock.now())
+    const turns = this.isLeaving ? [] : this.turns.due(this.current, this.id, monotonic())
+    const { due, leased } = claimsToMake(turns, this.current, this.id, (instance) => this.leases.holds(instance))
+    // Voters could not tell the two nodes of one identity apart, and would let both run.
+    const mayAsk = !this.isLeaving && !this.hasTwin
+    this.leases.want(mayAsk ? leased : [], this.current.electorates, this.ledgerStore.clock.now())
     for (const { placed, epoch, previous } of due) {
       if (this.claiming.get(placed.instance) === epoch) continue
       this.claiming.set(placed.instance, epoch)
@@ -560,30 +560,6 @@ export class Ap {
     const instance = hex(subject)
     const isOwn = equalBytes(signer, this.signer.publicKey)
     if (isOwn && this.claiming.get(instance) === body.epoch) this.claiming.delete(instance)
-  }
-
-  /** What this AP claims now, and what it needs a lease for, be it to claim it or to run what it has claimed. */
-  private claimsToMake(): { due: ClaimToMake[]; leased: Wanted[] } {
-    if (this.isLeaving) return { due: [], leased: [] }
-    const turns = this.turns.due(this.current, this.id, monotonic())
-    const due = turns.filter(({ placed }) => placed.chute.spec.exclusive === undefined)
-    // Voters could not tell the two nodes of one identity apart, and would let both run.
-    if (this.hasTwin) return { due, leased: [] }
-    const leased = new Map<string, Wanted>()
-    for (const turn of turns) if (!due.includes(turn)) leased.set(turn.placed.instance, turn)
-    for (const placed of this.current.placed) {
-      const isOwn = placed.claim !== undefined && equalBytes(placed.claim.signer, this.signer.publicKey)
-      const isLeased = placed.chute.spec.exclusive !== undefined
-      if (!isLeased || !isOwn || (placed.holder !== this.id && placed.cause !== 'lease')) continue
-      leased.set(placed.instance, { placed, epoch: placed.claim!.body.epoch })
-    }
-    // An exclusive instance is claimed by whoever has its lease, and with the epoch of that.
-    for (const { placed } of leased.values()) {
-      const epoch = this.leases.holds(placed.instance)
-      if (epoch === undefined || epoch === placed.claim?.body.epoch) continue
-      due.push({ placed, epoch, previous: placed.claim?.hash })
-    }
-    return { due, leased: [...leased.values()] }
   }
 
   private onAdded(added: readonly SignedRecord[]): void {

@@ -215,6 +215,8 @@ class Holder {
   private since: number
   /** It lets others try until then. */
   private restsUntil = Number.NEGATIVE_INFINITY
+  /** How often in a row it had some voters, and no majority. */
+  private rounds = 0
   wasHeld = false
   isWanted = true
 
@@ -269,6 +271,7 @@ class Holder {
     if (isHeld !== this.wasHeld) {
       this.wasHeld = isHeld
       this.since = now
+      if (isHeld) this.rounds = 0
       effects.push({ do: 'tell', instance, epoch: this.epoch, what: isHeld ? 'taken' : 'lost' })
     }
     if (!isHeld) effects.push(...this.reconsider(self, now, runs))
@@ -285,10 +288,13 @@ class Holder {
       this.begin(Math.max(this.epoch, ...beaten.map(({ epoch }) => epoch)) + 1)
       return []
     }
-    // Two APs that have some voters each, and ask on and on, would keep each other out for ever.
-    if (this.grants.size === 0 || now < this.since + this.timing.holder) return []
+    // Several APs that have some voters each, and ask on and on, would keep each other out for ever: who has no majority
+    // after a round gives back what it has, and lets others try, the longer the more often this happens.
+    if (this.grants.size === 0 || now < this.since + this.timing.renew) return []
     const released = this.epoch
-    const rest = this.timing.renew * (0.25 + 2 * shareOf(self, instance, released))
+    this.rounds++
+    const spread = 2 ** Math.min(this.rounds, MOST_ROUNDS)
+    const rest = this.timing.renew * (0.25 + spread * shareOf(self, instance, released))
     // A copy of an earlier life of this node may run on under its watchdog: then the promises must end by themselves.
     this.begin(runs ? released : released + 1)
     this.restsUntil = now + rest + (runs ? this.timing.voter : 0)
@@ -318,6 +324,9 @@ class Holder {
     }
   }
 }
+
+/** So many rounds in vain, and the rest grows no longer: ten APs then find their turn in half a minute. */
+const MOST_ROUNDS = 4
 
 /** A number in [0, 1) that differs from AP to AP and from epoch to epoch. */
 const shareOf = (self: string, instance: string, epoch: number): number =>

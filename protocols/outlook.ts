@@ -145,3 +145,39 @@ export class Turns {
     return claims
   }
 }
+
+/** An instance this AP holds, or has the turn to take, that it may run by a lease alone. */
+export interface Leased {
+  readonly placed: Placed
+  /** The least epoch to ask for. */
+  readonly epoch: number
+}
+
+/**
+ * What an AP claims when its turns have come, and what it needs a lease for, be it to claim it or to run what it has
+ * claimed. An exclusive instance is claimed by whoever has its lease, and with the epoch of that.
+ * @param self AP id
+ * @param holds the epoch by which it may run an instance now, if it has the lease
+ */
+export function claimsToMake(
+  turns: readonly ClaimToMake[],
+  { placed: all }: Outlook,
+  self: string,
+  holds: (instance: string) => number | undefined,
+): { due: ClaimToMake[]; leased: Leased[] } {
+  const isLeased = ({ chute }: Placed) => chute.spec.exclusive !== undefined
+  const due = turns.filter(({ placed }) => !isLeased(placed))
+  const leased = new Map<string, Leased>()
+  for (const turn of turns) if (isLeased(turn.placed)) leased.set(turn.placed.instance, turn)
+  for (const placed of all) {
+    const { instance, claim, holder, cause } = placed
+    if (!isLeased(placed) || claim === undefined || apId(claim.signer) !== self) continue
+    if (holder === self || cause === 'lease') leased.set(instance, { placed, epoch: claim.body.epoch })
+  }
+  for (const { placed } of leased.values()) {
+    const epoch = holds(placed.instance)
+    if (epoch === undefined || epoch === placed.claim?.body.epoch) continue
+    due.push({ placed, epoch, previous: placed.claim?.hash })
+  }
+  return { due, leased: [...leased.values()] }
+}

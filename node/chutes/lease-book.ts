@@ -1,9 +1,8 @@
 // What an AP must not forget of leases, or an exclusive chute could run twice: what it promised, what it gave back, and
 // which voters it signed for.
-import { join } from 'node:path'
 import { z } from 'zod'
 import type { LeasePromise } from '../../protocols/leases.js'
-import { parseOrNothing, SmallFile } from '../store/files.js'
+import { parseOrNothing, type SmallFile } from '../store/files.js'
 
 const generation = z.int().min(1)
 const contents = z.object({
@@ -19,6 +18,8 @@ export interface Ballot {
   readonly voters: string[]
 }
 
+type LeaseFile = Pick<SmallFile, 'read' | 'write'>
+
 export class LeaseBook {
   /** Its latest promise as a voter, by instance. */
   readonly promises = new Map<string, LeasePromise>()
@@ -27,15 +28,15 @@ export class LeaseBook {
   /** By hex of the chute's key. */
   readonly signed = new Map<string, Ballot>()
 
-  private constructor(private readonly file: SmallFile) {}
+  private constructor(private readonly file: LeaseFile) {}
 
   /**
    * Nothing is in it where there is no file, and where it is damaged: then the time for which a voter keeps quiet after a
    * start must do.
    */
-  static async load(folder: string): Promise<{ book: LeaseBook; isDamaged: boolean }> {
-    const book = new LeaseBook(new SmallFile(join(folder, 'leases')))
-    const text = await book.file.read()
+  static async load(file: LeaseFile): Promise<{ book: LeaseBook; isDamaged: boolean }> {
+    const book = new LeaseBook(file)
+    const text = await file.read()
     const { data } = contents.safeParse(parseOrNothing(text))
     for (const [instance, promise] of Object.entries(data?.promises ?? {})) book.promises.set(instance, promise)
     for (const [instance, epoch] of Object.entries(data?.released ?? {})) book.released.set(instance, epoch)

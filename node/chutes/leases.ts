@@ -14,11 +14,11 @@ import {
   Voter,
 } from '../../protocols/leases.js'
 import { MAX_GENERATION, MAX_LEASES } from '../../protocols/limits.js'
-import type { Outlook } from '../../protocols/outlook.js'
+import type { Leased, Outlook } from '../../protocols/outlook.js'
 import type { Placed } from '../../protocols/placement.js'
 import { ballotOf, type Electorate } from '../../protocols/voters.js'
-import { bootClock } from '../boot-clock.js'
 import type { LeaseMessage } from '../mesh/leases.js'
+import type { SmallFile } from '../store/files.js'
 import type { ContainerState } from './engine.js'
 import type { Guard } from './guard.js'
 import { LeaseBook } from './lease-book.js'
@@ -28,9 +28,11 @@ const WORTH_STARTING = 1000
 
 export interface LeasesOptions {
   readonly self: string
-  /** Of this AP's data. */
-  readonly folder: string
-  readonly guard: Guard
+  /** Where the lease book lies. */
+  readonly file: Pick<SmallFile, 'read' | 'write'>
+  readonly guard: Pick<Guard, 'guarded' | 'find' | 'set' | 'drop' | 'close'>
+  /** Milliseconds on a clock that runs while the machine sleeps. */
+  readonly clock: () => number
   /** Puts a message to a voter that is not this AP. */
   readonly call: (voter: string, message: LeaseMessage) => Promise<LeaseAnswer[] | undefined>
   /** Signs for voters, and puts that into the ledger. */
@@ -45,18 +47,11 @@ export interface LeasesOptions {
   readonly onFailure: (what: string, error: unknown) => void
 }
 
-/** An instance this AP holds, or has the turn to take. */
-export interface Wanted {
-  readonly placed: Placed
-  /** The least epoch to ask for. */
-  readonly epoch: number
-}
-
 export class Leases {
   private readonly containers = new Map<string, string[]>()
   /** Instances of which a start was asked for, and not all containers were seen to run yet. */
   private readonly starting = new Set<string>()
-  private wanted = new Map<string, Wanted & { since: number }>()
+  private wanted = new Map<string, Leased & { since: number }>()
   private claims: Outlook['claims'] = new Map()
   /** How many instances an exclusive chute has, by hex of its key. */
   private replicas = new Map<string, number>()
@@ -73,11 +68,11 @@ export class Leases {
   ) {}
 
   static async load(options: LeasesOptions): Promise<Leases> {
-    const { book, isDamaged } = await LeaseBook.load(options.folder)
+    const { book, isDamaged } = await LeaseBook.load(options.file)
     if (isDamaged) options.onFailure('reading the file "leases"', new Error('it is damaged, and starts anew'))
     await options.guard.find()
     const signed = [...book.signed].map(([chute, { generation }]) => [chute, generation] as const)
-    const voter = new Voter(bootClock(), book.promises, signed)
+    const voter = new Voter(options.clock(), book.promises, signed)
     return new Leases(options, voter, new Holders(options.self, book.released), book)
   }
 
@@ -94,7 +89,7 @@ export class Leases {
     }
     for (const [chute, electorate] of electorates) {
       const votes = electorate.voters.some((key) => apId(key) === this.options.self)
-      this.voter.learn(chute, electorate.generation, votes, bootClock())
+      this.voter.learn(chute, electorate.generation, votes, this.options.clock())
       if (votes) this.elect(chute, electorate, outlook)
     }
   }
@@ -147,13 +142,13 @@ export class Leases {
     }
     const others = this.claims.get(request.instance)?.filter(({ signer }) => apId(signer) !== from) ?? []
     const claimed = Math.max(0, ...others.map(({ body }) => body.epoch))
-    return this.voter.request(from, request, claimed, bootClock())
+    return this.voter.request(from, request, claimed, this.options.clock())
   }
 
   // --- holding ----------------------------------------------------------------------------------------------------
 
   /** Sets what this AP is to hold leases for. */
-  want(wanted: readonly Wanted[], electorates: Outlook['electorates'], nowMs: number): void {
+  want(wanted: readonly Leased[], electorates: Outlook['electorates'], nowMs: number): void {
     const seats = wanted.flatMap(({ placed, epoch }): Seat[] => {
       const electorate = electorates.get(hex(placed.chute.key))
       if (electorate === undefined) return []
@@ -161,24 +156,33 @@ export class Leases {
     })
     const since = (instance: string) => this.wanted.get(instance)?.since ?? nowMs
     this.wanted = new Map(wanted.map((one) => [one.placed.instance, { ...one, since: since(one.placed.instance) }]))
-    this.holders.want(seats, bootClock())
+    this.holders.want(seats, this.options.clock())
   }
 
   /** The epoch by which this AP may run an instance now. */
   holds(instance: string): number | undefined {
-    return this.holders.holds(instance, bootClock())
+    return this.holders.holds(instance, this.options.clock())
   }
 
-  /** True while what is left of an earlier life of this node may go on: the watchdog will end it in time. */
-  mayStay(instance: string): boolean {
-    return bootClock() < (this.options.guard.guarded.get(instance)?.until ?? 0)
+  /** True where an instance is not exclusive, or has the lease by which it was claimed. */
+  mayRun({ chute, instance, claim }: Placed): boolean {
+    return chute.spec.exclusive === undefined || this.holds(instance) === claim!.body.epoch
+  }
+
+  /**
+   * True where what runs of an instance that may not run now is to be left alone: of an exclusive one what is left of an
+   * earlier life of this node, which the watchdog will end in time.
+   */
+  mayStay({ chute, instance }: Placed): boolean {
+    const { clock, guard } = this.options
+    return chute.spec.exclusive === undefined || clock() < (guard.guarded.get(instance)?.until ?? 0)
   }
 
   /** What this AP says of instances it waits with. */
   reports(): Body<'beacon'>['instances'] {
-    const now = bootClock()
+    const now = this.options.clock()
     return [...this.wanted.values()].flatMap(({ placed, epoch, since }) => {
-      if (this.holds(placed.instance) !== undefined || this.mayStay(placed.instance)) return []
+      if (this.holds(placed.instance) !== undefined || this.mayStay(placed)) return []
       if (this.holders.standing(placed.instance, now) === undefined) return []
       const reason = this.whyNot(placed.instance)
       const { subject: instance, chute } = placed
@@ -188,7 +192,7 @@ export class Leases {
 
   /** Call it several times a second. */
   tick(): void {
-    const now = bootClock()
+    const now = this.options.clock()
     const calls = new Map<
       string,
       { asks: (LeaseEffect & { do: 'ask' })[]; releases: LeaseMessage['releases'][number][] }
@@ -254,7 +258,7 @@ export class Leases {
     for (const [i, { request, sentAt }] of effects.entries()) {
       const { instance } = request
       const before = this.holds(instance)
-      this.holders.answered(voter, request, sentAt, answers?.[i], bootClock())
+      this.holders.answered(voter, request, sentAt, answers?.[i], this.options.clock())
       if (before === undefined && this.holds(instance) !== undefined) this.tick()
     }
   }
@@ -266,7 +270,7 @@ export class Leases {
   }
 
   private whyNot(instance: string): string {
-    const { needed, voters, reached } = this.holders.standing(instance, bootClock())!
+    const { needed, voters, reached } = this.holders.standing(instance, this.options.clock())!
     const obstacle =
       reached < needed ? `reaches ${reached}` : 'which keep it for another AP, or have only just begun to vote'
     return `needs ${needed} of its ${voters} voters, ${obstacle}`
@@ -281,7 +285,7 @@ export class Leases {
    */
   async beforeStart(instance: string, containers: readonly string[]): Promise<boolean> {
     const until = this.holders.until(instance)
-    if (until < bootClock() + WORTH_STARTING) return false
+    if (until < this.options.clock() + WORTH_STARTING) return false
     this.containers.set(instance, [...containers])
     this.starting.add(instance)
     await this.options.guard.set(instance, containers, until, true)

@@ -322,6 +322,12 @@ test('where two moments are said to be placed alike, they are', () => {
   )
 })
 
+test('where an AP says that it cannot run something, two moments are never placed alike, for that ends with time', () => {
+  const mesh = meshOf({ n: 0, cannot: [{ instance: new Uint8Array(25), revision: 1, until: NOW }] })
+  assert.not(arePlacedAlike(mesh, mesh))
+  assert.ok(arePlacedAlike(meshOf({ n: 0 }), meshOf({ n: 0 })))
+})
+
 test('once the first ranks have claimed, all is at rest, and nothing that fits is without a holder', () => {
   fc.assert(
     fc.property(anyWorld, ({ chutes, mesh, claims }) => {

@@ -1,6 +1,7 @@
 // One life of a simulated AP: composes the same code as node/ap.ts in the same way, over a simulated network, disk and
 // container engine. Where node/ap.ts changes what follows from what, this file must follow.
 import { isDeepStrictEqual } from 'node:util'
+import { Leases } from '../../node/chutes/leases.js'
 import { desiredOf } from '../../node/chutes/plan.js'
 import { Reconciler } from '../../node/chutes/reconciler.js'
 import { NodeClock, type Time } from '../../node/clock.js'
@@ -14,7 +15,7 @@ import { type SignedRecord, seal } from '../../protocols/envelope.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../../protocols/kinds.js'
 import { meshIdOf } from '../../protocols/membership.js'
-import { dutiesOf, lookOut, type Outlook, Turns } from '../../protocols/outlook.js'
+import { claimsToMake, dutiesOf, lookOut, type Outlook, Turns } from '../../protocols/outlook.js'
 import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../../protocols/pace.js'
 import type { Placed } from '../../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../../protocols/roster.js'
@@ -30,6 +31,7 @@ const STOP_PATIENCE = 60_000
 
 export class Ap {
   readonly reconciler: Reconciler
+  private leases!: Leases
   readonly mesh: Mesh
   readonly roster: Roster
   private readonly supply: Supply
@@ -73,8 +75,8 @@ export class Ap {
     })
     this.reconciler = new Reconciler({
       engine: host.engine.connect(deliver, isAlive),
-      beforeStart: async () => true,
-      onSeen: () => {},
+      beforeStart: (key, containers) => this.leases.beforeStart(key, containers),
+      onSeen: (actual, isBusy) => this.leases.see(actual, isBusy),
       onStopped: (_, instance) => this.tell('stopped', { instance }),
       hasImage: (image) => this.supply.has(image),
       fetchImage: async (image) => {
@@ -111,6 +113,7 @@ export class Ap {
         beacons: () => this.beacons(),
         onBeacon: (beacon) => this.takeBeacon(beacon),
         onPulse: (from, sign) => this.roster.heard(from, sign, time.monotonic()),
+        onLease: (from, message) => this.leases.answer(from, message),
         onTime: (ap, ms) => this.noteTime(ap, ms),
         onConnected: () => this.scheduleBeacon(),
         onLost: (ap) => this.roster.lost(ap, time.monotonic()),
@@ -143,8 +146,34 @@ export class Ap {
     const admission = disk.read<Admission>('admission')
     const peers = disk.read<string[]>('peers') ?? []
     const ap = new Ap(world, host, time, ledgerStore, boot, admission, peers, isAlive, deliver)
+    await ap.loadLeases(deliver)
     ap.run()
     return ap
+  }
+
+  private async loadLeases(deliver: (run: () => void) => void): Promise<void> {
+    const { host, time, world } = this
+    this.leases = await Leases.load({
+      self: this.id,
+      file: {
+        read: async () => host.disk.read<string>('leases'),
+        write: (text) => host.disk.write('leases', text),
+      },
+      clock: () => time.monotonic(),
+      guard: host.watchdog.connect(deliver),
+      call: (voter, message) => this.mesh.callVoter(voter, message),
+      sign: (chute, body) => this.ledgerStore.sign(host.signer, 'voters', chute, body),
+      isPresent: (instance) => this.reconciler.isPresent(instance),
+      nameOf: (instance) => instance.slice(0, 12),
+      onChange: () => {
+        this.scheduleBeacon()
+        this.scheduleRefresh()
+      },
+      onEvent: (kind, fields) => this.tell(kind, fields),
+      onFailure: (what, error) => this.tell('failed', { what, reason: messageOf(error) }),
+    })
+    world.mutation.leases?.(this.leases)
+    this.leases.look(this.current)
   }
 
   get id(): string {
@@ -200,6 +229,7 @@ export class Ap {
     ) {
       await this.pause(100)
     }
+    await this.leases.giveUp()
   }
 
   private pause(ms: number): Promise<void> {
@@ -258,6 +288,7 @@ export class Ap {
     if (this.isHalted) return
     const before = this.current
     this.current = this.lookOut()
+    this.leases.look(this.current)
     const [members, membersBefore] = [this.current.membership.members, before.membership.members]
     if ([...members.keys()].some((ap) => !membersBefore.has(ap))) this.mesh.membersChanged()
     const isForgotten = this.current.membership.forgotten.has(this.id)
@@ -266,12 +297,15 @@ export class Ap {
     if (!this.isReady) return
     this.makeClaims()
     const { held, kept } = dutiesOf(this.current, this.id)
-    const isSafe = ({ instance, claim }: Placed) => this.claiming.get(instance) !== claim!.body.epoch
-    const desired = new Map(
-      held.filter(isSafe).map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]),
-    )
-    const untouched = held.filter((placed) => !isSafe(placed)).map(({ instance }) => instance)
-    this.reconciler.want(desired, this.isHandedOver || isForgotten ? new Set() : new Set([...kept, ...untouched]))
+    const runnable = held.filter((placed) => this.mayRun(placed))
+    const desired = new Map(runnable.map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]))
+    const untouched = held.filter((placed) => !this.mayRun(placed) && this.leases.mayStay(placed))
+    const staying = [...kept, ...untouched.map(({ instance }) => instance)]
+    this.reconciler.want(desired, new Set(this.isHandedOver || isForgotten ? [] : staying))
+  }
+
+  private mayRun(placed: Placed): boolean {
+    return this.claiming.get(placed.instance) !== placed.claim!.body.epoch && this.leases.mayRun(placed)
   }
 
   private becomeReady(): void {
@@ -285,8 +319,11 @@ export class Ap {
   }
 
   private makeClaims(): void {
-    if (this.isLeaving) return
-    for (const { placed, epoch, previous } of this.turns.due(this.current, this.id, this.time.monotonic())) {
+    const turns = this.isLeaving ? [] : this.turns.due(this.current, this.id, this.time.monotonic())
+    const { due, leased } = claimsToMake(turns, this.current, this.id, (instance) => this.leases.holds(instance))
+    const mayAsk = !this.isLeaving && !this.hasTwin
+    this.leases.want(mayAsk ? leased : [], this.current.electorates, this.ledgerStore.clock.now())
+    for (const { placed, epoch, previous } of due) {
       if (this.claiming.get(placed.instance) === epoch) continue
       this.claiming.set(placed.instance, epoch)
       const cause = placed.cause ?? 'new'
@@ -364,6 +401,7 @@ export class Ap {
     if (this.isHalted) return
     const now = this.time.monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
+    if (this.isReady) this.leases.tick()
     if (now - this.lastBeaconAt > beaconPause(this.current.membership.members.size)) this.scheduleBeacon()
   }
 
@@ -447,7 +485,7 @@ export class Ap {
       version: 'sim',
       addresses: [],
       engine: reconciler.engineInfo(),
-      instances: reconciler.instances(),
+      instances: this.reports(),
       cannot: reconciler.cannot(),
       images: this.supply.holdings(),
       ledger: ledgerStore.ledger.digest(),
@@ -455,6 +493,12 @@ export class Ap {
     const record = seal(signer, ledgerStore.mesh, ledgerStore.clock.next(), 'beacon', signer.publicKey, body)
     checkKind(record)
     return record as RecordOf<'beacon'>
+  }
+
+  private reports(): Body<'beacon'>['instances'] {
+    const waiting = this.leases.reports()
+    const keys = new Set(waiting.map(({ instance }) => hex(instance)))
+    return [...waiting, ...this.reconciler.instances().filter(({ instance }) => !keys.has(hex(instance)))]
   }
 
   private beacons(): Uint8Array[] {

@@ -40,6 +40,10 @@ export class SimEngine {
     return [...this.containers.values()].flatMap(({ plan, states }) => (states.some((s) => s.running) ? [plan] : []))
   }
 
+  isRunning(key: string): boolean {
+    return this.containers.get(key)?.states.some(({ running }) => running) ?? false
+  }
+
   hasVolumes(chuteKey: string): boolean {
     return (this.volumes.get(chuteKey)?.size ?? 0) > 0
   }
@@ -51,9 +55,9 @@ export class SimEngine {
     this.powers++
   }
 
-  /** One container ends by itself. */
-  crash(key: string): void {
-    this.end(key, 1)
+  /** What runs of an instance ends without the engine's doing: by itself, or killed. */
+  crash(key: string, exitCode = 1): void {
+    this.end(key, exitCode)
     this.listener()
   }
 

@@ -11,6 +11,7 @@ import { Disk } from './disk.js'
 import { SimEngine } from './engine.js'
 import type { Connection, Endpoint, Side } from './network.js'
 import type { Random } from './random.js'
+import { Watchdog } from './watchdog.js'
 import type { World } from './world.js'
 
 /** The wall clock of a host that is right, when the run begins. */
@@ -33,6 +34,7 @@ export class Host implements Endpoint {
   readonly id: string
   readonly disk: Disk
   readonly engine: SimEngine
+  readonly watchdog: Watchdog
   readonly images = new Set<string>()
   readonly random: Random
   /** The process, once it is up. */
@@ -74,12 +76,18 @@ export class Host implements Endpoint {
         onStarted: (plan) => {
           world.tell(this, 'runs', { instance: plan.instance, epoch: plan.epoch })
           checks.onStarted(this, plan)
+          this.watchdog.onStarted(plan.key)
         },
         onStopped: (key) => checks.onStopped(this, key),
       },
       this.random.fork('engine'),
       CAPACITY,
     )
+    this.watchdog = new Watchdog({
+      after: (ms, run) => scheduler.after(ms / (1 + build.rate), run),
+      clock: () => this.monotonic(),
+      kill: (instance) => this.engine.crash(instance, 137),
+    })
   }
 
   // --- life ---------------------------------------------------------------------------------------------------------
@@ -145,6 +153,7 @@ export class Host implements Endpoint {
     for (const [connection, side] of this.connections) connection.vanish(side)
     this.connections.clear()
     this.engine.losePower()
+    this.watchdog.losePower()
   }
 
   destroy(): void {

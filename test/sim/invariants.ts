@@ -1,14 +1,16 @@
 // What must be true of a run, watched as it happens. Each promise is named in a sentence; the first one that is broken ends
 // the run.
 import type { InstancePlan } from '../../node/chutes/engine.js'
-import { equalBytes, hex } from '../../protocols/bytes.js'
+import { apId, equalBytes, hex } from '../../protocols/bytes.js'
 import type { ChuteSpec } from '../../protocols/deployment.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { isKind } from '../../protocols/kinds.js'
 import { Ledger } from '../../protocols/ledger.js'
 import type { Placed } from '../../protocols/placement.js'
+import { majority } from '../../protocols/rendezvous.js'
 import type { Ap } from './ap.js'
 import type { Host } from './host.js'
+import { LATE_LIFE } from './watchdog.js'
 import type { World } from './world.js'
 
 /** Milliseconds of quiet, or after the latest record, within which ledgers become equal. */
@@ -132,6 +134,20 @@ export class Checks {
         `${host.build.name} started ${plan.instance}, epoch ${plan.epoch}, without a claim of it on its disk`,
       )
     }
+    if (plan.spec.exclusive === undefined || this.otherWith(host, plan) === undefined) return
+    // One that an engine was asked to start in time, and starts too late, is killed by the watchdog before it is up.
+    this.world.scheduler.after(2 * LATE_LIFE, () => {
+      const other = host.engine.isRunning(plan.key) ? this.otherWith(host, plan) : undefined
+      if (other === undefined) return
+      this.violate(
+        'no two copies of an exclusive chute ever live at one time',
+        `${plan.instance} runs on ${host.build.name} (epoch ${plan.epoch}) and on ${other.build.name}`,
+      )
+    })
+  }
+
+  private otherWith(host: Host, { key }: InstancePlan): Host | undefined {
+    return this.world.hosts.find((other) => other !== host && other.engine.isRunning(key))
   }
 
   onStopped(host: Host, key: string): void {
@@ -149,9 +165,13 @@ export class Checks {
     world.tell(ap.host, 'claims', { instance, epoch, cause, from: holder?.build.name ?? '-' })
     if (holder === undefined || cause === 'new') return
     this.counts.moves++
+    const electorate = ap.outlook.electorates.get(hex(placed.chute.key))
+    const voters = (electorate?.voters ?? []).map((key) => this.world.hostOf(apId(key)))
     const since = world.scheduler.now - AFTERMATH
     const hasReason =
-      holder.disturbedUntil > since || ap.host.disturbedUntil > since || isUnfit(holder, placed.chute.spec)
+      [holder, ap.host, ...voters].some(({ disturbedUntil }) => disturbedUntil > since) ||
+      (electorate?.generation ?? 0) > 0 ||
+      isUnfit(holder, placed.chute.spec)
     if (!hasReason) {
       this.violate(
         'nothing moves without a cause',
@@ -241,6 +261,9 @@ export class Checks {
       able.some(({ host }) => host.images.has(hex(image.config))),
     )
     if (!hasImage) return false
+    const voters = members[0]!.outlook.electorates.get(hex(chute.key))?.voters
+    const votes = (key: Uint8Array) => members.some(({ host }) => equalBytes(host.signer.publicKey, key))
+    if (voters !== undefined && voters.filter(votes).length < majority(voters.length)) return false
     const isPinned = chute.spec.volumes.some(({ ephemeral }) => !ephemeral)
     const isOwn = (host: Host) => typeof copy === 'number' || equalBytes(copy, host.signer.publicKey)
     return able.some(({ host }) => isOwn(host) && (!isPinned || this.hasData(host, placed)))

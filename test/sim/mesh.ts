@@ -4,6 +4,7 @@ import type { z } from 'zod'
 import type { Time } from '../../node/clock.js'
 import type { Admission } from '../../node/mesh/join.js'
 import { admit } from '../../node/mesh/join.js'
+import type { LeaseMessage } from '../../node/mesh/leases.js'
 import type { LifeSign } from '../../node/mesh/liveness.js'
 import { replicate } from '../../node/mesh/replicate.js'
 import { answerForgotten, answerSync, initiateSync, type SyncFrames, type SyncResult } from '../../node/mesh/sync.js'
@@ -12,6 +13,7 @@ import { isOfDisk } from '../../node/store/store.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { isKind, type RecordOf } from '../../protocols/kinds.js'
+import type { LeaseAnswer } from '../../protocols/leases.js'
 import { membershipOf } from '../../protocols/membership.js'
 import { COMPARE, Differences } from '../../protocols/pace.js'
 import type { SyncFrame } from '../../protocols/wire.js'
@@ -25,6 +27,7 @@ const BACKOFF_CAP = 15_000
 const HEAD_START = 1000
 const DIAL_DEADLINE = 5000
 const PROBE_DEADLINE = 700
+const LEASE_DEADLINE = 1500
 const STALE = 5000
 const IN_A_ROW = 2000
 const FRAME_DEADLINE = 10_000
@@ -43,6 +46,8 @@ type Message =
   | { readonly is: 'gossip'; readonly bytes: Uint8Array; readonly topic: 'records' | 'beacons' }
   | { readonly is: 'probe'; readonly id: number; readonly ap?: string }
   | { readonly is: 'probed'; readonly id: number; readonly sign?: LifeSign }
+  | { readonly is: 'lease'; readonly id: number; readonly message: LeaseMessage }
+  | { readonly is: 'leased'; readonly id: number; readonly answers: LeaseAnswer[] }
   | { readonly is: 'frame'; readonly stream: number; readonly opens?: 'sync' | 'join'; readonly frame: unknown }
   | { readonly is: 'reset'; readonly stream: number }
 
@@ -67,6 +72,7 @@ export interface MeshHandlers {
   beacons(): Uint8Array[]
   onBeacon(beacon: RecordOf<'beacon'>): boolean
   onPulse(from: string, sign: LifeSign): void
+  onLease(from: string, message: LeaseMessage): Promise<LeaseAnswer[]>
   onTime(ap: string, ms: number): void
   onConnected(ap: string): void
   onLost(ap: string): void
@@ -97,7 +103,7 @@ export class Mesh {
   private readonly differences: Differences
   private readonly strangers = new Map<string, number>()
   private readonly renewing = new Set<string>()
-  private readonly asked = new Map<number, (sign: LifeSign | undefined) => void>()
+  private readonly asked = new Map<number, (answer: unknown) => void>()
   private readonly streams = new Map<Connection, Map<number, Stream>>()
   private neighbours: readonly string[] | undefined
   private count = 0
@@ -252,14 +258,14 @@ export class Mesh {
     const from = this.host.peerOf(connection, side)
     if (message.is === 'frame') this.onFrame(connection, side, from, message)
     else if (message.is === 'reset') this.streamsOf(connection).get(message.stream)?.onReset()
-    else if (message.is === 'probed') {
-      this.asked.get(message.id)?.(message.sign)
-      this.asked.delete(message.id)
-    } else if (!this.handlers.isMember(from)) return
+    else if (message.is === 'probed') this.asked.get(message.id)?.(message.sign)
+    else if (message.is === 'leased') this.asked.get(message.id)?.(message.answers)
+    else if (!this.handlers.isMember(from)) return
     else if (message.is === 'pulse') {
       this.compareDigest(from, message.ledger)
       this.handlers.onPulse(from, message.sign)
     } else if (message.is === 'gossip') this.onGossip(from, message.bytes, message.topic)
+    else if (message.is === 'lease') this.answerLease(from, message.id, message.message)
     else if (message.ap === undefined) this.send(from, { is: 'probed', id: message.id, sign: this.handlers.sign() })
     else this.probe(message.ap, (sign) => this.send(from, { is: 'probed', id: message.id, sign }))
   }
@@ -286,23 +292,48 @@ export class Mesh {
   }
 
   private ask(to: string, ap: string | undefined, deadline: number, done: (sign: LifeSign | undefined) => void): void {
+    this.call(
+      to,
+      (id) => ({ is: 'probe', id, ap }),
+      deadline,
+      (answer) => done(answer as LifeSign | undefined),
+    )
+  }
+
+  /** Sends a message that asks for an answer; calls back once, with nothing where none came in time. */
+  private call(to: string, ask: (id: number) => Message, deadline: number, done: (answer: unknown) => void): void {
     const id = this.count++
-    this.asked.set(id, done)
-    this.host.time.after(deadline, () => {
-      this.asked.delete(id)
-      if (settled) return
-      settled = true
-      done(undefined)
-    })
-    let settled = false
-    this.asked.set(id, (sign) => {
-      if (settled) return
-      settled = true
-      done(sign)
-    })
+    const settle = (answer: unknown) => {
+      if (this.asked.delete(id)) done(answer)
+    }
+    this.asked.set(id, settle)
+    this.host.time.after(deadline, () => settle(undefined))
     this.connect(to, deadline, (isThere) => {
-      if (isThere) this.send(to, { is: 'probe', id, ap })
+      if (isThere) this.send(to, ask(id))
     })
+  }
+
+  /** Puts a message to a voter. */
+  callVoter(voter: string, message: LeaseMessage): Promise<LeaseAnswer[] | undefined> {
+    return new Promise((resolve) => {
+      this.call(
+        voter,
+        (id) => ({ is: 'lease', id, message }),
+        LEASE_DEADLINE,
+        (answer) => {
+          this.host.touch()
+          resolve(answer as LeaseAnswer[] | undefined)
+        },
+      )
+    })
+  }
+
+  private answerLease(from: string, id: number, message: LeaseMessage): void {
+    this.host.touch()
+    this.handlers.onLease(from, message).then(
+      (answers) => void this.send(from, { is: 'leased', id, answers }),
+      () => {}, // a promise that is not on disk is none
+    )
   }
 
   private judge(ap: string, link: Link, answered: boolean): void {

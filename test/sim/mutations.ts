@@ -1,9 +1,11 @@
 // Broken parts, to see that the simulator finds what they break. Each takes the place of something right in every AP of a run.
+import type { Leases } from '../../node/chutes/leases.js'
 import { compareRecords, type SignedRecord } from '../../protocols/envelope.js'
 import type { Ledger, Merged } from '../../protocols/ledger.js'
 import type { Disk } from './disk.js'
 
 export interface Mutation {
+  leases?(leases: Leases): void
   ledger?(ledger: Ledger): void
   disk?(disk: Disk): void
 }
@@ -25,6 +27,13 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
           )
         return newer ? { added: false, dropped: [] } : merge(record)
       }
+    },
+  },
+  /** Voters grant whatever they are asked for. */
+  lease: {
+    leases(leases) {
+      const answer = leases.answer.bind(leases)
+      leases.answer = async (from, message) => (await answer(from, message)).map(() => ({ granted: true }))
     },
   },
   /** The disk says that it has synced as soon as it is asked to. */

@@ -4,16 +4,18 @@ import type { Ap as RealAp } from '../../node/ap.js'
 import { next } from '../../node/api/queries.js'
 import { sha256, unhex, utf8 } from '../../protocols/bytes.js'
 import { chuteSubject, newCreation } from '../../protocols/chute.js'
-import type { ChuteSpec } from '../../protocols/deployment.js'
+import type { ChuteSpec, Exclusive } from '../../protocols/deployment.js'
 import { seal } from '../../protocols/envelope.js'
 import { personSigner } from '../../protocols/keys.js'
 import { type Body, checkKind, type Kind } from '../../protocols/kinds.js'
 import { MAX_CLOCK_AHEAD } from '../../protocols/limits.js'
 import { redeem } from '../../protocols/ticket.js'
 import { creationMark } from '../../protocols/voters.js'
+import type { Ap } from './ap.js'
 import type { Host } from './host.js'
 import type { Checks, Violation } from './invariants.js'
 import type { Mutation } from './mutations.js'
+import type { Random } from './random.js'
 import { type Action, END, HEALED, type Scenario, type Shape } from './scenario.js'
 import { World } from './world.js'
 
@@ -234,7 +236,9 @@ class Troubles {
     const { signer, name } = this.chute(n)
     if (!ap?.isRunning) return
     const before = next(ap as unknown as RealAp, signer.publicKey, name)
-    const mark = creationMark(this.world.random.fork(`creation ${this.world.scheduler.now}`).bytes(8))
+    const random = this.world.random.fork(`creation ${this.world.scheduler.now}`)
+    const exclusive = before.creation === null ? votersOf(ap, shape, random) : exclusiveOf(before)
+    const mark = creationMark(random.bytes(8), exclusive)
     const last = before.lastCreation === null ? undefined : unhex(before.lastCreation)
     const creation = before.creation === null ? newCreation(before.clock[0], mark, last) : unhex(before.creation)
     const image = sha256(utf8(`${name} ${before.revision} ${this.world.scheduler.now}`))
@@ -242,7 +246,7 @@ class Troubles {
     this.submit(host, n, 'deployment', before.clock, {
       creation,
       revision: before.revision,
-      spec: specOf(image, shape),
+      spec: specOf(image, shape, exclusive),
     })
   }
 
@@ -329,7 +333,18 @@ class Troubles {
   }
 }
 
-function specOf(image: Uint8Array, { replicas, hasVolume, label }: Shape): ChuteSpec {
+/** As node/api/queries.ts picks them, but the same ones in each run of a seed. */
+function votersOf({ outlook }: Ap, { isExclusive }: Shape, random: Random): Exclusive | undefined {
+  const alive = [...outlook.candidates.values()].filter(({ state }) => state === 'alive')
+  if (!isExclusive || alive.length < 3) return undefined
+  const voters = random.shuffled(alive.map(({ member }) => member.key)).slice(0, alive.length >= 5 ? 5 : 3)
+  return { voters, salt: random.bytes(10) }
+}
+
+const exclusiveOf = ({ exclusive }: ReturnType<typeof next>): Exclusive | undefined =>
+  exclusive === null ? undefined : { voters: exclusive.voters.map(unhex), salt: unhex(exclusive.salt) }
+
+function specOf(image: Uint8Array, { replicas, hasVolume, label }: Shape, exclusive?: Exclusive): ChuteSpec {
   return {
     services: [
       {
@@ -344,7 +359,8 @@ function specOf(image: Uint8Array, { replicas, hasVolume, label }: Shape): Chute
       },
     ],
     volumes: hasVolume ? [{ name: 'data', ephemeral: false }] : [],
-    replicas,
+    replicas: exclusive !== undefined && replicas === 'everywhere' ? 1 : replicas,
     constraints: label === undefined ? [] : [{ label: 'site', value: label }],
+    ...(exclusive && { exclusive }),
   }
 }

@@ -30,6 +30,7 @@ export interface Shape {
   readonly replicas: number | 'everywhere'
   readonly hasVolume: boolean
   readonly label: string | undefined
+  readonly isExclusive: boolean
 }
 
 export interface Scenario {
@@ -91,6 +92,7 @@ function publish(random: Random, at: number, aps: number): Action {
     replicas,
     hasVolume: random.chance(0.15),
     label: random.chance(0.2) ? random.pick(['attic', 'home']) : undefined,
+    isExclusive: replicas !== 'everywhere' && random.chance(0.35),
   }
   return { at, do: 'publish', host: random.int(aps), chute: random.int(CHUTES), shape }
 }
