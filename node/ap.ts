@@ -16,6 +16,7 @@ import { open, type SignedRecord, seal } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
 import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
+import { MAX_GENERATION } from '../protocols/limits.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
 import { claimsToMake, dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
 import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../protocols/pace.js'
@@ -272,12 +273,18 @@ export class Ap {
    * Makes others the voters of an exclusive chute, without asking those it has. Only for when too many of these are gone
    * for good: nobody can know whether a copy still runs by their votes.
    * @returns the new voters
-   * @throws MeshError `not-an-admin`, `not-exclusive`
+   * @throws MeshError `not-an-admin`, `not-exclusive`, `too-many-changes`
    */
   async force(chute: Chute, voters: Uint8Array[]): Promise<Body<'voters'>> {
     const electorate = this.current.electorates.get(hex(chute.key))
     if (electorate === undefined)
       throw new MeshError('not-exclusive', `${chute.id.name} is not exclusive; it has no voters`)
+    if (electorate.generation === MAX_GENERATION) {
+      throw new MeshError(
+        'too-many-changes',
+        `the voters of ${chute.id.name} have changed ${MAX_GENERATION} times, and can no more: remove it and publish it anew`,
+      )
+    }
     const body = { generation: electorate.generation + 1, voters, forced: true }
     this.mustBeAdmin()
     await this.ledgerStore.sign(this.signer, 'voters', chute.key, body)
@@ -352,7 +359,7 @@ export class Ap {
     ) {
       await pause(100)
     }
-    await this.leases.giveUp()
+    if (!this.hasTwin) await this.leases.giveUp()
   }
 
   private async run(): Promise<void> {
@@ -365,6 +372,7 @@ export class Ap {
       call: (voter, message) => this.network.leases.call(voter, message),
       sign: (chute, body) => this.ledgerStore.sign(this.signer, 'voters', chute, body),
       isPresent: (instance) => this.reconciler.isPresent(instance),
+      isEnding: (instance) => this.reconciler.isEnding(instance),
       nameOf: (instance) => instanceNameOf(this.current, unhex(instance)),
       onChange: () => {
         this.scheduleBeacon()
@@ -543,9 +551,7 @@ export class Ap {
   private makeClaims(): void {
     const turns = this.isLeaving ? [] : this.turns.due(this.current, this.id, monotonic())
     const { due, leased } = claimsToMake(turns, this.current, this.id, (instance) => this.leases.holds(instance))
-    // Voters could not tell the two nodes of one identity apart, and would let both run.
-    const mayAsk = !this.isLeaving && !this.hasTwin
-    this.leases.want(mayAsk ? leased : [], this.current.electorates, this.ledgerStore.clock.now())
+    this.leases.want(this.isLeaving ? [] : leased, this.current.electorates, this.ledgerStore.clock.now())
     for (const { placed, epoch, previous } of due) {
       if (this.claiming.get(placed.instance) === epoch) continue
       this.claiming.set(placed.instance, epoch)
@@ -634,7 +640,8 @@ export class Ap {
   private tick(): void {
     const now = monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
-    if (this.isReady) this.leases.tick()
+    // Voters cannot tell the two nodes of one identity apart: neither renews, nor gives back what the other may run by.
+    if (this.isReady && !this.hasTwin) this.leases.tick()
     if (now - this.lastBeaconAt > beaconPause(this.current.membership.members.size)) this.scheduleBeacon()
   }
 

@@ -4,6 +4,7 @@
 import { sha256, utf8 } from './bytes.js'
 import { chuteOfInstance } from './chute.js'
 import { majority } from './rendezvous.js'
+import { isSameList } from './view.js'
 
 /** Durations in milliseconds. */
 export interface LeaseTiming {
@@ -33,6 +34,9 @@ export const isSafe = ({ voter, holder, kill, drift }: LeaseTiming): boolean =>
  * not know which ones the old ones gave.
  */
 const EPOCHS_PER_GENERATION = 1_000_000_000
+
+/** Beyond all epochs of a generation: who claims one of these to keep others out keeps out none after a change of voters. */
+const endOf = (generation: number): number => (generation + 1) * EPOCHS_PER_GENERATION
 
 /** `instance` is the hex of its subject; `generation` that of the chute's voters. */
 export interface LeaseRequest {
@@ -86,12 +90,13 @@ export interface Verdict {
 export class Voter {
   private readonly promises = new Map<string, Promised>()
   /** By hex of the chute's key. */
-  private readonly chutes = new Map<string, { generation: number; votes: boolean; since: number }>()
+  private readonly chutes = new Map<string, { generation: number; voters: readonly string[]; since: number }>()
   /** The generation a voter has signed for, by hex of the chute's key: it serves none before it any more. */
   private readonly signedFor = new Map<string, number>()
 
   /** @param saved what it promised before, by instance @param signed the generations it signed for, by chute */
   constructor(
+    private readonly self: string,
     private readonly startedAt: number,
     saved: Iterable<readonly [string, LeasePromise]> = [],
     signed: Iterable<readonly [string, number]> = [],
@@ -104,18 +109,16 @@ export class Voter {
     for (const [chute, generation] of signed) this.signedFor.set(chute, generation)
   }
 
-  /** Tells who votes on a chute now. What an earlier generation granted may be in use for one more lease. */
-  learn(chute: string, generation: number, votes: boolean, now: number): void {
+  /**
+   * Tells who votes on a chute now, by AP id. What other voters granted may be in use for one more lease: those of an earlier
+   * generation, and of this one, where two admins have forced some at one time.
+   */
+  learn(chute: string, generation: number, voters: readonly string[], now: number): void {
     const before = this.chutes.get(chute)
-    if (before?.generation === generation && before.votes === votes) return
+    if (before?.generation === generation && isSameList(before.voters, voters)) return
     // Before generation 0 there was none that could have granted.
     const since = generation === 0 && before === undefined ? Number.NEGATIVE_INFINITY : now
-    this.chutes.set(chute, { generation, votes, since })
-  }
-
-  /** The chute is gone: nothing is granted for it any more. */
-  unlearn(chute: string): void {
-    this.chutes.delete(chute)
+    this.chutes.set(chute, { generation, voters, since })
   }
 
   /** True where it may sign for the voters of this generation: once, and that must be on disk before the record is. */
@@ -133,18 +136,20 @@ export class Voter {
     const { instance, generation, epoch } = request
     const { voter } = this.timing
     const promised = this.promises.get(instance)
-    const taken = Math.max(claimed, generation * EPOCHS_PER_GENERATION)
+    const end = endOf(generation)
+    const taken = Math.max(claimed < end ? claimed : 0, generation * EPOCHS_PER_GENERATION)
     const known = Math.max(promised?.epoch ?? 0, taken)
     const refuse = (reason: Refusal, wait = 0): Verdict => ({
       answer: { granted: false, reason, epoch: known, wait: Math.max(0, Math.ceil(wait)) },
       save: undefined,
     })
     const chute = this.chutes.get(chuteOfInstance(instance))
-    if (chute === undefined || !chute.votes || chute.generation !== generation) return refuse('unknown')
+    if (chute === undefined || !chute.voters.includes(this.self) || chute.generation !== generation)
+      return refuse('unknown')
     if ((this.signedFor.get(chuteOfInstance(instance)) ?? 0) > generation) return refuse('unknown')
     const quietUntil = Math.max(this.startedAt, chute.since) + voter
     if (now < quietUntil) return refuse('quiet', quietUntil - now)
-    if (epoch <= taken) return refuse('superseded')
+    if (epoch <= taken || epoch >= end) return refuse('superseded')
     if (promised !== undefined) {
       const isOwn = promised.holder === from
       if (epoch < promised.epoch || (epoch === promised.epoch && (!isOwn || promised.isOver))) {
@@ -237,7 +242,7 @@ class Holder {
   }
 
   take(seat: Seat): void {
-    if (seat.generation !== this.seat.generation) this.begin(this.epoch)
+    if (seat.generation !== this.seat.generation || !isSameList(seat.voters, this.seat.voters)) this.begin(this.epoch)
     this.seat = seat
     if (seat.epoch > this.epoch) this.begin(seat.epoch)
   }
@@ -282,7 +287,9 @@ class Holder {
   private reconsider(self: string, now: number, runs: boolean): LeaseEffect[] {
     const { voters, instance } = this.seat
     const beaten = [...this.answers].flatMap(([voter, { answer }]) =>
-      !answer.granted && answer.reason === 'superseded' ? [{ voter, epoch: answer.epoch }] : [],
+      !answer.granted && answer.reason === 'superseded'
+        ? [{ voter, epoch: answer.epoch < endOf(this.seat.generation) ? answer.epoch : this.epoch }]
+        : [],
     )
     if (voters.length - beaten.length < majority(voters.length)) {
       this.begin(Math.max(this.epoch, ...beaten.map(({ epoch }) => epoch)) + 1)
@@ -296,7 +303,7 @@ class Holder {
     const spread = 2 ** Math.min(this.rounds, MOST_ROUNDS)
     const rest = this.timing.renew * (0.25 + spread * shareOf(self, instance, released))
     // A copy of an earlier life of this node may run on under its watchdog: then the promises must end by themselves.
-    this.begin(runs ? released : released + 1)
+    this.begin(runs ? released : Math.max(released, ...beaten.map(({ epoch }) => epoch)) + 1)
     this.restsUntil = now + rest + (runs ? this.timing.voter : 0)
     return runs ? [] : [{ do: 'release', voters, instance, epoch: released }]
   }
@@ -352,7 +359,8 @@ export class Holders {
     for (const [instance, holder] of this.holders) holder.isWanted = wanted.has(instance)
     for (const seat of seats) {
       const over = Math.max(this.released.get(seat.instance) ?? 0, seat.generation * EPOCHS_PER_GENERATION)
-      const least = { ...seat, epoch: Math.max(seat.epoch, over + 1) }
+      const asked = seat.epoch < endOf(seat.generation) ? seat.epoch : 0
+      const least = { ...seat, epoch: Math.max(asked, over + 1) }
       const holder = this.holders.get(seat.instance)
       if (holder === undefined) this.holders.set(seat.instance, new Holder(least, now, this.timing))
       else holder.take(least)
@@ -362,13 +370,16 @@ export class Holders {
   /**
    * Call it several times within `renew`.
    * @param runs whether anything of an instance runs here, or may come to run by what was asked of the engine
+   * @param ends whether it is being stopped
    */
-  tick(now: number, runs: (instance: string) => boolean): LeaseEffect[] {
+  tick(now: number, runs: (instance: string) => boolean, ends: (instance: string) => boolean): LeaseEffect[] {
     const effects: LeaseEffect[] = []
     for (const [instance, holder] of this.holders) {
       const isRunning = runs(instance)
-      // What is being stopped keeps its lease to the end, but never gets it anew.
-      if (holder.isWanted || (now < holder.until && isRunning)) effects.push(...holder.tick(this.self, now, isRunning))
+      // What is being stopped keeps its lease to the end, but never gets it anew. What nobody can stop (the engine is gone)
+      // does not keep it: others would wait for ever, and the watchdog ends it in time.
+      if (holder.isWanted || (now < holder.until && isRunning && ends(instance)))
+        effects.push(...holder.tick(this.self, now, isRunning))
       else if (!isRunning) {
         // Whoever comes next need not wait for the end of this lease.
         effects.push({ do: 'release', voters: holder.seat.voters, instance, epoch: holder.epoch })

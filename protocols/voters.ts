@@ -106,18 +106,21 @@ function elected(
 export function ballotOf(
   chute: Uint8Array,
   { voters, ballots }: Electorate,
-  { members }: Membership,
+  { members, forgotten }: Membership,
   self: Uint8Array,
   isAlive: (ap: string) => boolean,
 ): readonly Uint8Array[] | undefined {
   const isMember = (key: Uint8Array) => members.has(apId(key))
+  // One that was forgotten since it was picked is for the next generation to replace: else who signed first and who did not
+  // could never agree again.
+  const wasMember = (key: Uint8Array) => isMember(key) || forgotten.has(apId(key))
   const stay = voters.filter(isMember)
   if (!isAmong(stay, self)) return undefined
   const size = Math.max(3, voters.length)
   if (stay.length === size) return undefined
   const picked = ballots.find(({ body }) => {
     const keepsAll = stay.every((key) => isAmong(body.voters, key))
-    return keepsAll && body.voters.every(isMember) && body.voters.length >= Math.min(3, size)
+    return keepsAll && body.voters.every(wasMember) && body.voters.length >= Math.min(3, size)
   })
   if (picked !== undefined) return picked.body.voters
   if (!equalBytes(stay[0]!, self)) return undefined

@@ -48,7 +48,8 @@ export const pulse = z.object({ boot: uint, sequence: uint, ledger: byteString(1
 export const probeRequest = z.object({ ap: byteString(32).optional() })
 export const probeReply = z.object({ boot: uint, sequence: uint, reached: z.boolean() })
 
-const instance = byteString(25, 53)
+/** Of an exclusive chute, which never runs everywhere. */
+const instance = byteString(25)
 
 /** Requests are [instance, generation, epoch], what is given back [instance, epoch]; the reply has an answer a request. */
 export const leaseRequest = z.object({

@@ -8,7 +8,7 @@ import type { ServiceSpec } from '../../protocols/deployment.js'
 import { Images, platformOf } from '../packages/images.js'
 import { ask, askState, askVersion, DEADLINE, socketOf, unless } from './docker-client.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
-import { processAtPort } from './port-holder.js'
+import { isRunningHere, processAtPort } from './processes.js'
 
 /** Milliseconds for what sets up namespaces and networks or copies files: seconds already on a fast machine. */
 const SLOW_DEADLINE = 60_000
@@ -56,14 +56,15 @@ export class DockerEngine implements Engine {
       platform: platformOf(version.Os, architecture, variant),
       cpu: info.NCPU * 1000,
       memory: info.MemTotal,
-      local: this.isLocal(info.Name),
+      local: await this.isLocal(info.Name),
     }
   }
 
   // A socket may lead to another machine, and a node in a container of its own sees no processes of others.
-  private isLocal(machine: string): boolean {
+  private async isLocal(machine: string): Promise<boolean> {
     const isOurs = socketOf(this.docker) !== undefined && machine === hostname()
-    return isOurs && process.platform === 'linux' && process.getuid?.() === 0
+    const mayKill = process.platform === 'linux' && process.getuid?.() === 0
+    return isOurs && mayKill && (await isRunningHere('dockerd'))
   }
 
   async containers(): Promise<ContainerState[]> {

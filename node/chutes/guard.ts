@@ -53,7 +53,9 @@ export class Guard {
 
   /** Parts with the watchdog, which goes on. */
   close(): void {
-    this.socket?.destroy()
+    const { socket } = this
+    this.socket = undefined
+    socket?.destroy()
   }
 
   private async ask(request: Unnumbered<WatchdogRequest>): Promise<void> {
@@ -111,6 +113,10 @@ export class Guard {
     return new Promise((resolve, reject) => {
       const socket = connect(this.path)
       socket.setEncoding('utf8')
+      socket.setMaxListeners(0) // one a request that is under way
+      // The kernel takes calls for a watchdog that is stopped.
+      const timer = setTimeout(() => socket.destroy(), ANSWER_PATIENCE)
+      socket.once('close', () => clearTimeout(timer))
       let rest = ''
       socket.on('data', (text) => {
         const lines = (rest + text).split('\n')
@@ -120,6 +126,7 @@ export class Guard {
           if ('guards' in reply) {
             this.guarded.clear()
             for (const [key, guarded] of Object.entries(reply.guards)) this.guarded.set(key, guarded)
+            clearTimeout(timer)
             socket.unref()
             resolve(socket)
           } else {
@@ -132,7 +139,10 @@ export class Guard {
       socket.on('close', () => {
         if (this.socket === socket) {
           this.socket = undefined
-          this.guarded.clear() // nothing is known of what nobody answers for
+          // The next watchdog must end what this one would have, be its time over or not.
+          const lost = [...this.guarded]
+          this.guarded.clear()
+          for (const [key, { ids, until, starting }] of lost) this.set(key, ids, until, starting).catch(() => {})
         }
         reject(new Error('closed'))
       })

@@ -27,6 +27,8 @@ export class LeaseBook {
   readonly released = new Map<string, number>()
   /** By hex of the chute's key. */
   readonly signed = new Map<string, Ballot>()
+  private last: Promise<unknown> = Promise.resolve()
+  private next: Promise<void> | undefined
 
   private constructor(private readonly file: LeaseFile) {}
 
@@ -44,11 +46,17 @@ export class LeaseBook {
     return { book, isDamaged: text !== undefined && data === undefined }
   }
 
-  /** Resolves once all that is in it is on disk. */
+  /** Resolves once all that is in it now is on disk. However often it is asked for meanwhile, one more write is enough. */
   save(): Promise<void> {
-    const [promises, released, signed] = [this.promises, this.released, this.signed].map((map) =>
-      Object.fromEntries<unknown>(map),
-    )
-    return this.file.write(`${JSON.stringify({ promises, released, signed })}\n`)
+    this.next ??= this.last.then(() => {
+      this.next = undefined
+      const [promises, released, signed] = [this.promises, this.released, this.signed].map((map) =>
+        Object.fromEntries<unknown>(map),
+      )
+      return this.file.write(`${JSON.stringify({ promises, released, signed })}\n`)
+    })
+    const saved = this.next
+    this.last = saved.catch(() => {})
+    return saved
   }
 }

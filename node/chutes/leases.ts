@@ -26,6 +26,8 @@ import { LeaseBook } from './lease-book.js'
 /** A lease that ends sooner, in milliseconds, is not worth starting anything for. */
 const WORTH_STARTING = 1000
 
+const UNKNOWN: LeaseAnswer = { granted: false, reason: 'unknown', epoch: 0, wait: 0 }
+
 export interface LeasesOptions {
   readonly self: string
   /** Where the lease book lies. */
@@ -39,6 +41,8 @@ export interface LeasesOptions {
   readonly sign: (chute: Uint8Array, body: Body<'voters'>) => Promise<unknown>
   /** Whether containers of an instance are here, or may be. */
   readonly isPresent: (instance: string) => boolean
+  /** Whether they are being removed. */
+  readonly isEnding: (instance: string) => boolean
   /** The name of an instance. */
   readonly nameOf: (instance: string) => string
   /** What this AP may run, or what it says of it, has changed. */
@@ -72,8 +76,13 @@ export class Leases {
     if (isDamaged) options.onFailure('reading the file "leases"', new Error('it is damaged, and starts anew'))
     await options.guard.find()
     const signed = [...book.signed].map(([chute, { generation }]) => [chute, generation] as const)
-    const voter = new Voter(options.clock(), book.promises, signed)
-    return new Leases(options, voter, new Holders(options.self, book.released), book)
+    const voter = new Voter(options.self, options.clock(), book.promises, signed)
+    const leases = new Leases(options, voter, new Holders(options.self, book.released), book)
+    for (const [instance, { ids, starting }] of options.guard.guarded) {
+      leases.containers.set(instance, [...ids])
+      if (starting) leases.starting.add(instance)
+    }
+    return leases
   }
 
   // --- voting -----------------------------------------------------------------------------------------------------
@@ -84,20 +93,23 @@ export class Leases {
     this.claims = claims
     this.replicas.clear()
     for (const { key, spec } of chutes) {
-      if (!electorates.has(hex(key))) this.voter.unlearn(hex(key))
-      else this.replicas.set(hex(key), spec.replicas as number) // never everywhere
+      if (electorates.has(hex(key))) this.replicas.set(hex(key), spec.replicas as number) // never everywhere
     }
     for (const [chute, electorate] of electorates) {
-      const votes = electorate.voters.some((key) => apId(key) === this.options.self)
-      this.voter.learn(chute, electorate.generation, votes, this.options.clock())
-      if (votes) this.elect(chute, electorate, outlook)
+      const voters = electorate.voters.map(apId)
+      this.voter.learn(chute, electorate.generation, voters, this.options.clock())
+      if (voters.includes(this.options.self)) this.elect(chute, electorate, outlook)
     }
   }
 
   private elect(chute: string, electorate: Electorate, { membership, candidates }: Outlook): void {
     const self = apKey(this.options.self)
-    if (this.casting.has(chute) || electorate.ballots.some(({ signer }) => equalBytes(signer, self))) return
     const generation = electorate.generation + 1
+    if (electorate.ballots.some(({ signer }) => equalBytes(signer, self))) {
+      this.voter.sign(chute, generation) // its book may have been lost
+      return
+    }
+    if (this.casting.has(chute)) return
     const signed = this.book.signed.get(chute)
     const isAlive = (ap: string) => candidates.get(ap)?.state === 'alive'
     // One that is in the book and not in the ledger was cast when the power was cut.
@@ -119,26 +131,32 @@ export class Leases {
   /** Answers what an AP asks of this one. What an answer promises is on disk before it is returned. */
   async answer(from: string, { asks, releases }: LeaseMessage): Promise<LeaseAnswer[]> {
     for (const { instance, epoch } of releases) this.voter.release(from, instance, epoch)
-    const answers: LeaseAnswer[] = []
-    const saves: [string, LeasePromise][] = []
-    for (const request of asks) {
-      const { answer, save } = this.judge(from, request)
-      answers.push(answer)
-      if (save !== undefined) saves.push([request.instance, save])
-    }
-    if (saves.length > 0) {
-      for (const [instance, promise] of saves) this.book.promises.set(instance, promise)
+    const verdicts = asks.map((request) => ({ request, ...this.judge(from, request) }))
+    const saves = verdicts.flatMap(({ request, save }) =>
+      save === undefined ? [] : [[request.instance, save] as const],
+    )
+    const isSaved = saves.length === 0 || (await this.save(saves))
+    return verdicts.map(({ answer, save }) => (isSaved || save === undefined ? answer : UNKNOWN))
+  }
+
+  /** @returns false where the disk takes nothing */
+  private async save(promises: readonly (readonly [string, LeasePromise])[]): Promise<boolean> {
+    for (const [instance, promise] of promises) this.book.promises.set(instance, promise)
+    try {
       await this.book.save()
-      for (const [instance, promise] of saves) this.voter.saved(instance, promise)
+    } catch (error) {
+      this.options.onFailure('writing what was promised', error)
+      return false
     }
-    return answers
+    for (const [instance, promise] of promises) this.voter.saved(instance, promise)
+    return true
   }
 
   private judge(from: string, request: LeaseRequest) {
     // Else a peer could fill the disk with promises for instances that nobody wants.
     const ordinal = Number.parseInt(request.instance.slice(40), 16)
     if (!(ordinal < (this.replicas.get(chuteOfInstance(request.instance)) ?? 0))) {
-      return { answer: { granted: false, reason: 'unknown', epoch: 0, wait: 0 } as const, save: undefined }
+      return { answer: UNKNOWN, save: undefined }
     }
     const others = this.claims.get(request.instance)?.filter(({ signer }) => apId(signer) !== from) ?? []
     const claimed = Math.max(0, ...others.map(({ body }) => body.epoch))
@@ -204,7 +222,7 @@ export class Leases {
     }
     let isChanged = false
     let hasReleased = false
-    for (const effect of this.holders.tick(now, (instance) => this.options.isPresent(instance))) {
+    for (const effect of this.holders.tick(now, this.options.isPresent, this.options.isEnding)) {
       const { instance } = effect.do === 'ask' ? effect.request : effect
       if (effect.do === 'ask') to(effect.voter).asks.push(effect)
       else if (effect.do === 'release') {

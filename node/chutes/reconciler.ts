@@ -67,6 +67,9 @@ export class Reconciler {
   private readonly reports = new Map<string, Report>()
   private readonly refusals = new Map<string, Cannot & { times: number }>()
   private readonly busy = new Set<string>()
+  /** Of these the step that is over: they are busy until a look that began after it shows what has become of it. */
+  private readonly unseen = new Set<string>()
+  private readonly removing = new Set<string>()
   private readonly backoffs = new Map<string, Backoff>()
   /** Instances whose latest step failed by a fault of the engine, for the first time. */
   private readonly doubted = new Set<string>()
@@ -146,6 +149,11 @@ export class Reconciler {
     return !this.hasLooked || this.actual.has(key) || this.busy.has(key)
   }
 
+  /** True while an instance that should not run here is being removed by an engine that answers. */
+  isEnding(key: string): boolean {
+    return this.removing.has(key) && this.info !== undefined
+  }
+
   private kick(): void {
     if (this.stopping.signal.aborted) return
     this.kicked = true
@@ -174,6 +182,7 @@ export class Reconciler {
   private async pass(): Promise<void> {
     const { engine } = this.options
     let containers: ContainerState[]
+    const over = [...this.unseen]
     const askedAt = this.time.monotonic()
     try {
       if (this.info === undefined || this.silentSince !== undefined) this.setInfo(await engine.info())
@@ -183,6 +192,10 @@ export class Reconciler {
     } catch (error) {
       this.engineSilent(error, askedAt)
       return
+    }
+    for (const key of over) {
+      this.unseen.delete(key)
+      this.busy.delete(key)
     }
     const actual = new Map<string, ContainerState[]>()
     for (const container of containers) actual.set(container.key, [...(actual.get(container.key) ?? []), container])
@@ -277,7 +290,7 @@ export class Reconciler {
         else this.refuse(key, error)
       })
       .finally(() => {
-        this.busy.delete(key)
+        this.unseen.add(key)
         this.kick()
       })
   }
@@ -300,9 +313,10 @@ export class Reconciler {
   }
 
   /** @returns false where it is an exclusive instance and has no lease to start it by */
-  private async startAll(key: string, { plan }: Desired): Promise<boolean> {
+  private async startAll(key: string, desired: Desired): Promise<boolean> {
     const { engine, beforeStart } = this.options
-    if (plan.spec.exclusive !== undefined) {
+    if (desired.plan.spec.exclusive !== undefined) {
+      if (!this.stillWanted(key, desired)) return false // by the lease of this epoch: there may be a later one by now
       const containers = (await engine.containers()).filter((container) => container.key === key)
       const ids = containers.map(({ id }) => id)
       if (!(await beforeStart(key, ids))) {
@@ -322,7 +336,12 @@ export class Reconciler {
     const report = this.reports.get(key)
     if (report !== undefined) this.setReport(key, { ...report, state: 'stopping', since: this.options.now() })
     const instance = this.actual.get(key)![0]!.instance
-    await this.options.engine.remove(key)
+    this.removing.add(key)
+    try {
+      await this.options.engine.remove(key)
+    } finally {
+      this.removing.delete(key)
+    }
     this.options.onStopped(key, instance, await this.options.engine.volumes(chuteOfInstance(key)))
   }
 

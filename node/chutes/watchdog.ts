@@ -111,18 +111,25 @@ function look(): void {
   timer = setTimeout(look, Math.max(LOOK, Math.min(LOOK_AT_CLOCK, ...ends)))
 }
 
+/** About each container that may yet be started: while a start of it is under way, the engine does not answer that. */
 function askEngine(now: number): void {
   askedAt = now
-  const asked = ask({ socketPath: engineSocket, path: '/_ping', timeout: ASK_ENGINE_EVERY, agent: false })
-  asked.on('response', (response) => {
-    response.resume()
-    answersSince ??= now
-  })
-  asked.on('timeout', () => asked.destroy(new Error('no answer')))
-  asked.on('error', () => {
-    answersSince = undefined
-  })
-  asked.end()
+  const ids = [...guards.values()].flatMap(({ starting }) => [...starting])
+  let unanswered = ids.length
+  for (const id of ids) {
+    const path = `/containers/${id}/json`
+    const asked = ask({ socketPath: engineSocket, path, timeout: ASK_ENGINE_EVERY, agent: false })
+    asked.on('response', (response) => {
+      response.resume()
+      unanswered--
+      if (unanswered === 0) answersSince ??= now
+    })
+    asked.on('timeout', () => asked.destroy(new Error('no answer')))
+    asked.on('error', () => {
+      answersSince = undefined
+    })
+    asked.end()
+  }
 }
 
 function end(): never {

@@ -56,7 +56,7 @@ class ModelAp {
     readonly scenario: Scenario,
   ) {
     // Long before the beginning, so that the first lease is to be had at once.
-    this.voter = new Voter(this.local(-1000), [], [], scenario.timing)
+    this.voter = new Voter(String(id), this.local(-1000), [], [], scenario.timing)
     this.holders = new Holders(String(id), [], scenario.timing)
     this.learn(0, 0)
   }
@@ -67,13 +67,13 @@ class ModelAp {
 
   learn(generation: number, at: number): void {
     this.generation = generation
-    this.voter.learn(CHUTE, generation, this.scenario.generations[generation]!.includes(this.id), this.local(at))
+    this.voter.learn(CHUTE, generation, this.scenario.generations[generation]!.map(String), this.local(at))
   }
 
   /** The process is killed and started again; the copy lives on under its watchdog. */
   restart(at: number): void {
     const { timing } = this.scenario
-    this.voter = new Voter(this.local(at), this.promises, this.signed, timing)
+    this.voter = new Voter(String(this.id), this.local(at), this.promises, this.signed, timing)
     this.holders = new Holders(String(this.id), this.released, timing)
     const { generation } = this
     this.learn(0, at)
@@ -160,7 +160,11 @@ export function play(scenario: Scenario, choose: Chooser): string | undefined {
     const now = ap.local(at)
     ap.holders.want(ap.wants ? [seat] : [], now)
     if (!ap.wants) ap.copy = undefined // stopped in time, which a planned stop sees to
-    for (const effect of ap.holders.tick(now, () => ap.aliveUntil() > at)) {
+    for (const effect of ap.holders.tick(
+      now,
+      () => ap.aliveUntil() > at,
+      () => true,
+    )) {
       if (effect.do === 'ask') ask(ap, Number(effect.voter), effect.request, effect.sentAt, at)
       else if (effect.do === 'release') release(ap, effect.voters, effect.epoch, at)
     }

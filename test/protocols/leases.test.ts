@@ -35,10 +35,12 @@ const INSTANCE = `${CHUTE}0000000000`
 const ask = (epoch: number) => ({ instance: INSTANCE, generation: 0, epoch })
 const SOON = LEASE.voter // after a start, and as true time for what has just begun
 
+const VOTERS = ['v', 'w', 'x']
+
 /** A voter that has voted on the chute for a while. */
-function voter(saved: ConstructorParameters<typeof Voter>[1] = []): Voter {
-  const made = new Voter(0, saved)
-  made.learn(CHUTE, 0, true, 0)
+function voter(saved: ConstructorParameters<typeof Voter>[2] = []): Voter {
+  const made = new Voter('v', 0, saved)
+  made.learn(CHUTE, 0, VOTERS, 0)
   return made
 }
 
@@ -76,7 +78,7 @@ test('a voter grants no epoch that another AP has claimed, and none to whom it d
   assert.not.ok(grants(v, 'a', 4, SOON, 4))
   assert.ok(grants(v, 'a', 5, SOON, 4))
   assert.not.ok(v.request('a', { ...ask(6), generation: 1 }, 0, SOON).answer.granted)
-  v.learn(CHUTE, 1, false, SOON)
+  v.learn(CHUTE, 1, ['w'], SOON)
   assert.not.ok(v.request('a', { ...ask(2_000_000_000), generation: 1 }, 0, SOON + 60_000).answer.granted)
 })
 
@@ -96,7 +98,13 @@ const asked = (effects: LeaseEffect[]) => effects.flatMap((effect) => (effect.do
 test('a holder counts from the sending of requests that a majority granted', () => {
   const holders = new Holders('a')
   holders.want([seat(1)], 0)
-  const asks = asked(holders.tick(100, () => false))
+  const asks = asked(
+    holders.tick(
+      100,
+      () => false,
+      () => true,
+    ),
+  )
   assert.equal(
     asks.map(({ voter }) => voter),
     ['x', 'y', 'z'],
@@ -112,23 +120,70 @@ test('a holder counts from the sending of requests that a majority granted', () 
 test('a holder gives back what it does not need any more, but not while anything of it runs', () => {
   const holders = new Holders('a')
   holders.want([seat(1)], 0)
-  for (const { voter, request } of asked(holders.tick(0, () => false))) {
+  for (const { voter, request } of asked(
+    holders.tick(
+      0,
+      () => false,
+      () => true,
+    ),
+  )) {
     holders.answered(voter, request, 0, { granted: true }, 1)
   }
   holders.want([], 10)
-  assert.not.ok(holders.tick(10, () => true).some((effect) => effect.do === 'release'))
-  assert.ok(holders.tick(20, () => false).some((effect) => effect.do === 'release' && effect.epoch === 1))
+  assert.not.ok(
+    holders
+      .tick(
+        10,
+        () => true,
+        () => true,
+      )
+      .some((effect) => effect.do === 'release'),
+  )
+  assert.ok(
+    holders
+      .tick(
+        20,
+        () => false,
+        () => true,
+      )
+      .some((effect) => effect.do === 'release' && effect.epoch === 1),
+  )
   holders.want([seat(1)], 30)
-  assert.is(asked(holders.tick(30, () => false))[0]!.request.epoch, 2, 'and asks for it no more')
+  assert.is(
+    asked(
+      holders.tick(
+        30,
+        () => false,
+        () => true,
+      ),
+    )[0]!.request.epoch,
+    2,
+    'and asks for it no more',
+  )
 })
 
 test('a holder that is outvoted asks for an epoch above those of the others', () => {
   const holders = new Holders('a')
   holders.want([seat(1)], 0)
-  for (const { voter, request } of asked(holders.tick(0, () => false))) {
+  for (const { voter, request } of asked(
+    holders.tick(
+      0,
+      () => false,
+      () => true,
+    ),
+  )) {
     holders.answered(voter, request, 0, { granted: false, reason: 'superseded', epoch: 7, wait: 0 }, 1)
   }
-  assert.is(asked(holders.tick(2, () => false))[0]!.request.epoch, 8)
+  assert.is(
+    asked(
+      holders.tick(
+        2,
+        () => false,
+        () => true,
+      ),
+    )[0]!.request.epoch,
+    8,
+  )
 })
 
 test('no two APs run an instance at once, in every way in which two things go wrong', () => {
@@ -164,6 +219,54 @@ test('nor when much goes wrong', () => {
 
 test('the model finds it where a voter does not wait long enough', () => {
   assert.ok(explore(scenario(RATES[0]!, { timing: { ...SMALL, voter: 3.5 } }), 2).violation)
+})
+
+test('what nobody can stop does not keep its lease; what is being stopped does', () => {
+  const held = (ends: boolean): boolean => {
+    const holders = new Holders('a')
+    const seat = { instance: INSTANCE, generation: 0, voters: ['v', 'w', 'x'], epoch: 1 }
+    holders.want([seat], 0)
+    for (let now = 0; now < 60_000; now += 200) {
+      if (now === 2000) holders.want([], now) // its engine is gone, or it is to run elsewhere
+      for (const { voter, request, sentAt } of asked(
+        holders.tick(
+          now,
+          () => true,
+          () => ends,
+        ),
+      )) {
+        holders.answered(voter, request, sentAt, { granted: true }, now)
+      }
+    }
+    return holders.holds(INSTANCE, 60_000) !== undefined
+  }
+  assert.ok(held(true))
+  assert.not.ok(held(false))
+})
+
+test('voters of one generation that two admins have forced keep quiet for a lease where others may have granted', () => {
+  const v = voter()
+  v.learn(CHUTE, 1, ['w'], SOON)
+  v.learn(CHUTE, 1, ['v'], 100_000)
+  const first = { instance: INSTANCE, generation: 1, epoch: 1_000_000_001 }
+  assert.not.ok(v.request('a', first, 0, 100_000 + LEASE.voter - 1).answer.granted)
+  assert.ok(v.request('a', first, 0, 100_000 + LEASE.voter).answer.granted)
+})
+
+test('an epoch beyond those of a generation is granted to nobody, and keeps nobody out', () => {
+  const v = voter()
+  assert.not.ok(grants(v, 'villain', 2 ** 48, SOON))
+  assert.ok(grants(v, 'a', 2, SOON, 2 ** 48))
+  const holders = new Holders('a')
+  holders.want([{ instance: INSTANCE, generation: 0, voters: VOTERS, epoch: 2 ** 48 + 1 }], 0)
+  const asks = asked(
+    holders.tick(
+      0,
+      () => false,
+      () => true,
+    ),
+  )
+  assert.ok(asks.length === 3 && asks.every(({ request }) => request.epoch === 1))
 })
 
 test.run()

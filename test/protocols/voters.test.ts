@@ -112,7 +112,12 @@ function ballot(self: number, of: Electorate, members: number[], dead: number[] 
   const ids = new Map(keys(...members).map((key) => [apId(key), memberOf(key)]))
   const gone = keys(...dead).map(apId)
   const isAlive = (ap: string) => !gone.includes(ap)
-  const membership: Membership = { members: ids, forgotten: new Set(), isAdmin: () => false, wasAdmin: () => false }
+  const forgotten = new Set(
+    keys(0, 4)
+      .map(apId)
+      .filter((ap) => !ids.has(ap)),
+  )
+  const membership: Membership = { members: ids, forgotten, isAdmin: () => false, wasAdmin: () => false }
   return ballotOf(KEY, of, membership, APS[self]!.publicKey, isAlive)?.map(hex)
 }
 
@@ -132,11 +137,20 @@ test('the first voter that is still a member picks another that is alive, and th
   is(electorate(first, change(APS[2]!, 1, keys(1, 2, 4))), 1, keys(1, 2, 4))
 })
 
-test('nobody signs for voters that leave one out who could stay, or that are no members', () => {
+test('nobody signs for voters that leave one out who could stay, or that never were members', () => {
   const members = [1, 2, 3, 4]
   assert.is(ballot(2, electorate(change(APS[1]!, 1, keys(1, 3, 4))), members), undefined)
-  assert.is(ballot(2, electorate(change(APS[1]!, 1, keys(1, 2, 0))), members), undefined)
+  assert.is(ballot(2, electorate(change(APS[1]!, 1, keys(1, 2, 7))), members), undefined)
   assert.is(ballot(2, electorate(change(APS[3]!, 1, keys(1, 2, 3))), members), undefined, 'it was picked by no voter')
+})
+
+test('one that was picked and then forgotten is signed for all the same, and replaced next', () => {
+  const first = change(APS[1]!, 1, keys(1, 2, 4))
+  const members = [1, 2, 3] // 0 and 4 were forgotten
+  assert.equal(ballot(2, electorate(first), members), hexes(1, 2, 4))
+  const next = electorate(first, change(APS[2]!, 1, keys(1, 2, 4)))
+  is(next, 1, keys(1, 2, 4))
+  assert.equal(ballot(1, next, members), hexes(1, 2, 3))
 })
 
 test('where nobody is there to take the place, the voters stay', () => {

@@ -164,6 +164,7 @@ export class Ap {
       call: (voter, message) => this.mesh.callVoter(voter, message),
       sign: (chute, body) => this.ledgerStore.sign(host.signer, 'voters', chute, body),
       isPresent: (instance) => this.reconciler.isPresent(instance),
+      isEnding: (instance) => this.reconciler.isEnding(instance),
       nameOf: (instance) => instance.slice(0, 12),
       onChange: () => {
         this.scheduleBeacon()
@@ -229,7 +230,7 @@ export class Ap {
     ) {
       await this.pause(100)
     }
-    await this.leases.giveUp()
+    if (!this.hasTwin) await this.leases.giveUp()
   }
 
   private pause(ms: number): Promise<void> {
@@ -321,8 +322,7 @@ export class Ap {
   private makeClaims(): void {
     const turns = this.isLeaving ? [] : this.turns.due(this.current, this.id, this.time.monotonic())
     const { due, leased } = claimsToMake(turns, this.current, this.id, (instance) => this.leases.holds(instance))
-    const mayAsk = !this.isLeaving && !this.hasTwin
-    this.leases.want(mayAsk ? leased : [], this.current.electorates, this.ledgerStore.clock.now())
+    this.leases.want(this.isLeaving ? [] : leased, this.current.electorates, this.ledgerStore.clock.now())
     for (const { placed, epoch, previous } of due) {
       if (this.claiming.get(placed.instance) === epoch) continue
       this.claiming.set(placed.instance, epoch)
@@ -401,7 +401,7 @@ export class Ap {
     if (this.isHalted) return
     const now = this.time.monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
-    if (this.isReady) this.leases.tick()
+    if (this.isReady && !this.hasTwin) this.leases.tick()
     if (now - this.lastBeaconAt > beaconPause(this.current.membership.members.size)) this.scheduleBeacon()
   }
 

@@ -1,11 +1,13 @@
-// Who has a port of this machine, for the message to a person whose chute wants it. A guess at best: it may be gone by
-// the time it is asked for, and /proc shows other users' processes to root alone.
+// What runs on this machine, by /proc.
 import { readdir, readFile, readlink } from 'node:fs/promises'
 
 // State of a listening TCP socket, and of a bound UDP one, in the fourth field (Linux, net/tcp_states.h).
 const LISTENS = { tcp: '0A', udp: '07' }
 
-/** `node (pid 4711)`, or undefined where it cannot be learnt. */
+/**
+ * Who has a port of this machine, for the message to a person whose chute wants it: `node (pid 4711)`, or undefined where it
+ * cannot be learnt. A guess at best: it may be gone by the time it is asked for, and root alone sees other users' processes.
+ */
 export async function processAtPort(port: number, protocol: 'tcp' | 'udp'): Promise<string | undefined> {
   const suffix = `:${port.toString(16).toUpperCase().padStart(4, '0')}`
   const tables = await Promise.all([`${protocol}`, `${protocol}6`].map((table) => read(`/proc/net/${table}`)))
@@ -22,6 +24,12 @@ export async function processAtPort(port: number, protocol: 'tcp' | 'udp'): Prom
     }
   }
   return undefined
+}
+
+/** True where this process sees another of that name: in a container of its own it does not. */
+export async function isRunningHere(name: string): Promise<boolean> {
+  const pids = (await list('/proc')).filter((entry) => /^\d+$/.test(entry))
+  return (await Promise.all(pids.map((pid) => read(`/proc/${pid}/comm`)))).some((comm) => comm.trim() === name)
 }
 
 const read = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '')
