@@ -122,6 +122,17 @@ test('a copy on an engine that hangs is ended past it, though its node is dead',
   assert.equal(copies.twins(), [])
 })
 
+test('an AP whose engine is gone does not keep the lease of what it cannot run', async () => {
+  const seat = await seated()
+  await seat.host.engine!.stop()
+  await eventually('another AP to run it', async () =>
+    (await rowsOf(seat.ap)).some(({ ap, state }) => ap !== seat.ap.id && state === 'running'),
+  )
+  await seat.host.engine!.start()
+  await seated()
+  assert.equal(copies.twins(), [])
+})
+
 test('a machine that boots, and reaches no voters, starts nothing', async () => {
   const seat = await seated()
   lan.cut(seat.host)

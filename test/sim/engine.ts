@@ -9,6 +9,8 @@ const ANSWER = 2
 const CREATE = 150
 const START = 300
 const REMOVE = 300
+/** Now and then, a look at all containers. */
+const SLOW_LOOK = 700
 
 export interface EngineHost {
   /** Runs something later, whatever becomes of the node. */
@@ -89,7 +91,11 @@ export class SimEngine {
       })
     return {
       info: () => ask(ANSWER, () => this.capacity),
-      containers: () => ask(ANSWER, () => [...this.containers.values()].flatMap(({ states }) => states)),
+      // It is asked about each container by itself, so that what it said first is old when the last is heard of.
+      containers: () =>
+        ask(ANSWER, () => [...this.containers.values()].flatMap(({ states }) => states)).then((states) =>
+          ask(this.random.chance(0.1) ? SLOW_LOOK : ANSWER, () => states),
+        ),
       leftovers: () => ask(ANSWER, () => []),
       create: (plan) => ask(CREATE, () => this.create(plan)),
       start: (key) => ask(START, () => this.start(key)),

@@ -1,4 +1,5 @@
 // The watchdog, as a process of its own, against a real Docker.
+import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
@@ -38,6 +39,9 @@ async function container(): Promise<string> {
   })
   return id
 }
+
+/** Sends a signal to the watchdog at a socket. */
+const kill = (socket: string, signal: string) => execFileSync('pkill', [`-${signal}`, '-f', `watchdog.js ${socket}`])
 
 const start = (id: string) => docker.getContainer(id).start()
 const lives = (id: string) => copies.alive().includes(id)
@@ -87,6 +91,32 @@ test('a watchdog outlives its node, the next node finds what it guards, and it e
   second.close()
   await dead(id)
   await until('the end of the watchdog', () => !existsSync(socket), { deadlineMs: 20_000 })
+})
+
+test('the watchdog that follows one that was killed ends what that one guarded, though its time is over', async () => {
+  const socket = join(scratch(), 'watchdog.sock')
+  const guard = guardAt(socket)
+  const id = await container()
+  await start(id)
+  await alive(id)
+  await guard.set('a', [id], bootClock() + 300, false)
+  kill(socket, 'SIGKILL')
+  await dead(id)
+  guard.close()
+})
+
+test('a watchdog that stands still keeps no node from starting', async () => {
+  const socket = join(scratch(), 'watchdog.sock')
+  const first = guardAt(socket)
+  await first.set('a', ['0'.repeat(64)], bootClock() + 60_000, false)
+  kill(socket, 'SIGSTOP')
+  const asked = performance.now()
+  const second = guardAt(socket)
+  await second.find()
+  assert.ok(performance.now() - asked < 5000)
+  kill(socket, 'SIGKILL')
+  first.close()
+  second.close()
 })
 
 test('a container that an engine starts when its time is over dies at once', async () => {
