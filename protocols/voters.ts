@@ -8,6 +8,7 @@ import type { RecordOf } from './kinds.js'
 import type { Ledger } from './ledger.js'
 import type { Membership } from './membership.js'
 import { majority, score } from './rendezvous.js'
+import { remembered } from './view.js'
 
 /** The top bit of a creation id's mark says whether the chute is exclusive. */
 const EXCLUSIVE_BIT = 0x80
@@ -44,6 +45,16 @@ export interface Electorate {
 
 /** The voters of each exclusive chute, by hex of its key. */
 export function electoratesOf(
+  ledger: Ledger,
+  chutes: readonly Chute[],
+  membership: Membership,
+  nowMs: number,
+): ReadonlyMap<string, Electorate> {
+  const inputs = [chutes, membership, ledger.stamp('voters', nowMs)]
+  return remembered(ledger, 'electorates', inputs, () => readElectorates(ledger, chutes, membership, nowMs))
+}
+
+function readElectorates(
   ledger: Ledger,
   chutes: readonly Chute[],
   membership: Membership,

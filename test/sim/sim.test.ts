@@ -10,6 +10,7 @@ import { shrink } from './shrink.js'
 const FIXED: readonly (readonly [seed: string, aps: number])[] = [
   ...['1', '2', '5', '12', '126', '199'].map((seed) => [seed, 8] as const),
   ['158', 9],
+  ['65', 9],
 ]
 const FRESH = 4
 const APS = 8
@@ -40,8 +41,8 @@ test('one seed is one run, to the last step', async () => {
 
 /** The first of a few seeds in which the broken part is found. */
 async function findBroken(part: string) {
-  for (const seed of ['1', '2', '3', '4', '5', '6', '7', '8']) {
-    const { violation } = await simulate(seed, { mutation: MUTATIONS[part]! })
+  for (let seed = 1; seed <= 16; seed++) {
+    const { violation } = await simulate(String(seed), { mutation: MUTATIONS[part]! })
     if (violation !== undefined) return { seed, violation }
   }
   return undefined
@@ -55,6 +56,11 @@ test('a ledger that believes in the order of arrival is found', async () => {
 test('a disk that tells of its syncs too early is found', async () => {
   const found = await findBroken('fsync')
   assert.match(found?.violation.promise ?? '', /an acknowledged record|was not given/)
+})
+
+test('voters that promise one instance to two APs are found', async () => {
+  const found = await findBroken('lease')
+  assert.is(found?.violation.promise, 'no two copies of an exclusive chute ever live at one time')
 })
 
 test('a scenario that breaks a promise shrinks to the actions that matter', async () => {
