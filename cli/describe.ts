@@ -31,9 +31,11 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   'lease-taken': (e) => `this AP has the lease of ${e.instance}, epoch ${e.epoch}`,
   'lease-lost': (e) => `this AP has lost the lease of ${e.instance}: ${e.reason}`,
   voters: (e) =>
-    `chute ${e.chute} has other voters${e.forced ? ', by force' : ''}: ${(e.voters as string[]).join(', ')}`,
+    `chute ${e.chute} has other voters: ${(e.voters as string[]).join(', ')}; it stands still for some ten seconds`,
   started: (e) => `${e.instance} was started, revision ${e.revision}, epoch ${e.epoch}`,
   stopped: (e) => `${e.instance} was stopped`,
+  'branch-kept': (e) =>
+    `AP ${e.name} goes on with ${e.instance}; what was written here to ${(e.volumes as string[]).join(', ')} stays here`,
   crashed: (e) => `${e.instance}: service ${e.service} ${e.reason}`,
   unhealthy: (e) => `${e.instance}: service ${e.service} fails its health check`,
   cannot: (e) => `this AP cannot run ${e.instance}: ${e.reason}`,
