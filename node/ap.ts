@@ -57,6 +57,9 @@ const LOOK_AT_IMAGES = 5000
 /** How long a planned stop waits for others to take over, and then for containers to end. */
 const HANDOVER_PATIENCE = 20_000
 const STOP_PATIENCE = 60_000
+/** For how long others wait for the node that takes over from this one, and how long this one's word of it may take. */
+const AWAY = 30_000
+const WORD_PATIENCE = 300
 
 const DEFAULT_PORT = 4010
 
@@ -86,6 +89,13 @@ export class Ap {
   private refreshTimer: NodeJS.Timeout | undefined
   private isReady = false
   private isLeaving = false
+  /** What this AP says of how long it will be silent. */
+  private away: number | undefined
+  private stepped!: () => void
+  /** Resolves when a node that takes over is to find this one gone. */
+  readonly steppedAside = new Promise<void>((resolve) => {
+    this.stepped = resolve
+  })
   /** True once this AP leaves and nothing it still runs is waited for by anyone. */
   private isHandedOver = false
   private joinRefusal: string | undefined
@@ -318,6 +328,14 @@ export class Ap {
     this.isLeaving = true
     if (this.isMember(this.id)) await this.handOver()
     await this.halt()
+  }
+
+  /** Makes room for another node on this data folder, which takes over what runs here: others are told to wait for it. */
+  async stepAside(): Promise<void> {
+    this.away = AWAY
+    this.guarded(() => this.sendBeacon())
+    await pause(WORD_PATIENCE)
+    this.stepped()
   }
 
   /** Ends without a word to anyone, as a crash does. Containers stay as they are. */
@@ -763,6 +781,7 @@ export class Ap {
       boot: this.boot,
       sequence: ++this.sequence,
       version: VERSION,
+      ...(this.away !== undefined && { away: this.away }),
       addresses: this.addresses().slice(0, 32),
       engine: reconciler.engineInfo(),
       instances: this.reports().slice(0, most),

@@ -8,7 +8,7 @@ import { chuteSpec, voterKeys } from './deployment.js'
 import { describe, FORMAT, type SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
 import { verify } from './keys.js'
-import { DEPLOYMENT_HISTORY, HISTORY, MAX_GENERATION } from './limits.js'
+import { DEPLOYMENT_HISTORY, HISTORY, MAX_AWAY, MAX_GENERATION } from './limits.js'
 import { isBound } from './voters.js'
 
 const instance = byteString(25, 53).refine(isInstanceSubject, 'an instance')
@@ -106,6 +106,8 @@ const beacon = z.object({
   boot: uint,
   sequence: uint,
   version: z.string().max(32),
+  /** It is about to be silent on purpose, for so many milliseconds at most, and what it runs goes on. */
+  away: z.int().min(0).max(MAX_AWAY).optional(),
   addresses: z.array(z.string().max(256)).max(32),
   /** The container engine, absent where none answers. Nominal capacity: thousandths of a CPU, bytes. */
   engine: z

@@ -33,6 +33,9 @@ export const MAX_CLOCK_AHEAD = 5 * 60_000
 export const HISTORY = 2
 export const DEPLOYMENT_HISTORY = 10
 
+/** For how long an AP can ask others to wait for it without a sign of life, in milliseconds: a restart, an upgrade. */
+export const MAX_AWAY = 60_000
+
 /** How often the voters of a chute can change. Their records are all kept, or it would be forgotten who came after whom. */
 export const MAX_GENERATION = 32
 

@@ -41,6 +41,8 @@ interface Heard {
   /** When we first knew of it as a member. */
   knownAt: number
   suspectedAt: number | undefined
+  /** Until when it has asked to be waited for, local milliseconds. */
+  awayUntil: number
   probedAt: number
   failedProbes: number
   beacon: RecordOf<'beacon'> | undefined
@@ -120,6 +122,7 @@ export class Roster {
     const of = this.heardOf.get(ap)
     if (of === undefined || (of.beacon !== undefined && !isNewer(record.body, of.beacon.body))) return false
     of.beacon = record
+    of.awayUntil = record.body.away === undefined ? Number.NEGATIVE_INFINITY : now + record.body.away
     // An old beacon that reaches us late is knowledge of its content, not a sign of life.
     if (isNewer(record.body, of) || of.at === undefined) this.heard(ap, record.body, now)
     return true
@@ -128,7 +131,7 @@ export class Roster {
   /** The last connection to an AP broke: suspect at once, and probe. */
   lost(ap: string, now: number): void {
     const of = this.heardOf.get(ap)
-    if (of !== undefined) of.suspectedAt ??= now
+    if (of !== undefined && now >= of.awayUntil) of.suspectedAt ??= now
   }
 
   /** All ways to reach a suspect failed. (Where one succeeded, tell `heard`.) */
@@ -246,12 +249,14 @@ export class Roster {
     for (const of of this.heardOf.values()) {
       if (of.at !== undefined) of.at = Math.min(now, of.at + gap)
       of.knownAt = Math.min(now, of.knownAt + gap)
+      of.awayUntil += gap
     }
     for (const [ap, since] of this.firstAccused) this.firstAccused.set(ap, Math.min(now, since + gap))
   }
 
   private watch(ap: string, of: Heard, now: number): RosterEffect[] {
-    const silence = now - (of.at ?? of.knownAt)
+    const silence = now - Math.max(of.at ?? of.knownAt, of.awayUntil)
+    if (silence < 0) return [] // it said that it would be silent
     const isWatcher = this.watchers(ap).includes(this.self)
     // One that does not watch hears beacons, not pulses, and one that was not heard in this life may just be late.
     const patience = of.at === undefined || !isWatcher ? this.timing.unwitnessed : this.timing.suspect
@@ -282,6 +287,7 @@ const newlyKnown = (now: number): Heard => ({
   at: undefined,
   knownAt: now,
   suspectedAt: undefined,
+  awayUntil: Number.NEGATIVE_INFINITY,
   probedAt: Number.NEGATIVE_INFINITY,
   failedProbes: 0,
   beacon: undefined,

@@ -7,9 +7,13 @@ import type { Command } from 'commander'
 import { pino } from 'pino'
 import { parseLabels, type Settings } from '../../node/config.js'
 import { MeshError } from '../../protocols/error.js'
+import { Client } from '../client.js'
 import { describeEvent } from '../describe.js'
 import { dataDir, type NodeOptions, withExample } from '../options.js'
 import { say } from '../output.js'
+
+/** How long the node before may take to end, in milliseconds: far less than others wait for this one. */
+const HANDOVER_PATIENCE = 15_000
 
 interface UpOptions extends NodeOptions {
   name?: string
@@ -19,6 +23,7 @@ interface UpOptions extends NodeOptions {
   dockerHost?: string
   mdns: boolean
   http?: string
+  handover?: boolean
   log?: string
 }
 
@@ -35,6 +40,7 @@ export function addUp(program: Command): void {
     .option('--docker-host <url>', 'container engine (default: DOCKER_HOST or unix:///var/run/docker.sock)')
     .option('--no-mdns', 'do not look for the mesh on the LAN')
     .option('--http <host:port>', 'serve the API read-only over TCP as well')
+    .option('--handover', 'take over from the node that runs on this data folder: an upgrade that moves nothing')
     .option('--log <form>', 'text or json (default: text on a terminal)')
     .action(up)
   withExample(command, 'dropmesh up --name kitchen --label site=home')
@@ -63,7 +69,7 @@ async function up(options: UpOptions): Promise<void> {
     form === 'json' ? process.stderr : asText(),
   )
 
-  const ap = await Ap.start(config, log)
+  const ap = options.handover ? await takeOver(data, () => Ap.start(config, log)) : await Ap.start(config, log)
   const servers: Server[] = []
   try {
     servers.push(await serveSocket(ap, join(data, 'dropmesh.sock')))
@@ -92,10 +98,27 @@ async function up(options: UpOptions): Promise<void> {
     process.on('SIGTERM', onSignal)
     process.on('SIGINT', onSignal)
   })
-  await end
-  await ap.stop()
+  const mustStop = await Promise.race([end.then(() => true), ap.steppedAside.then(() => false)])
+  await (mustStop ? ap.stop() : ap.halt())
   for (const server of servers) server.close()
   process.exit(0)
+}
+
+/** Asks the node that runs on a data folder, if there is one, to make room, and starts the one that takes over. */
+async function takeOver<T>(data: string, start: () => Promise<T>): Promise<T> {
+  await new Client(data).post('/v1/handover', {}).catch((error) => {
+    if (!(error instanceof MeshError) || error.code !== 'no-node') throw error
+  })
+  const mustEndBy = performance.now() + HANDOVER_PATIENCE
+  for (;;) {
+    try {
+      return await start()
+    } catch (error) {
+      const isStillThere = error instanceof MeshError && error.code === 'data-in-use'
+      if (!isStillThere || performance.now() > mustEndBy) throw error
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    }
+  }
 }
 
 /** Log lines as a person reads them. */

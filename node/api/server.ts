@@ -103,6 +103,10 @@ function addRoutes(app: Hono, ap: Ap): Hono {
     const { generation, voters } = await ap.force(chute, candidates.slice(0, candidates.length < 3 ? 1 : 5))
     return context.json({ chute: chute.id.name, generation, voters: voters.map((key) => ap.nameOf(apId(key))) })
   })
+  app.post('/v1/handover', small, async (context) => {
+    await ap.stepAside()
+    return context.json({ pid: process.pid })
+  })
   app.post('/v1/drain', small, async (context) => {
     const { ap: text, draining } = drainRequest.parse(readJson(await context.req.text()))
     const id = text === undefined ? ap.id : findAp(ap, text)

@@ -1,4 +1,5 @@
 // What a node and its containers survive: power cuts, restarts, crashes, a person with `docker rm` in hand.
+import { existsSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { MeshEvent } from '../../node/events.js'
@@ -126,6 +127,28 @@ test('an AP that was taken for dead goes on with the containers that nobody else
     (await ap1!.instances()).some(({ chute, state }) => chute === 'only2' && state === 'running'),
   )
   assert.equal(await trio.containers('only2'), [before!])
+})
+
+test('a node that takes over from another one moves nothing, and nobody suspects the AP', async () => {
+  const [ap1, ap2, ap3] = trio.aps
+  await trio.publish(ap1!, 'steadfast', {}, ['--replicas', '3'])
+  const before = await trio.running('steadfast', 3)
+  assert.ok(before.some(({ ap }) => ap === ap2!.id))
+  const boot = await bootOf(trio, 'ap2')
+  const counted = async () => {
+    const events = (await Promise.all([ap1!.events(), ap3!.events()])).flat()
+    return ['suspected', 'dead', 'claimed', 'accused'].map((kind) => ofKind(events, kind).length)
+  }
+  const events = await counted()
+  const old = ap2!.pid
+  await ap2!.start(['--handover'])
+  await eventually('the new node to be heard of', async () => (await bootOf(trio, 'ap2')) > boot)
+  assert.is.not(ap2!.pid, old)
+  await eventually('the old node to be gone', () => !existsSync(`/proc/${old}`))
+  await trio.settled()
+  assert.equal(await counted(), events)
+  const ids = (containers: typeof before) => containers.map(({ id }) => id).sort()
+  assert.equal(ids(await trio.running('steadfast', 3)), ids(before))
 })
 
 test('an AP that is stopped leaves: others serve its chutes before its own copies end, and nobody suspects it', async () => {

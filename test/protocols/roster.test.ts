@@ -332,6 +332,33 @@ test('an AP that is heard again after its connection was lost is alive, with no 
   assert.is(observer.of('accuse', AP).length, 0)
 })
 
+/** A beacon by which an AP asks to be waited for. */
+function awayBeacon(ap: number, sequence: number, away: number): RecordOf<'beacon'> {
+  const beacon = beaconOf(ap, 1, sequence)
+  return { ...beacon, body: { ...beacon.body, away } }
+}
+
+test('an AP that said for how long it would be silent is alive as long, and then no longer than any other', () => {
+  const observer = watching()
+  observer.roster.beacon(idOf(AP), awayBeacon(AP, 1000, 20_000), observer.now)
+  observer.roster.lost(idOf(AP), observer.now)
+  observer.run(20_000, ...EVERYONE_ELSE)
+  assert.is(observer.state(AP), 'alive')
+  assert.is(observer.of('probe', AP).length, 0)
+  observer.run(2500, ...EVERYONE_ELSE)
+  assert.is(observer.state(AP), 'suspect')
+  assert.is(observer.of('accuse', AP).length, 1)
+})
+
+test('an AP that is back from its silence is watched as before', () => {
+  const observer = watching()
+  observer.roster.beacon(idOf(AP), awayBeacon(AP, 1000, 60_000), observer.now)
+  observer.run(1000, ...EVERYONE_ELSE)
+  observer.roster.beacon(idOf(AP), beaconOf(AP, 2, 1), observer.now)
+  observer.run(3000, ...EVERYONE_ELSE)
+  assert.is(observer.of('accuse', AP).length, 1)
+})
+
 for (const pause of [TIMING.pause + TICK, 10_000, 3_600_000]) {
   test(`an observer that slept for ${pause / 1000} s accuses nobody for it`, () => {
     const observer = watching()
