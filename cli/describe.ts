@@ -10,7 +10,8 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   'join-failed': (e) => `not let in yet: ${e.reason}`,
   suspected: (e) => `${who(e)} is suspected: it gives no sign of life`,
   accused: (e) => `${e.by} could not reach ${who(e)} for ${e.silence} ms and signed it`,
-  dead: (e) => `${who(e)} is dead; witnesses: ${(e.witnesses as string[]).join(', ')}`,
+  dead: (e) =>
+    `${who(e)} is dead, ${e.silence} ms after its last sign; witnesses: ${(e.witnesses as string[]).join(', ')}`,
   alive: (e) => `${who(e)} is alive`,
   left: (e) => `${who(e)} left as planned`,
   draining: (e) => `${who(e)} is being drained`,
@@ -36,6 +37,7 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   stopped: (e) => `${e.instance} was stopped`,
   'branch-kept': (e) =>
     `AP ${e.name} goes on with ${e.instance}; what was written here to ${(e.volumes as string[]).join(', ')} stays here`,
+  migrated: (e) => `${e.instance} runs on AP ${e.to} instead of ${e.from}, ${e.ms} ms after the last sign of that`,
   crashed: (e) => `${e.instance}: service ${e.service} ${e.reason}`,
   unhealthy: (e) => `${e.instance}: service ${e.service} fails its health check`,
   cannot: (e) => `this AP cannot run ${e.instance}: ${e.reason}`,

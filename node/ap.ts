@@ -35,6 +35,7 @@ import { Reconciler } from './chutes/reconciler.js'
 import { monotonic, NodeClock } from './clock.js'
 import type { Config } from './config.js'
 import { Events } from './events.js'
+import { Figures } from './figures.js'
 import { BootCounter, KnownPeers, loadOrMakeSeed, loadSeed } from './identity.js'
 import type { Admission } from './mesh/join.js'
 import type { LifeSign } from './mesh/liveness.js'
@@ -73,6 +74,7 @@ export class Ap {
   private readonly roster: Roster
   private readonly news: News
   private readonly turns = new Turns()
+  readonly figures = new Figures()
   private readonly times = new MemberTimes()
   private readonly startedAt = monotonic()
   private readonly timers: NodeJS.Timeout[] = []
@@ -519,6 +521,8 @@ export class Ap {
     this.current = this.lookOut()
     this.leases.look(this.current)
     this.news.ofOutlook(before, this.current)
+    const migrations = this.figures.look(this.current, monotonic(), (ap) => this.roster.lastHeard(ap))
+    this.news.ofMigrations(migrations, this.current)
     this.followMembership(before)
     if (this.network.hasSynced) this.endRepair()
     const isForgotten = this.current.membership.forgotten.has(this.id)
@@ -680,7 +684,9 @@ export class Ap {
 
   private causeOf(state: string, ap: string): object {
     if (state !== 'dead') return {}
-    return { witnesses: this.roster.accusations(ap).map(({ signer }) => this.nameOf(apId(signer))) }
+    const silence = Math.round(monotonic() - (this.roster.lastHeard(ap) ?? monotonic()))
+    this.figures.died(silence)
+    return { silence, witnesses: this.roster.accusations(ap).map(({ signer }) => this.nameOf(apId(signer))) }
   }
 
   private async probe(ap: string, via: readonly string[]): Promise<void> {

@@ -1,10 +1,11 @@
 // What is new to people in what is new to this AP: events made of records that came in, and of an outlook that changed.
-import { apId, equalBytes, hex } from '../protocols/bytes.js'
+import { apId, equalBytes, hex, unhex } from '../protocols/bytes.js'
 import type { SignedRecord } from '../protocols/envelope.js'
 import { newConflicts } from '../protocols/history.js'
 import { isKind, type RecordOf } from '../protocols/kinds.js'
 import type { Outlook } from '../protocols/outlook.js'
 import type { Events } from './events.js'
+import type { Migration } from './figures.js'
 import type { LedgerStore } from './store/ledger-store.js'
 
 /** What people call an AP, or its id where nobody knows. */
@@ -35,6 +36,13 @@ export class News {
     const holder = outlook.placed.find((placed) => placed.instance === key)?.holder
     if (holder === undefined || volumes.length === 0) return
     this.events.add('branch-kept', { instance, volumes, holder, name: nameOf(outlook, holder) })
+  }
+
+  ofMigrations(migrations: readonly Migration[], outlook: Outlook): void {
+    for (const { instance, from, to, ms } of migrations) {
+      const names = { from: nameOf(outlook, from), to: nameOf(outlook, to) }
+      this.events.add('migrated', { instance: instanceNameOf(outlook, unhex(instance)), ...names, ms })
+    }
   }
 
   private ofRecord(record: SignedRecord, outlook: Outlook): void {

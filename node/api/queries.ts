@@ -11,6 +11,7 @@ import { isDue } from '../../protocols/ledger.js'
 import type { Placed } from '../../protocols/placement.js'
 import { score } from '../../protocols/rendezvous.js'
 import type { Ap } from '../ap.js'
+import type { Spread } from '../figures.js'
 import { VERSION } from '../version.js'
 
 export interface Status {
@@ -26,6 +27,12 @@ export interface Status {
   addresses: string[]
   /** What this mesh can do for exclusive chutes, in a sentence. */
   exclusive: string
+  /** What this AP has seen since it started: how soon deaths were noticed and instances ran elsewhere, and what lacked. */
+  figures: {
+    detectionMs: Spread
+    migrationMs: Spread
+    chutes: { chute: string; missingSeconds: number; duplicateSeconds: number }[]
+  }
   /** What this AP takes the time to be: ISO 8601. */
   time: string
   warnings: string[]
@@ -46,6 +53,11 @@ export function status(ap: Ap): Status {
     docker: engine === undefined ? null : { version: engine.version },
     addresses: ap.addresses(),
     exclusive: whatExclusiveMeans(ap),
+    figures: {
+      detectionMs: ap.figures.detection(),
+      migrationMs: ap.figures.migration(),
+      chutes: ap.outlook.chutes.map(({ id, key }) => ({ chute: id.name, ...ap.figures.of(hex(key)) })),
+    },
     time: new Date(ap.ledgerStore.clock.now()).toISOString(),
     warnings: [...ap.warnings(), ...waitingWarnings(ap)],
   }
