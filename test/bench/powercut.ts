@@ -3,7 +3,7 @@
 import Docker from 'dockerode'
 import { removeLabelled } from '../../node/chutes/sweep.js'
 import { ensureBusybox } from '../support/busybox.js'
-import { type Host, type Hosts, makeHosts } from '../support/hosts.js'
+import { type Host, type Hosts, makeHosts, whyNoHosts } from '../support/hosts.js'
 import { eventually, on, TestMesh } from '../support/mesh.js'
 import { writeChute } from './chute.js'
 import { percentile, repeat, report, summary } from './measure.js'
@@ -17,6 +17,8 @@ export const PORT = 18080
 export const dockerOn = ({ engine }: Host): Docker => new Docker({ socketPath: engine!.socket })
 
 export async function powercut(): Promise<void> {
+  const obstacle = whyNoHosts()
+  if (obstacle) return report(`Power cut: not measured, since ${obstacle}`, [])
   const lan = await bareHosts(HOSTS)
   try {
     const { dead, serving } = await cutAps(lan, RUNS)
