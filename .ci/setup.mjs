@@ -100,6 +100,7 @@ const packages = {
   ip: 'iproute2',
   nft: 'nftables',
   nsenter: 'util-linux',
+  serf: 'serf',
   unshare: 'util-linux',
 }
 

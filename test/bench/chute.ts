@@ -12,7 +12,8 @@ export const HEALTHCHECK = {
   Retries: 3,
 }
 
-export async function writeChute(dir: string, name: string, replicas: number): Promise<string> {
+/** Writes it, with a port that the engine picks or with this one. */
+export async function writeChute(dir: string, name: string, replicas: number, port?: number): Promise<string> {
   const folder = join(dir, name)
   await mkdir(folder, { recursive: true })
   const manifest = {
@@ -21,7 +22,7 @@ export async function writeChute(dir: string, name: string, replicas: number): P
       web: {
         image: BUSYBOX,
         command: COMMAND,
-        ports: ['8080'],
+        ports: [port === undefined ? '8080' : `${port}:8080`],
         healthcheck: { test: HEALTHCHECK.Test, interval: '1s', timeout: '2s', retries: 3 },
         deploy: { replicas },
       },

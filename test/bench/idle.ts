@@ -28,7 +28,7 @@ export async function idle(): Promise<void> {
       }
       return 0
     })
-    report(`An idle node in a mesh of ${APS} (each of ${APS} nodes, ${RUNS} windows of ${WINDOW_MS / 1000} s)`, [
+    report(`An idle node in a mesh of ${APS} (each of ${APS} nodes, windows of ${WINDOW_MS / 1000} s)`, [
       `CPU of one core   ${summary(cpu, '%')}; target 2 %`,
       `resident memory   ${summary(memory, 'MB', 0)}; target 130 MB`,
     ])

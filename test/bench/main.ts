@@ -3,9 +3,10 @@
 import { failover } from './failover.js'
 import { idle } from './idle.js'
 import { ledger } from './ledger.js'
+import { powercut } from './powercut.js'
 import { publish } from './publish.js'
 
-const benches: Record<string, () => Promise<void>> = { failover, publish, idle, ledger }
+const benches: Record<string, () => Promise<void>> = { failover, powercut, publish, idle, ledger }
 const chosen = process.argv.slice(2)
 const unknown = chosen.filter((name) => !Object.hasOwn(benches, name))
 if (unknown.length > 0) {

@@ -1,9 +1,10 @@
 // Repeated measurements and how they are printed: what was compared, how many runs, median and spread.
 
-/** Runs `once` several times and keeps what it returns. */
+/** Runs `once` so many times, or DROPMESH_BENCH_RUNS times where that is set, and keeps what it returns. */
 export async function repeat(runs: number, once: (run: number) => Promise<number>): Promise<number[]> {
   const values: number[] = []
-  for (let run = 0; run < runs; run++) values.push(await once(run))
+  const times = Number(process.env.DROPMESH_BENCH_RUNS) || runs
+  for (let run = 0; run < times; run++) values.push(await once(run))
   return values
 }
 
@@ -11,6 +12,11 @@ export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b)
   const middle = Math.floor(sorted.length / 2)
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+}
+
+/** The value that this share of all values does not exceed (nearest rank): of few values the 0.99th is the highest. */
+export function percentile(values: readonly number[], share: number): number {
+  return [...values].sort((a, b) => a - b)[Math.ceil(share * values.length) - 1]!
 }
 
 /** `2.31 s (5 runs, 2.10 to 3.02)` */

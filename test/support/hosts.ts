@@ -109,8 +109,7 @@ export async function makeHosts(
   const obstacle = whyNoHosts()
   if (obstacle) throw new Error(`no hosts can be made: ${obstacle}`)
   if (!Number.isInteger(count) || count < 1 || count > 200) throw new RangeError(`${count} hosts: 1 to 200 can be made`)
-  const progress = command(process.execPath, [setupScript, 'tools', ...tools, ...(docker ? dockerTools : [])])
-  process.stderr.write(progress)
+  needTools([...tools, ...(docker ? dockerTools : [])])
 
   // The owner's pid tells what is left over from a process that is gone; the rest keeps this process's runs apart.
   const run = `dmt-${process.pid}-${randomBytes(2).toString('hex')}`
@@ -138,6 +137,11 @@ export async function makeHosts(
     removeRun(run)
     throw error
   }
+}
+
+/** Installs those of these commands that are missing; throws, saying why, where that cannot be. */
+export function needTools(commands: readonly string[]): void {
+  process.stderr.write(command(process.execPath, [setupScript, 'tools', ...commands]))
 }
 
 /** Removes hosts whose owner process is gone, and returns the names of their runs. */
