@@ -44,10 +44,13 @@ export const joinReply = z.union([z.tuple([z.literal('welcome'), uint]), z.tuple
 
 /** One each half second: by datagram, and on a stream that stays open where datagrams do not pass. */
 export const pulse = z.object({ boot: uint, sequence: uint, ledger: byteString(16) })
+export type Pulse = z.infer<typeof pulse>
 
 /** Empty `ap`: are you there? Else: can you reach this AP (by key)? */
 export const probeRequest = z.object({ ap: byteString(32).optional() })
+export type ProbeRequest = z.infer<typeof probeRequest>
 export const probeReply = z.object({ boot: uint, sequence: uint, reached: z.boolean() })
+export type ProbeReply = z.infer<typeof probeReply>
 
 const instance = byteString(25, 53)
 
