@@ -72,6 +72,7 @@ export interface DatagramHandlers {
 
 export class Datagrams {
   private socket: Socket | undefined
+  private port = 0
   private readonly peers = new Map<string, Peer>()
   private readonly given = new Map<number, Given>()
 
@@ -91,6 +92,7 @@ export class Datagrams {
       this.handlers.onFailure('opening a UDP socket', error)
       return
     }
+    this.port = this.socket.address().port
     this.socket.on('message', (bytes, from) => this.receive(bytes, from))
     this.socket.on('error', (error) => this.handlers.onFailure('the UDP socket', error))
     this.host.addEventListener('connection:open', ({ detail }) => {
@@ -190,7 +192,7 @@ export class Datagrams {
     for (const old of older) if (old !== peer.used) this.given.delete(old.id)
     peer.given = [given, ...peer.given.filter((old) => old === last || old === peer.used)]
     this.given.set(id, given)
-    return { port: this.socket?.address().port ?? 1, id, key }
+    return { port: this.port, id, key }
   }
 
   private take(peer: Peer, { port, id, key }: ReachCard, connection: Connection): void {

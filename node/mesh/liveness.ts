@@ -35,12 +35,21 @@ export interface LivenessHandlers {
 
 /** A pulse that cannot be written in this time is given up, and its stream with it, in milliseconds. */
 const PULSE_DEADLINE = 2000
+/** A pulse of which nobody said that it came goes again, both ways, after so many milliseconds: more than a full queue takes. */
+const REPEAT_PULSE = 200
+
+interface OpenStream {
+  readonly frames: Frames
+  readonly stream: Stream
+  busySince: number | undefined
+}
 
 /** Sends this AP's pulses, and receives those of the APs it watches. */
 export class Pulses {
-  private readonly streams = new Map<string, { frames: Frames; stream: Stream; busySince: number | undefined }>()
+  private readonly streams = new Map<string, OpenStream>()
   private readonly opening = new Set<string>()
-  /** Watchers that heard a datagram since the last pulse. */
+  /** Watchers that said they heard a datagram: since it was last looked, and as of then. */
+  private readonly heard = new Set<string>()
   private readonly hearing = new Set<string>()
   /** The latest pulse of each AP: one that comes both ways, or late, counts for nothing the second time. */
   private readonly latest = new Map<string, LifeSign>()
@@ -71,27 +80,40 @@ export class Pulses {
   }
 
   /**
-   * Sends one pulse to each of the watchers, by stream as well to those that did not say that the last one came by datagram.
-   * Never waits for any of them.
+   * Sends one pulse to each of the watchers: by datagram, and by stream to those that do not hear datagrams. Never waits for
+   * any of them.
    */
   send(watchers: readonly string[]): void {
     for (const ap of this.streams.keys()) if (!watchers.includes(ap)) this.drop(ap)
     const message = { ...this.handlers.sign(), ledger: this.handlers.ledgerDigest() }
     for (const ap of watchers) {
-      this.datagrams.send(ap, ['pulse', message])
-      if (!this.hearing.delete(ap)) this.sendByStream(ap, message)
+      const isSent = this.datagrams.send(ap, ['pulse', message])
+      if (!isSent || !this.hearing.has(ap)) this.sendByStream(ap, message)
+    }
+    setTimeout(() => this.repeat(watchers, message), REPEAT_PULSE).unref()
+  }
+
+  // Looks who heard anything since the last time, not who heard this very pulse: on a long way the answer to it comes later.
+  private repeat(watchers: readonly string[], message: Pulse): void {
+    for (const ap of watchers) {
+      if (this.heard.delete(ap)) this.hearing.add(ap)
+      else {
+        this.datagrams.send(ap, ['pulse', message])
+        if (this.hearing.delete(ap)) this.sendByStream(ap, message)
+      }
     }
   }
 
   /** Takes what came by datagram and is about pulses. */
   take(from: string, message: DatagramMessage): void {
-    if (message[0] === 'heard') this.hearing.add(from)
+    if (message[0] === 'heard') this.heard.add(from)
     if (message[0] !== 'pulse') return
     this.datagrams.send(from, ['heard'])
     this.count(from, message[1])
   }
 
   private count(from: string, { ledger, ...sign }: Pulse): void {
+    if (!this.handlers.isMember(from)) return
     const latest = this.latest.get(from)
     if (latest !== undefined && !isNewer(sign, latest)) return
     this.latest.set(from, sign)
@@ -100,26 +122,29 @@ export class Pulses {
 
   private sendByStream(ap: string, message: Pulse): void {
     const open = this.streams.get(ap)
-    if (open === undefined || open.stream.status !== 'open') void this.openTo(ap)
-    else if (open.busySince !== undefined) {
-      if (performance.now() - open.busySince > PULSE_DEADLINE) this.drop(ap)
-    } else {
-      open.busySince = performance.now()
-      open.frames
-        .write(message)
-        .then(() => {
-          open.busySince = undefined
-        })
-        .catch(() => this.drop(ap))
-    }
+    if (open === undefined || open.stream.status !== 'open') void this.openTo(ap, message)
+    else if (open.busySince === undefined) this.write(ap, open, message)
+    else if (performance.now() - open.busySince > PULSE_DEADLINE) this.drop(ap)
   }
 
-  private async openTo(ap: string): Promise<void> {
+  private write(ap: string, open: OpenStream, message: Pulse): void {
+    open.busySince = performance.now()
+    open.frames
+      .write(message)
+      .then(() => {
+        open.busySince = undefined
+      })
+      .catch(() => this.drop(ap))
+  }
+
+  private async openTo(ap: string, message: Pulse): Promise<void> {
     if (this.opening.has(ap) || connectionTo(this.host, ap) === undefined) return
     this.opening.add(ap)
     try {
       const stream = await openStream(this.host, ap, this.ids.pulse, AbortSignal.timeout(PULSE_DEADLINE))
-      this.streams.set(ap, { stream, frames: new Frames(stream, MAX_SMALL_FRAME), busySince: undefined })
+      const open = { stream, frames: new Frames(stream, MAX_SMALL_FRAME), busySince: undefined }
+      this.streams.set(ap, open)
+      this.write(ap, open, message)
     } catch {
       // The next pulse tries again.
     } finally {
@@ -140,7 +165,7 @@ const INDIRECT_DEADLINE = 2 * PROBE_DEADLINE
  * A probe by datagram is repeated, for each may be lost, and has a head start before the one by stream, in milliseconds. The
  * answer of who probes for us takes a probe of its own, and a stream for nothing is dear.
  */
-const REPEAT = 100
+const REPEAT_PROBE = 100
 const HEAD_START = 100
 const INDIRECT_HEAD_START = 400
 /** Where no stream can be had at all, as with a process that ended, datagrams still get so long to tell otherwise. */
@@ -235,7 +260,7 @@ export class Probes {
     const question = new Promise<ProbeReply>((settle) => this.questions.set(number, { ap, settle }))
     const send = () => this.datagrams.send(ap, ['ask', number, request])
     const isAsked = send()
-    const repeating = setInterval(send, REPEAT)
+    const repeating = setInterval(send, REPEAT_PROBE)
     /** The answer by datagram, if it comes until then. */
     const until = (end: number) => Promise.race([question, pause(Math.max(0, end - performance.now()), undefined)])
     try {
