@@ -13,6 +13,9 @@ export const MAX_DEPTH = 32
 export const MAX_SMALL_FRAME = 1024
 export const MAX_JOIN_FRAME = 2 * MAX_RECORD + 1024
 
+/** A datagram, in bytes: the longest, a pulse, needs 90. */
+export const MAX_DATAGRAM = 200
+
 /** A frame of the lease protocol, in bytes, and the requests in it: more instances than one engine takes. */
 export const MAX_LEASE_FRAME = 8 * 1024
 export const MAX_LEASES = 64

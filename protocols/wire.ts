@@ -23,6 +23,7 @@ export const protocolIds = (mesh: string) => ({
   sync: `/dropmesh/1/${mesh}/sync`,
   pulse: `/dropmesh/1/${mesh}/pulse`,
   probe: `/dropmesh/1/${mesh}/probe`,
+  reach: `/dropmesh/1/${mesh}/reach`,
   lease: `/dropmesh/1/${mesh}/lease`,
   image: `/dropmesh/1/${mesh}/image`,
 })
@@ -41,12 +42,15 @@ const reason = z.string().max(512)
 export const joinRequest = z.tuple([z.literal('join'), envelope, envelope])
 export const joinReply = z.union([z.tuple([z.literal('welcome'), uint]), z.tuple([z.literal('refused'), reason])])
 
-/** One frame each half second on a stream that stays open. */
+/** One each half second: by datagram, and on a stream that stays open where datagrams do not pass. */
 export const pulse = z.object({ boot: uint, sequence: uint, ledger: byteString(16) })
+export type Pulse = z.infer<typeof pulse>
 
 /** Empty `ap`: are you there? Else: can you reach this AP (by key)? */
 export const probeRequest = z.object({ ap: byteString(32).optional() })
+export type ProbeRequest = z.infer<typeof probeRequest>
 export const probeReply = z.object({ boot: uint, sequence: uint, reached: z.boolean() })
+export type ProbeReply = z.infer<typeof probeReply>
 
 /** Of an exclusive chute, which never runs everywhere. */
 const instance = byteString(25)

@@ -10,6 +10,7 @@ import { COMPARE, Differences } from '../../protocols/pace.js'
 import { protocolIds } from '../../protocols/wire.js'
 import type { LedgerStore } from '../store/ledger-store.js'
 import { isOfDisk } from '../store/store.js'
+import { Datagrams } from './datagrams.js'
 import { Dialler, isDialable } from './dialler.js'
 import { exchange } from './frames.js'
 import { Gossip } from './gossip.js'
@@ -67,6 +68,7 @@ export class Network {
   readonly leases: LeaseCalls
   private readonly ids: ReturnType<typeof protocolIds>
   private readonly gossip: Gossip
+  private readonly datagrams: Datagrams
   private readonly pulses: Pulses
   private readonly syncing = new Map<string, { running: Promise<SyncResult>; next?: Promise<SyncResult> }>()
   private readonly differences = new Differences(performance.now())
@@ -96,8 +98,16 @@ export class Network {
         handlers.onPulse(from, sign)
       },
     }
-    this.pulses = new Pulses(host, this.ids, liveness)
-    this.probes = new Probes(host, this.ids, this.dialler, liveness)
+    this.datagrams = new Datagrams(host, this.ids, options.listen, {
+      isMember: handlers.isMember,
+      onDatagram: (from, message) => {
+        this.pulses.take(from, message)
+        this.probes.take(from, message)
+      },
+      onFailure: handlers.onFailure,
+    })
+    this.pulses = new Pulses(host, this.ids, this.datagrams, liveness)
+    this.probes = new Probes(host, this.ids, this.dialler, this.datagrams, liveness)
     this.leases = new LeaseCalls(host, this.ids, this.dialler, handlers)
     this.gossip = new Gossip(host, options.mesh, {
       isMember: handlers.isMember,
@@ -156,6 +166,7 @@ export class Network {
       { maxInboundStreams: 4 },
     )
     await host.start()
+    await this.datagrams.start()
     this.gossip.start()
     this.dialler.start()
     this.timers.push(
@@ -169,6 +180,7 @@ export class Network {
   async stop(): Promise<void> {
     for (const timer of this.timers) clearInterval(timer)
     this.dialler.stop()
+    this.datagrams.stop()
     await Promise.race([this.host.stop(), new Promise((resolve) => setTimeout(resolve, 3000).unref())])
   }
 

@@ -5,8 +5,9 @@ import { idle } from './idle.js'
 import { ledger } from './ledger.js'
 import { powercut } from './powercut.js'
 import { publish } from './publish.js'
+import { pulses } from './pulses.js'
 
-const benches: Record<string, () => Promise<void>> = { failover, powercut, publish, idle, ledger }
+const benches: Record<string, () => Promise<void>> = { failover, powercut, publish, idle, ledger, pulses }
 const chosen = process.argv.slice(2)
 const unknown = chosen.filter((name) => !Object.hasOwn(benches, name))
 if (unknown.length > 0) {

@@ -79,8 +79,10 @@ export interface Hosts {
   slow(host: Host, mbits: number): void
   /** Loses so many percent of all packets between hosts, at random. */
   lose(percent: number): void
-  /** Undoes every cut and slowing of this host and every block from or to it; of all hosts, and any loss, where none is
-   *  named. */
+  /** Drops all that hosts send each other by a protocol, as a firewall may. */
+  drop(protocol: 'tcp' | 'udp'): void
+  /** Undoes every cut and slowing of this host and every block from or to it; of all hosts, and any loss and dropping,
+   *  where none is named. */
   heal(host?: Host): void
   /** Removes all of it: processes, containers, engines, networks, folders. */
   close(): void
@@ -165,13 +167,14 @@ const dockerTools = ['dockerd', 'iptables']
 const filters = `table bridge dmt {
   set blocked { type ifname . ifname; }
   chain loss { }
-  chain forward { type filter hook forward priority 0; iifname . oifname @blocked drop; jump loss; }
+  chain protocols { }
+  chain forward { type filter hook forward priority 0; iifname . oifname @blocked drop; jump loss; jump protocols; }
 }`
 
 function makeSwitch(
   namespace: string,
   hosts: readonly Host[],
-): Pick<Hosts, 'cut' | 'block' | 'slow' | 'lose' | 'heal'> {
+): Pick<Hosts, 'cut' | 'block' | 'slow' | 'lose' | 'drop' | 'heal'> {
   const blocks = new Set<string>()
   const slowed = new Set<Host>()
   const portOf = (host: Host) => {
@@ -194,8 +197,9 @@ function makeSwitch(
     lose: (percent) => {
       nft(namespace, `flush chain bridge dmt loss; add rule bridge dmt loss numgen random mod 100 < ${percent} drop`)
     },
+    drop: (protocol) => nft(namespace, `add rule bridge dmt protocols ip protocol ${protocol} drop`),
     heal: (host) => {
-      if (host === undefined) nft(namespace, 'flush chain bridge dmt loss')
+      if (host === undefined) nft(namespace, 'flush chain bridge dmt loss; flush chain bridge dmt protocols')
       const ports = host ? [portOf(host)] : hosts.map(portOf)
       for (const pair of [...blocks].filter((pair) => ports.some((port) => pair.includes(`"${port}"`)))) {
         nft(namespace, `delete element bridge dmt blocked { ${pair} }`)

@@ -1,4 +1,5 @@
 // A running node against a peer that keeps no rule, first as a stranger and then as a member that was let in.
+import { createSocket } from 'node:dgram'
 import { readFileSync } from 'node:fs'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Connection, Stream } from '@libp2p/interface'
@@ -12,6 +13,7 @@ import { askToJoin } from '../../../node/mesh/join.js'
 import { apKey, concat, hex, sha256, utf8 } from '../../../protocols/bytes.js'
 import { instanceSubject } from '../../../protocols/chute.js'
 import { encode } from '../../../protocols/codec.js'
+import { type ReachCard, reachCard, sealDatagram } from '../../../protocols/datagram.js'
 import { open, type SignedRecord, seal } from '../../../protocols/envelope.js'
 import { apSigner } from '../../../protocols/keys.js'
 import { MAX_RECORD, MAX_SYNC_FRAME } from '../../../protocols/limits.js'
@@ -79,6 +81,15 @@ const dare = async (run: () => Promise<unknown>): Promise<void> => void (await r
 const rogue = async (protocol: string) => {
   const stream = await openStream(protocol)
   return { stream, frames: new Frames(stream, 16 * 1024 ** 2, 20_000) }
+}
+
+/** Gives the node something to reach us by, and gets the same from it. */
+async function reach(card: ReachCard): Promise<ReachCard> {
+  const { stream, frames } = await rogue(ids.reach)
+  return exchange(stream, async () => {
+    await frames.write(card)
+    return frames.read(reachCard)
+  })
 }
 
 const framed = (bytes: Uint8Array): Uint8Array => {
@@ -258,6 +269,32 @@ function harmless(role: 'stranger' | 'member'): void {
     const streams = await openAndSayNothing()
     silent.push(...streams)
     await eventually('those beyond the limits to be reset', () => streams.filter(isOpen).length <= 1 + 4 + 2 + 8 + 2)
+    await unharmed(before)
+  })
+
+  test(`datagrams of a ${role} that are garbage do no harm`, async () => {
+    const before = await digestOf(target)
+    const key = new Uint8Array(32).fill(7)
+    const card = role === 'member' ? await reach({ port: 9, id: 1, key }) : undefined
+    // As a rule the port is that of TCP.
+    const port = card?.port ?? Number(/\/tcp\/(\d+)/.exec(address.toString())![1])
+    const socket = createSocket('udp4')
+    const send = (bytes: Uint8Array) => new Promise((resolve) => socket.send(bytes, port, '127.0.0.1', resolve))
+    let counter = 0
+    for (const bytes of fc.sample(fc.oneof(input, cbor, nearly), 5000)) {
+      await send(bytes)
+      if (card !== undefined) await send(sealDatagram(card.id, card.key, counter++, bytes))
+    }
+    if (card !== undefined) {
+      // It asks for more probes than there are APs, and is slower than the rest of the world.
+      for (let number = 0; number < 500; number++) {
+        await send(sealDatagram(card.id, card.key, counter++, encode(['ask', number, { ap: apKey(witness.id) }])))
+        await send(
+          sealDatagram(card.id, card.key, counter++, encode(['ask', number, { ap: sha256(utf8(`${number}`)) }])),
+        )
+      }
+    }
+    socket.close()
     await unharmed(before)
   })
 }
@@ -528,7 +565,7 @@ test('one that does nothing but what is refused does not fill the events, nor th
 test('those on whose streams nothing is said are waited for no longer than others', async () => {
   assert.ok(silent.length > 100)
   // A pulse may be late, and the next layer of an image slow to come.
-  const patient = silent.filter(({ protocol }) => [ids.join, ids.sync, ids.probe].includes(protocol))
+  const patient = silent.filter(({ protocol }) => [ids.join, ids.sync, ids.probe, ids.reach].includes(protocol))
   await eventually('the patience with them to end', () => patient.filter(isOpen).length === 0)
 })
 

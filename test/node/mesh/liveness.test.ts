@@ -12,6 +12,12 @@ test.after(() => peers.stop())
 
 const pulsesAt = (peer: Peer) => peer.pulses.filter(({ from }) => from === a.id)
 
+const pulseStreams = () =>
+  a.network.host
+    .getConnections(b.network.host.peerId)
+    .flatMap(({ streams }) => streams)
+    .filter(({ protocol, direction }) => protocol.endsWith('/pulse') && direction === 'outbound')
+
 /** Pulses as an AP does while `meanwhile` runs. */
 async function pulsing(watchers: readonly Peer[], meanwhile: () => Promise<unknown>): Promise<void> {
   const ids = watchers.map(({ id }) => id)
@@ -65,13 +71,10 @@ test('pulses go on after the connection broke and came back', async () => {
 })
 
 test('a watcher that does not read holds up neither the others nor itself', async () => {
+  a.blockDatagrams()
+  await pulsing([b, c], () => until('pulses by stream', () => pulseStreams().length === 1))
   const before = pulsesAt(c).length
-  const pulseStreams = a.network.host
-    .getConnections(b.network.host.peerId)
-    .flatMap(({ streams }) => streams)
-    .filter(({ protocol, direction }) => protocol.endsWith('/pulse') && direction === 'outbound')
-  assert.is(pulseStreams.length, 1)
-  for (const stream of pulseStreams) {
+  for (const stream of pulseStreams()) {
     // As if its window were used up for ever.
     stream.send = () => false
     stream.writableNeedsDrain = true
@@ -81,6 +84,7 @@ test('a watcher that does not read holds up neither the others nor itself', asyn
     await until('c to hear', () => pulsesAt(c).length > before + 3)
     await until('b to hear on a new stream', () => pulsesAt(b).length > atB)
   })
+  a.blockDatagrams(false)
 })
 
 test('what a pulse says of the ledger leads to a sync where it stays different', async () => {
@@ -122,10 +126,10 @@ test('a probe that its receiver fails to answer is none, and the next one is', a
   const handlers = Reflect.get(c.network.probes, 'handlers') as { sign(): unknown }
   const { sign } = handlers
   handlers.sign = () => {
-    handlers.sign = sign
     throw new Error('hung')
   }
   assert.is(await a.network.probes.direct(c.id), undefined)
+  handlers.sign = sign
   assert.ok(await a.network.probes.direct(c.id))
 })
 

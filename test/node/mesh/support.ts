@@ -131,6 +131,13 @@ export class Peer {
     await until('two peers to meet', () => hasSynced(this, other) && hasSynced(other, this))
   }
 
+  /** Drops what this peer sends by UDP, or no longer. */
+  blockDatagrams(blocked = true): void {
+    const socket = Reflect.get(Reflect.get(this.network, 'datagrams'), 'socket')
+    if (blocked) socket.send = () => {}
+    else delete socket.send
+  }
+
   async stop(): Promise<void> {
     await this.network.stop()
     await this.store.close()
