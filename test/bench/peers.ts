@@ -54,12 +54,12 @@ async function swarm(lan: Hosts): Promise<number[]> {
 /** Seconds from each cut until an agent that stays says `member-failed`. */
 async function serf(lan: Hosts): Promise<number[]> {
   needTools(['serf'])
-  const agents = new Map<Host, { process: ChildProcess; log: Interface }>()
+  const agents = new Map<Host, { agent: ChildProcess; log: Interface }>()
   const start = (host: Host) => {
     const join = lan.hosts.filter((other) => other !== host).map(({ address }) => `-retry-join=${address}`)
     const args = [`-node=${host.name}`, `-bind=${host.address}`, '-profile=lan', '-retry-interval=1s', ...join]
-    const process = host.exec(['serf', 'agent', ...args], { stdio: ['ignore', 'pipe', 'ignore'] })
-    agents.set(host, { process, log: createInterface({ input: process.stdout! }) })
+    const agent = host.exec(['serf', 'agent', ...args], { stdio: ['ignore', 'pipe', 'ignore'] })
+    agents.set(host, { agent, log: createInterface({ input: agent.stdout! }) })
   }
   const allAlive = (viewer: Host) =>
     eventually('all agents to know each other', async () => {
@@ -80,7 +80,7 @@ async function serf(lan: Hosts): Promise<number[]> {
       return (failedAt - cutAt) / 1000
     })
   } finally {
-    for (const { process } of agents.values()) process.kill('SIGKILL')
+    for (const { agent } of agents.values()) agent.kill('SIGKILL')
   }
 }
 
@@ -100,6 +100,7 @@ function toldAt(log: Interface, text: string): Promise<number> {
 /** What a peer measured, or why it could not; the others are still to be seen. */
 async function measured(name: string, measure: () => Promise<number[]>): Promise<number[] | string> {
   console.error(`${name} …`)
+  for (const host of lan.hosts) await restorePower(lan, host) // the one before may have failed with a host dark
   return measure().catch((error: Error) => {
     process.exitCode = 1
     return `could not be measured: ${error.message}`

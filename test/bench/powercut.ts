@@ -95,7 +95,7 @@ export async function restorePower(lan: Hosts, host: Host): Promise<void> {
  *  nothing outside reaches their network; it looks often and costs little. */
 const ASK = `
   const ask = async (url) => {
-    const { ok } = await fetch(url, { signal: AbortSignal.timeout(500) })
+    const { ok } = await fetch(url, { signal: AbortSignal.timeout(200) })
     if (!ok) throw new Error('not yet')
   }
   const pause = () => new Promise((resolve) => setTimeout(resolve, 20))
