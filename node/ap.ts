@@ -62,6 +62,9 @@ const STOP_PATIENCE = 60_000
 const AWAY = 30_000
 const WORD_PATIENCE = 300
 
+/** Other APs are asked to probe where a direct probe was not answered by then: not after it has failed, which takes long. */
+const PROBE_HEAD_START = 100
+
 const DEFAULT_PORT = 4010
 
 export type ApState = 'joining' | 'running' | 'leaving'
@@ -692,16 +695,18 @@ export class Ap {
   private async probe(ap: string, via: readonly string[]): Promise<void> {
     const { probes } = this.network
     const began = monotonic()
-    let sign = await probes.direct(ap)
-    if (sign === undefined && via.length > 0) {
-      const answers = await Promise.all(via.map((other) => probes.indirect(ap, other)))
+    const direct = probes.direct(ap)
+    let sign = await Promise.race([direct, pause(PROBE_HEAD_START).then(() => undefined)])
+    if (sign === undefined) {
+      const [own, ...answers] = await Promise.all([direct, ...via.map((other) => probes.indirect(ap, other))])
+      sign = own
       // Another AP is believed that it reached this one, not the numbers it gives: a lie would outlast it.
       const { boot, sequence } = this.roster.latestBeacon(ap)?.body ?? { boot: 0, sequence: 0 }
-      if (answers.some((answer) => answer !== undefined)) sign = { boot, sequence }
+      if (answers.some((answer) => answer !== undefined)) sign ??= { boot, sequence }
     }
     if (sign !== undefined) this.roster.heard(ap, sign, monotonic())
     // What was heard meanwhile says more than a probe that was under way before.
-    else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap, monotonic())
+    else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap)
   }
 
   // --- joining ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ export interface Timing {
   pulse: number
   /** Silence after which a watcher suspects: three pulses may be late or lost before that. */
   suspect: number
+  /** Silence after which a watcher probes: two pulses late. Nothing follows from a probe that is answered. */
+  ask: number
   /** How often a suspect is probed, and the deadline of a direct probe: far above a round trip, far below `accuse`. */
   probe: number
   /** Silence after which a watcher whose probes all failed signs. Above `suspect`, or a restart of the process would move work. */
@@ -22,7 +24,15 @@ export interface Timing {
   pause: number
 }
 
-export const TIMING: Timing = { pulse: 500, suspect: 1500, probe: 400, accuse: 1800, unwitnessed: 30_000, pause: 1000 }
+export const TIMING: Timing = {
+  pulse: 500,
+  ask: 1100,
+  suspect: 1500,
+  probe: 400,
+  accuse: 1800,
+  unwitnessed: 30_000,
+  pause: 1000,
+}
 
 export type RosterState = 'alive' | 'suspect' | 'dead' | 'left'
 
@@ -134,11 +144,10 @@ export class Roster {
     if (of !== undefined && now >= of.awayUntil) of.suspectedAt ??= now
   }
 
-  /** All ways to reach a suspect failed. (Where one succeeded, tell `heard`.) */
-  unreachable(ap: string, now: number): void {
+  /** All ways to reach an AP failed. (Where one succeeded, tell `heard`.) */
+  unreachable(ap: string): void {
     const of = this.heardOf.get(ap)
     if (of === undefined) return
-    of.suspectedAt ??= now
     of.failedProbes++
   }
 
@@ -261,7 +270,8 @@ export class Roster {
     // One that does not watch hears beacons, not pulses, and one that was not heard in this life may just be late.
     const patience = of.at === undefined || !isWatcher ? this.timing.unwitnessed : this.timing.suspect
     if (silence > patience) of.suspectedAt ??= now
-    if (of.suspectedAt === undefined) return []
+    const isQuiet = of.at !== undefined && isWatcher && silence > this.timing.ask
+    if (of.suspectedAt === undefined && !isQuiet) return []
     const effects: RosterEffect[] = []
     if (now - of.probedAt >= this.timing.probe) {
       of.probedAt = now

@@ -23,6 +23,7 @@ import type { Host } from './host.js'
 import { Mesh } from './mesh.js'
 import type { World } from './world.js'
 
+const PROBE_HEAD_START = 100
 const JOIN_RETRY = 250
 const JOIN_RETRY_CAP = 30_000
 const LOOK_AT_IMAGES = 5000
@@ -424,18 +425,31 @@ export class Ap {
     const began = this.time.monotonic()
     const conclude = (sign: LifeSign | undefined) => {
       if (sign !== undefined) this.roster.heard(ap, sign, this.time.monotonic())
-      else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap, this.time.monotonic())
+      else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap)
     }
+    let left = 1 + via.length
+    let own: LifeSign | undefined
+    let isReached = false
+    let isConcluded = false
+    const settle = () => {
+      if (isConcluded || --left > 0) return
+      const { boot, sequence } = this.roster.latestBeacon(ap)?.body ?? { boot: 0, sequence: 0 }
+      conclude(own ?? (isReached ? { boot, sequence } : undefined))
+    }
+    let hasAsked = false
     this.mesh.probe(ap, (sign) => {
-      if (sign !== undefined || via.length === 0) return conclude(sign)
-      let left = via.length
-      let isReached = false
+      own = sign
+      if (sign === undefined || hasAsked) return settle()
+      isConcluded = true
+      conclude(sign)
+    })
+    this.time.after(PROBE_HEAD_START, () => {
+      if (isConcluded) return
+      hasAsked = true
       for (const other of via) {
         this.mesh.probeThrough(ap, other, (answer) => {
           isReached ||= answer !== undefined
-          if (--left > 0) return
-          const { boot, sequence } = this.roster.latestBeacon(ap)?.body ?? { boot: 0, sequence: 0 }
-          conclude(isReached ? { boot, sequence } : undefined)
+          settle()
         })
       }
     })
