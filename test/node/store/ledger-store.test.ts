@@ -185,9 +185,10 @@ test('a record that the disk did not take is not said to be safe until it did, a
   assert.ok(!ledger.ledger.has(refused.hash), 'what is refused from the start is not in memory either')
   assert.equal([told, disk], [[], [false]])
   works()
-  await until('the disk to be tried again', () => ledger.failure === undefined)
+  await until('the disk to be tried again', () => disk.length === 2)
   await ledger.submit(record.bytes)
   assert.equal(hashes(await store.loadRecords()), hashes([record]))
+  await until('everyone to have heard of it', () => told.length > 0)
   assert.equal([told, disk], [hashes([record]), [false, true]])
 })
 
