@@ -1,7 +1,7 @@
 #!/usr/bin/env node
-// Runs every test file of the built tree, each as a process of its own, in two lanes beside each other: what runs several
-// APs mostly waits, and the rest goes on meanwhile. Within a lane one follows the other: they share one Docker engine and
-// few cores. Its last line is `N passed, N failed, N skipped`.
+// Runs every test file of the built tree, each as a process of its own, two at a time: most of them mostly wait. Of those
+// that simulate hosts, and of those with several APs on one engine, one follows the other. Its last line is
+// `N passed, N failed, N skipped`.
 //
 //   node .ci/test.mjs             all of them
 //   node .ci/test.mjs PATTERN …   those whose path (test/node/ap.test.ts) matches one of the regular expressions
@@ -227,15 +227,17 @@ async function main(patterns) {
   undo.push(() => removeLabelled(since, meshesBefore), removeHosts)
 
   const tests = findTests(patterns)
-  const hasSeveralAps = ({ name }) => /^test\/(mesh|hosts|support)\//.test(name)
-  const lanes = [tests.filter(hasSeveralAps), tests.filter((test) => !hasSeveralAps(test))]
-  return (await Promise.all(lanes.map(runLane))).flat()
+  const isOnOneEngine = ({ name }) => /^test\/(mesh|node)\//.test(name)
+  const [one, other] = [tests.filter(isOnOneEngine), tests.filter((test) => !isOnOneEngine(test))]
+  return (await Promise.all([runLane(one, other), runLane(other, one)])).flat()
 }
 
-async function runLane(tests) {
+/** Runs its own tests, then helps with the last ones of the other lane. */
+async function runLane(own, other) {
   const results = []
-  for (const test of tests) {
-    if (cleaning) break // stopped by a signal
+  while (!cleaning) {
+    const test = own.shift() ?? other.pop()
+    if (test === undefined) break
     results.push(await runFile(test))
   }
   return results
