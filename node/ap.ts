@@ -18,9 +18,8 @@ import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
 import { MAX_GENERATION } from '../protocols/limits.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
-import { claimsToMake, dutiesOf, lookOut, type Outlook, Turns } from '../protocols/outlook.js'
+import { dutiesOf, lookOut, type Outlook } from '../protocols/outlook.js'
 import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../protocols/pace.js'
-import type { Placed } from '../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { readTicket, signMember, writeTicket } from '../protocols/ticket.js'
 import { aboutSelf, belong } from './belonging.js'
@@ -30,9 +29,9 @@ import { connectDocker, socketOf } from './chutes/docker-client.js'
 import { EngineError } from './chutes/engine.js'
 import { Guard } from './chutes/guard.js'
 import { Leases } from './chutes/leases.js'
-import { desiredOf } from './chutes/plan.js'
 import { Reconciler } from './chutes/reconciler.js'
-import { monotonic, NodeClock } from './clock.js'
+import { Work } from './chutes/work.js'
+import { monotonic, NodeClock, SYSTEM_TIME } from './clock.js'
 import type { Config } from './config.js'
 import { Events } from './events.js'
 import { Figures } from './figures.js'
@@ -76,7 +75,6 @@ export class Ap {
   private readonly supply: Supply
   private readonly roster: Roster
   private readonly news: News
-  private readonly turns = new Turns()
   readonly figures = new Figures()
   private readonly times = new MemberTimes()
   private readonly startedAt = monotonic()
@@ -86,6 +84,7 @@ export class Ap {
   private peersBefore: Readonly<Record<string, readonly string[]>> = {}
   private boot: number
   private leases!: Leases
+  private work!: Work
   private current: Outlook
   private sequence = 0
   private beacon: RecordOf<'beacon'> | undefined
@@ -107,9 +106,6 @@ export class Ap {
   private hasTwin = false
   /** What was wrong with the ledger on disk, for as long as this process runs. */
   private readonly damage: Damage | undefined
-  /** Epochs of claims that are not on disk yet, by instance: until then nothing follows from them. */
-  private readonly claiming = new Map<string, number>()
-
   private constructor(
     readonly config: Config,
     readonly events: Events,
@@ -405,6 +401,11 @@ export class Ap {
       onFailure: (what, error) => this.log.warn({ reason: messageOf(error) }, `${what} failed`),
     })
     this.leases.look(this.current)
+    this.work = new Work({
+      ...{ self: this.id, signer: this.signer, ledgerStore: this.ledgerStore },
+      ...{ reconciler: this.reconciler, leases: this.leases, time: SYSTEM_TIME, onClaim: () => {} },
+      onFailure: (error) => this.log.error({ reason: messageOf(error) }, 'a claim could not be written'),
+    })
     const invited = this.config.join === undefined || this.isMember(this.id) ? {} : addressesOf(this.config.join)
     this.network = await Network.create(
       {
@@ -532,19 +533,8 @@ export class Ap {
     if (this.state === 'joining' && !isForgotten) return
     this.becomeReady()
     if (!this.isReady) return
-    this.makeClaims()
-    const { held, kept } = dutiesOf(this.current, this.id)
-    const runnable = held.filter((placed) => this.mayRun(placed))
-    const desired = new Map(runnable.map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]))
-    const untouched = held.filter((placed) => !this.mayRun(placed) && this.leases.mayStay(placed))
     // An AP that was forgotten hears no more of whether others serve what it still runs.
-    const staying = [...kept, ...untouched.map(({ instance }) => instance)]
-    this.reconciler.want(desired, new Set(this.isHandedOver || isForgotten ? [] : staying))
-  }
-
-  /** True where the claim is on disk, and what is exclusive has its lease. */
-  private mayRun(placed: Placed): boolean {
-    return this.claiming.get(placed.instance) !== placed.claim!.body.epoch && this.leases.mayRun(placed)
+    this.work.follow(this.current, this.isLeaving, this.isHandedOver || isForgotten)
   }
 
   private followMembership({ membership: { members: before } }: Outlook): void {
@@ -573,31 +563,11 @@ export class Ap {
       .catch((error) => this.log.error({ reason: messageOf(error) }, 'the repair could not be ended'))
   }
 
-  private makeClaims(): void {
-    const turns = this.isLeaving ? [] : this.turns.due(this.current, this.id, monotonic())
-    const { due, leased } = claimsToMake(turns, this.current, this.id, (instance) => this.leases.holds(instance))
-    this.leases.want(this.isLeaving ? [] : leased, this.current.electorates, this.ledgerStore.clock.now())
-    for (const { placed, epoch, previous } of due) {
-      if (this.claiming.get(placed.instance) === epoch) continue
-      this.claiming.set(placed.instance, epoch)
-      const cause = placed.cause ?? 'new'
-      this.ledgerStore
-        .sign(this.signer, 'claim', placed.subject, { epoch, cause, previous })
-        .catch((error) => this.log.error({ reason: messageOf(error) }, 'a claim could not be written'))
-    }
-  }
-
-  private noteClaim({ subject, signer, body }: RecordOf<'claim'>): void {
-    const instance = hex(subject)
-    const isOwn = equalBytes(signer, this.signer.publicKey)
-    if (isOwn && this.claiming.get(instance) === body.epoch) this.claiming.delete(instance)
-  }
-
   private onAdded(added: readonly SignedRecord[]): void {
     for (const record of added) {
       if (equalBytes(record.signer, this.signer.publicKey) || record.kind === 'grant')
         this.network.publishRecords([record])
-      if (isKind(record, 'claim')) this.noteClaim(record)
+      if (isKind(record, 'claim')) this.work.note(record)
       // An AP that is accused shows that it lives: its next beacon refutes, whatever the statement says.
       if (isKind(record, 'statement') && equalBytes(record.subject, this.signer.publicKey)) void this.outdo(record.body)
     }
@@ -795,7 +765,7 @@ export class Ap {
       ...(this.away !== undefined && { away: this.away }),
       addresses: this.addresses().slice(0, 32),
       engine: reconciler.engineInfo(),
-      instances: this.reports().slice(0, most),
+      instances: this.work.reports().slice(0, most),
       cannot: reconciler.cannot().slice(0, Math.min(most, 64)),
       images: this.supply.holdings().slice(0, most),
       ledger: ledgerStore.ledger.digest(),
@@ -809,14 +779,6 @@ export class Ap {
       this.log.warn({ instances: body.instances.length }, 'the beacon is too big for all that this AP runs')
       return this.sealBeacon(Math.floor(most / 2))
     }
-  }
-
-  /** What runs here, and what waits here for its lease. */
-  private reports(): Body<'beacon'>['instances'] {
-    const waiting = this.leases.reports()
-    const keys = new Set(waiting.map(({ instance }) => hex(instance)))
-    // What waits for its lease does not run, although a hung engine may still have it otherwise.
-    return [...waiting, ...this.reconciler.instances().filter(({ instance }) => !keys.has(hex(instance)))]
   }
 
   private beacons(): Uint8Array[] {

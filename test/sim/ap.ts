@@ -2,8 +2,8 @@
 // container engine. Where node/ap.ts changes what follows from what, this file must follow.
 import { isDeepStrictEqual } from 'node:util'
 import { Leases } from '../../node/chutes/leases.js'
-import { desiredOf } from '../../node/chutes/plan.js'
 import { Reconciler } from '../../node/chutes/reconciler.js'
+import { Work } from '../../node/chutes/work.js'
 import { NodeClock, type Time } from '../../node/clock.js'
 import type { Admission } from '../../node/mesh/join.js'
 import type { LifeSign } from '../../node/mesh/liveness.js'
@@ -15,9 +15,8 @@ import { type SignedRecord, seal } from '../../protocols/envelope.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../../protocols/kinds.js'
 import { meshIdOf } from '../../protocols/membership.js'
-import { claimsToMake, dutiesOf, lookOut, type Outlook, Turns } from '../../protocols/outlook.js'
+import { dutiesOf, lookOut, type Outlook } from '../../protocols/outlook.js'
 import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../../protocols/pace.js'
-import type { Placed } from '../../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../../protocols/roster.js'
 import type { Host } from './host.js'
 import { Mesh } from './mesh.js'
@@ -33,10 +32,10 @@ const STOP_PATIENCE = 60_000
 export class Ap {
   readonly reconciler: Reconciler
   private leases!: Leases
+  private work!: Work
   readonly mesh: Mesh
   readonly roster: Roster
   private readonly supply: Supply
-  private readonly turns = new Turns()
   private readonly times = new MemberTimes()
   private readonly startedAt: number
   private current: Outlook
@@ -50,9 +49,6 @@ export class Ap {
   private isHandedOver = false
   private hasTwin = false
   private isHalted = false
-  /** Epochs of claims that are not on disk yet, by instance: until then nothing follows from them. */
-  private readonly claiming = new Map<string, number>()
-
   private constructor(
     private readonly world: World,
     readonly host: Host,
@@ -127,7 +123,6 @@ export class Ap {
       },
       peersBefore,
     )
-    ledgerStore.onAdded((added) => this.onAdded(added))
   }
 
   static async start(
@@ -176,6 +171,13 @@ export class Ap {
     })
     world.mutation.leases?.(this.leases)
     this.leases.look(this.current)
+    this.work = new Work({
+      ...{ self: this.id, signer: host.signer, ledgerStore: this.ledgerStore, time },
+      ...{ reconciler: this.reconciler, leases: this.leases },
+      onClaim: (placed, epoch, cause) => world.checks.onClaim(this, placed, epoch, cause),
+      onFailure: (error) => this.tell('failed', { reason: messageOf(error) }),
+    })
+    this.ledgerStore.onAdded((added) => this.onAdded(added))
   }
 
   get id(): string {
@@ -297,17 +299,7 @@ export class Ap {
     if (!this.isLeaving && !this.isMember(this.id) && !isForgotten) return
     this.becomeReady()
     if (!this.isReady) return
-    this.makeClaims()
-    const { held, kept } = dutiesOf(this.current, this.id)
-    const runnable = held.filter((placed) => this.mayRun(placed))
-    const desired = new Map(runnable.map((placed) => [placed.instance, desiredOf(placed, this.current, this.id)]))
-    const untouched = held.filter((placed) => !this.mayRun(placed) && this.leases.mayStay(placed))
-    const staying = [...kept, ...untouched.map(({ instance }) => instance)]
-    this.reconciler.want(desired, new Set(this.isHandedOver || isForgotten ? [] : staying))
-  }
-
-  private mayRun(placed: Placed): boolean {
-    return this.claiming.get(placed.instance) !== placed.claim!.body.epoch && this.leases.mayRun(placed)
+    this.work.follow(this.current, this.isLeaving, this.isHandedOver || isForgotten)
   }
 
   private becomeReady(): void {
@@ -320,32 +312,11 @@ export class Ap {
     this.scheduleBeacon()
   }
 
-  private makeClaims(): void {
-    const turns = this.isLeaving ? [] : this.turns.due(this.current, this.id, this.time.monotonic())
-    const { due, leased } = claimsToMake(turns, this.current, this.id, (instance) => this.leases.holds(instance))
-    this.leases.want(this.isLeaving ? [] : leased, this.current.electorates, this.ledgerStore.clock.now())
-    for (const { placed, epoch, previous } of due) {
-      if (this.claiming.get(placed.instance) === epoch) continue
-      this.claiming.set(placed.instance, epoch)
-      const cause = placed.cause ?? 'new'
-      this.world.checks.onClaim(this, placed, epoch, cause)
-      this.ledgerStore
-        .sign(this.host.signer, 'claim', placed.subject, { epoch, cause, previous })
-        .catch((error) => this.tell('failed', { reason: messageOf(error) }))
-    }
-  }
-
-  private noteClaim({ subject, signer, body }: RecordOf<'claim'>): void {
-    const instance = hex(subject)
-    const isOwn = equalBytes(signer, this.host.signer.publicKey)
-    if (isOwn && this.claiming.get(instance) === body.epoch) this.claiming.delete(instance)
-  }
-
   private onAdded(added: readonly SignedRecord[]): void {
     for (const record of added) {
       if (equalBytes(record.signer, this.host.signer.publicKey) || record.kind === 'grant')
         this.mesh.publishRecord(record)
-      if (isKind(record, 'claim')) this.noteClaim(record)
+      if (isKind(record, 'claim')) this.work.note(record)
       if (isKind(record, 'statement') && equalBytes(record.subject, this.host.signer.publicKey))
         void this.outdo(record.body)
     }
@@ -499,7 +470,7 @@ export class Ap {
       version: 'sim',
       addresses: [],
       engine: reconciler.engineInfo(),
-      instances: this.reports(),
+      instances: this.work.reports(),
       cannot: reconciler.cannot(),
       images: this.supply.holdings(),
       ledger: ledgerStore.ledger.digest(),
@@ -507,12 +478,6 @@ export class Ap {
     const record = seal(signer, ledgerStore.mesh, ledgerStore.clock.next(), 'beacon', signer.publicKey, body)
     checkKind(record)
     return record as RecordOf<'beacon'>
-  }
-
-  private reports(): Body<'beacon'>['instances'] {
-    const waiting = this.leases.reports()
-    const keys = new Set(waiting.map(({ instance }) => hex(instance)))
-    return [...waiting, ...this.reconciler.instances().filter(({ instance }) => !keys.has(hex(instance)))]
   }
 
   private beacons(): Uint8Array[] {
