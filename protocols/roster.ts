@@ -243,7 +243,7 @@ export class Roster {
     this.lastTick = now
     const slept = gap > this.timing.pause
     const effects: RosterEffect[] = []
-    if (slept) this.skip(gap, now)
+    if (slept) this.postpone(gap, now)
     for (const [ap, of] of this.heardOf) {
       const before = of.told
       of.told = this.state(ap, now)
@@ -254,7 +254,7 @@ export class Roster {
   }
 
   // What we waited for may have come while we slept, so every wait goes on where it stood. What woke us is newer than that.
-  private skip(gap: number, now: number): void {
+  private postpone(gap: number, now: number): void {
     for (const of of this.heardOf.values()) {
       if (of.at !== undefined) of.at = Math.min(now, of.at + gap)
       of.knownAt = Math.min(now, of.knownAt + gap)
