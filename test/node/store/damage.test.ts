@@ -1,4 +1,5 @@
 // What a store makes of a LevelDB whose files were damaged.
+import { spawnSync } from 'node:child_process'
 import { cpSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Level } from 'level'
@@ -41,8 +42,23 @@ function copy() {
   return { data, where, files }
 }
 
-/** Opens a damaged store, and sees that it is a sound one after. */
+const storeUrl = new URL('../../../node/store/store.js', import.meta.url).href
+
+/** Opens and closes a store in a process of its own. @returns whether that process lived to the end */
+function openElsewhere(where: string): boolean {
+  const script = `const { Store } = await import(${JSON.stringify(storeUrl)})
+    await (await Store.open(${JSON.stringify(where)})).close()`
+  const { status, signal, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script])
+  assert.ok(status === 0 || signal === 'SIGABRT', `it ended with ${status ?? signal}: ${stderr}`)
+  return status === 0
+}
+
+/**
+ * Opens a damaged store, and sees that it is a sound one after. Where a byte has put LevelDB's own thoughts out of order
+ * it aborts the process: that may happen to the first start, and to no other.
+ */
 async function mended(where: string): Promise<{ store: Store; kept: SignedRecord[] }> {
+  assert.ok(openElsewhere(where) || openElsewhere(where), 'a second start found no way around')
   const store = await Store.open(where)
   const kept = store.takeRecords()
   for (const record of kept) {
