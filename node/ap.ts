@@ -241,7 +241,10 @@ export class Ap {
     const { failure } = this.ledgerStore
     if (failure !== undefined) warnings.push(`${failure.message}; until then nothing that this AP is told is safe here`)
     if (this.damage !== undefined) warnings.push(this.tellDamage(this.damage))
-    if (this.roster.isIsolated(monotonic())) warnings.push('isolated? most other APs cannot be reached from here')
+    if (this.roster.isIsolated(monotonic())) {
+      const brake = this.current.isBraked ? '; until that is clear, this one takes over little of what they ran' : ''
+      warnings.push(`isolated? most other APs cannot be reached from here${brake}`)
+    }
     return warnings
   }
 
@@ -425,7 +428,7 @@ export class Ap {
         sign: () => ({ boot: this.boot, sequence: ++this.sequence }),
         beacons: () => this.beacons(),
         onBeacon: (beacon) => this.takeBeacon(beacon),
-        onPulse: (from, sign) => this.roster.heard(from, sign, monotonic()),
+        onPulse: (from, sign) => this.roster.pulse(from, sign, monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
         onTime: (ap, ms) => this.noteTime(ap, ms),
         onConnected: () => this.scheduleBeacon(),
@@ -666,17 +669,19 @@ export class Ap {
     const { probes } = this.network
     const began = monotonic()
     const direct = probes.direct(ap)
-    let sign = await Promise.race([direct, pause(PROBE_HEAD_START).then(() => undefined)])
-    if (sign === undefined) {
-      const [own, ...answers] = await Promise.all([direct, ...via.map((other) => probes.indirect(ap, other))])
-      sign = own
+    const first = await Promise.race([direct, pause(PROBE_HEAD_START).then(() => 'silent' as const)])
+    const isAnswered = typeof first === 'object'
+    const others = isAnswered ? [] : via.map((other) => probes.indirect(ap, other))
+    const [own, ...answers] = await Promise.all([direct, ...others])
+    const isReached = answers.some((answer) => typeof answer === 'object')
+    if (typeof own === 'object') this.roster.heard(ap, own, monotonic())
+    else if (isReached) {
       // Another AP is believed that it reached this one, not the numbers it gives: a lie would outlast it.
       const { boot, sequence } = this.roster.latestBeacon(ap)?.body ?? { boot: 0, sequence: 0 }
-      if (answers.some((answer) => answer !== undefined)) sign ??= { boot, sequence }
-    }
-    if (sign !== undefined) this.roster.heard(ap, sign, monotonic())
-    // What was heard meanwhile says more than a probe that was under way before.
-    else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap)
+      this.roster.heard(ap, { boot, sequence }, monotonic())
+      this.roster.misjudged(monotonic())
+      // What was heard meanwhile says more than a probe that was under way before.
+    } else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap, own === 'refused')
   }
 
   // --- joining ----------------------------------------------------------------------------------------------------

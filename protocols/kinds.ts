@@ -81,6 +81,10 @@ const statement = z.object({
     .max(2 ** 40),
   silence: uint,
   probes: uint,
+  /** Whether the signer had a pulse of this boot. Without, it says only that the AP has not come for a long time. */
+  heard: z.boolean(),
+  /** Digest of the keys of the AP's watchers, as the signer knew them. */
+  watchers: byteString(16),
 })
 
 /** Subject: the AP's key, also the signer: it left on purpose, in this boot. */

@@ -19,6 +19,8 @@ export interface Outlook {
   readonly placed: readonly Placed[]
   /** Who votes on the leases of each exclusive chute, by hex of its key. */
   readonly electorates: ReadonlyMap<string, Electorate>
+  /** True while so many others went at once that this AP is more likely cut off: it takes over little then. */
+  readonly isBraked: boolean
 }
 
 export interface Self {
@@ -53,7 +55,7 @@ export function lookOut(
   const chutes = chutesOf(ledger, nowMs)
   const claims = claimsOf(ledger, nowMs)
   const electorates = electoratesOf(ledger, chutes, membership, nowMs)
-  const outlook = { membership, chutes, claims, candidates, electorates }
+  const outlook = { membership, chutes, claims, candidates, electorates, isBraked: roster.isBraked(monotonicMs) }
   const isAsBefore =
     before?.membership === membership &&
     before.chutes === chutes &&
@@ -122,10 +124,15 @@ export interface ClaimToMake {
 const RANK_PATIENCE = 5000
 /** The first rank may have to wait for the end of the last lease. */
 const EXCLUSIVE_RANK_PATIENCE = RANK_PATIENCE + LEASE.voter
+/** While it is braked, an AP takes over one instance of the dead each so many milliseconds. */
+export const BRAKED_PACE = 10_000
 
 /** Remembers for how long instances have been without a holder, and says which ones it is this AP's turn to claim. */
 export class Turns {
   private readonly since = new Map<string, number>()
+  /** Takeovers that were begun under the brake. */
+  private readonly begun = new Set<string>()
+  private lastBegun = Number.NEGATIVE_INFINITY
 
   due(outlook: Outlook, self: string, nowMs: number): ClaimToMake[] {
     const claims: ClaimToMake[] = []
@@ -137,12 +144,22 @@ export class Turns {
       const since = this.since.get(placed.instance) ?? nowMs
       this.since.set(placed.instance, since)
       const patience = placed.chute.spec.exclusive === undefined ? RANK_PATIENCE : EXCLUSIVE_RANK_PATIENCE
-      if (rank < 0 || nowMs - since < rank * patience) continue
+      if (rank < 0 || nowMs - since < rank * patience || (outlook.isBraked && !this.mayBegin(placed, nowMs))) continue
       const strongest = outlook.claims.get(placed.instance)?.[0]
       claims.push({ placed, epoch: (strongest?.body.epoch ?? 0) + 1, previous: strongest?.hash })
     }
     for (const instance of this.since.keys()) if (!open.has(instance)) this.since.delete(instance)
+    for (const instance of this.begun) if (!open.has(instance)) this.begun.delete(instance)
     return claims
+  }
+
+  // An exclusive instance follows its lease, which nobody gets who is cut off.
+  private mayBegin({ chute, cause, instance }: Placed, nowMs: number): boolean {
+    if (cause !== 'dead' || chute.spec.exclusive !== undefined || this.begun.has(instance)) return true
+    if (nowMs - this.lastBegun < BRAKED_PACE) return false
+    this.lastBegun = nowMs
+    this.begun.add(instance)
+    return true
   }
 }
 

@@ -3,7 +3,7 @@
 import { equalBytes } from './bytes.js'
 
 /** How often the roster is asked what to do, and the outlook taken even where nothing has changed. */
-export const TICK = 200
+export const TICK = 100
 export const REFRESH = 1000
 
 /** How soon one beacon may follow another, and how long a change waits for others that come with it. */

@@ -1,38 +1,56 @@
 // The roster: what an AP believes of the others. It hears of pulses, beacons, broken connections, probes and signed
 // statements, and says whom to probe, what to sign, and who is alive, suspect, dead or left.
-import { equalBytes, hex } from './bytes.js'
+import { compareBytes, equalBytes, hex, sha256 } from './bytes.js'
 import type { Body, RecordOf } from './kinds.js'
 import type { Member } from './membership.js'
+import { Arrivals, Health } from './patience.js'
 import { majority, watchersOf } from './rendezvous.js'
 import { isSameList } from './view.js'
 
-/** All in milliseconds. */
+/**
+ * All in milliseconds. `ask`, `suspect` and `accuse` are what they are at least: for an AP that is heard irregularly, and while
+ * this AP is slow itself, they are longer (patience.ts).
+ */
 export interface Timing {
   /** How often an AP pulses to its watchers. */
   pulse: number
   /** Silence after which a watcher suspects: three pulses may be late or lost before that. */
   suspect: number
-  /** Silence after which a watcher probes: two pulses late. Nothing follows from a probe that is answered. */
+  /** Silence after which a watcher probes: two pulses are due. Nothing follows from a probe that is answered. */
   ask: number
   /** How often a suspect is probed, and the deadline of a direct probe: far above a round trip, far below `accuse`. */
   probe: number
   /** Silence after which a watcher whose probes all failed signs. Above `suspect`, or a restart of the process would move work. */
   accuse: number
+  /** The same where its host is there and refuses connections: the process has ended. */
+  accuseRefused: number
   /** What replaces a majority where most watchers are gone too, and silence where an AP was not heard in this life. */
   unwitnessed: number
-  /** A gap between two ticks longer than this means that we slept, not that the others died. */
+  /** A gap between two ticks longer than this means that we stood still, not that the others died. */
   pause: number
+  /** For so long those that went silent are taken as gone at once, where it comes to who is cut off. */
+  atOnce: number
 }
 
 export const TIMING: Timing = {
   pulse: 500,
-  ask: 1100,
+  ask: 1000,
   suspect: 1500,
   probe: 400,
   accuse: 1800,
+  accuseRefused: 700,
   unwitnessed: 30_000,
-  pause: 1000,
+  pause: 400,
+  atOnce: 300_000,
 }
+
+/**
+ * How unusual a silence must be, in standard deviations of what was heard before. In a normal distribution these are a chance
+ * of 10^-3, 10^-5 and 10^-8 (φ of 3, 5 and 8).
+ */
+const UNUSUAL = { ask: 3.1, suspect: 4.3, accuse: 5.6 }
+/** However irregularly an AP is heard, nobody waits longer, or one could make itself impossible to miss. */
+const LONGEST = 6000
 
 export type RosterState = 'alive' | 'suspect' | 'dead' | 'left'
 
@@ -46,6 +64,9 @@ export type RosterEffect =
 interface Heard {
   boot: number
   sequence: number
+  /** The boot of its last pulse, undefined where none came since we started. */
+  pulsed: number | undefined
+  readonly arrivals: Arrivals
   /** When it last gave a sign of itself, local milliseconds; undefined if never since we started. */
   at: number | undefined
   /** When we first knew of it as a member. */
@@ -55,6 +76,10 @@ interface Heard {
   awayUntil: number
   probedAt: number
   failedProbes: number
+  /** The last probe found its host, and no process. */
+  isRefused: boolean
+  /** Since when it is not alive to us. */
+  goneSince: number | undefined
   beacon: RecordOf<'beacon'> | undefined
   told: RosterState
   accused: string
@@ -76,6 +101,7 @@ export class Roster {
   private lastRecords: readonly unknown[] = []
   private readonly firstAccused = new Map<string, number>()
   private lastTick: number
+  private readonly health = new Health()
 
   constructor(
     private readonly self: string,
@@ -117,7 +143,16 @@ export class Roster {
     this.goodbyes = new Map(goodbyes.map((goodbye) => [idOf(goodbye.subject), goodbye.body.boot]))
   }
 
-  /** A pulse, or the answer to a probe: authenticated by its channel, and no refutation of what others signed. */
+  /** A pulse: as `heard`, and who has heard one of this boot may sign that it heard no more. */
+  pulse(ap: string, sign: { boot: number; sequence: number }, now: number): void {
+    const of = this.heardOf.get(ap)
+    if (of === undefined || sign.boot < of.boot) return
+    of.pulsed = sign.boot
+    of.arrivals.note(now)
+    this.heard(ap, sign, now)
+  }
+
+  /** The answer to a probe: authenticated by its channel, and no refutation of what others signed. */
   heard(ap: string, sign: { boot: number; sequence: number }, now: number): void {
     const of = this.heardOf.get(ap)
     if (of === undefined || sign.boot < of.boot) return
@@ -125,6 +160,12 @@ export class Roster {
     of.at = now
     of.suspectedAt = undefined
     of.failedProbes = 0
+    of.isRefused = false
+  }
+
+  /** Another AP reached what this one could not. */
+  misjudged(now: number): void {
+    this.health.worsen(now)
   }
 
   /** A signed beacon. Returns false for one that is not newer than what is known. */
@@ -132,6 +173,10 @@ export class Roster {
     const of = this.heardOf.get(ap)
     if (of === undefined || (of.beacon !== undefined && !isNewer(record.body, of.beacon.body))) return false
     of.beacon = record
+    if (isNewer(record.body, of)) {
+      if (of.accused !== '' && of.boot === record.body.boot) this.misjudged(now)
+      of.accused = ''
+    }
     of.awayUntil = record.body.away === undefined ? Number.NEGATIVE_INFINITY : now + record.body.away
     // An old beacon that reaches us late is knowledge of its content, not a sign of life.
     if (isNewer(record.body, of) || of.at === undefined) this.heard(ap, record.body, now)
@@ -144,11 +189,15 @@ export class Roster {
     if (of !== undefined && now >= of.awayUntil) of.suspectedAt ??= now
   }
 
-  /** All ways to reach an AP failed. (Where one succeeded, tell `heard`.) */
-  unreachable(ap: string): void {
+  /**
+   * All ways to reach an AP failed. (Where one succeeded, tell `heard`.)
+   * @param isRefused whether its host is there and says that nothing listens
+   */
+  unreachable(ap: string, isRefused = false): void {
     const of = this.heardOf.get(ap)
     if (of === undefined) return
     of.failedProbes++
+    of.isRefused = isRefused
   }
 
   latestBeacon(ap: string): RecordOf<'beacon'> | undefined {
@@ -180,13 +229,24 @@ export class Roster {
     )
   }
 
-  /** The statements of a majority of an AP's watchers, or undefined: what makes an AP dead. */
+  /** What a statement says of who else may sign: a digest of the keys of the AP's watchers, as the signer knows them. */
+  private electorate(ap: string): Uint8Array {
+    const keys = this.watchers(ap).map((id) => this.members.get(id)!.key)
+    return sha256(...keys.sort(compareBytes)).slice(0, 16)
+  }
+
+  /**
+   * The statements of a majority of an AP's watchers, or undefined: what makes an AP dead. They count together where their
+   * signers had heard this boot, and were counted against the same watchers.
+   */
   certificate(ap: string, accusations = this.accusations(ap)): RecordOf<'statement'>[] | undefined {
     if (accusations.length === 0) return undefined
     const watchers = this.watchers(ap)
     const isWatcher = (key: Uint8Array) => watchers.some((id) => equalBytes(this.members.get(id)!.key, key))
-    const counted = accusations.filter(({ signer }) => isWatcher(signer))
-    return watchers.length > 0 && counted.length >= majority(watchers.length) ? counted : undefined
+    const counted = accusations.filter(({ signer, body }) => body.heard && isWatcher(signer))
+    return counted
+      .map(({ body }) => counted.filter((other) => equalBytes(other.body.watchers, body.watchers)))
+      .find((together) => together.length >= majority(watchers.length))
   }
 
   state(ap: string, now: number): RosterState {
@@ -199,7 +259,22 @@ export class Roster {
     return of.suspectedAt !== undefined || of.beacon === undefined || accusations.length > 0 ? 'suspect' : 'alive'
   }
 
-  /** True where more than half of the others seem gone: then it is more likely this AP that is cut off. */
+  /**
+   * True where so many seem to have gone at once that it is more likely this AP that is cut off: more than half of those
+   * that were there, and two at least. With one other AP nobody can tell, and with 3, 5, 50 members it takes 2, 3, 25.
+   */
+  isBraked(now: number): boolean {
+    let there = 0
+    let gone = 0
+    for (const [ap, of] of this.heardOf) {
+      if (this.hasLeft(ap, of)) continue
+      if (of.goneSince === undefined) there++
+      else if (now - of.goneSince < this.timing.atOnce) gone++
+    }
+    return gone > 1 && gone > there
+  }
+
+  /** True where more than half of the others seem gone, be it at once or one by one. */
   isIsolated(now: number): boolean {
     const others = [...this.heardOf.keys()].filter((id) => this.state(id, now) !== 'left')
     const gone = others.filter((id) => this.state(id, now) !== 'alive')
@@ -241,13 +316,16 @@ export class Roster {
   tick(now: number): RosterEffect[] {
     const gap = now - this.lastTick
     this.lastTick = now
-    const slept = gap > this.timing.pause
     const effects: RosterEffect[] = []
-    if (slept) this.postpone(gap, now)
+    if (gap > this.timing.pause) {
+      this.postpone(gap, now)
+      this.health.worsen(now)
+    }
     for (const [ap, of] of this.heardOf) {
       const before = of.told
       of.told = this.state(ap, now)
       if (of.told !== before) effects.push({ do: 'tell', ap, from: before, to: of.told })
+      of.goneSince = of.told === 'alive' ? undefined : (of.goneSince ?? now)
       if (of.told !== 'left' && this.answersFor(ap)) effects.push(...this.watch(ap, of, now))
     }
     return effects
@@ -259,6 +337,7 @@ export class Roster {
       if (of.at !== undefined) of.at = Math.min(now, of.at + gap)
       of.knownAt = Math.min(now, of.knownAt + gap)
       of.awayUntil += gap
+      of.arrivals.postpone(gap)
     }
     for (const [ap, since] of this.firstAccused) this.firstAccused.set(ap, Math.min(now, since + gap))
   }
@@ -268,9 +347,9 @@ export class Roster {
     if (silence < 0) return [] // it said that it would be silent
     const isWatcher = this.watchers(ap).includes(this.self)
     // One that does not watch hears beacons, not pulses, and one that was not heard in this life may just be late.
-    const patience = of.at === undefined || !isWatcher ? this.timing.unwitnessed : this.timing.suspect
-    if (silence > patience) of.suspectedAt ??= now
-    const isQuiet = of.at !== undefined && isWatcher && silence > this.timing.ask
+    const isExpected = isWatcher && of.at !== undefined
+    if (silence > (isExpected ? this.patience('suspect', of, now) : this.timing.unwitnessed)) of.suspectedAt ??= now
+    const isQuiet = isExpected && silence > this.patience('ask', of, now)
     if (of.suspectedAt === undefined && !isQuiet) return []
     const effects: RosterEffect[] = []
     if (now - of.probedAt >= this.timing.probe) {
@@ -278,14 +357,24 @@ export class Roster {
       const via = this.watchers(ap).filter((id) => id !== this.self && !this.isSilent(id))
       effects.push({ do: 'probe', ap, via: via.slice(0, 2) })
     }
-    const enough = of.at === undefined ? this.timing.unwitnessed : this.timing.accuse
-    const mark = `${of.boot}.${of.sequence}`
-    if (silence >= enough && of.failedProbes > 0 && of.accused !== mark) {
+    // Who never had a pulse of this boot cannot say that they ended, only that the AP has not come for a long time.
+    const heard = of.pulsed === of.boot
+    const enough = heard ? this.patience(of.isRefused ? 'accuseRefused' : 'accuse', of, now) : this.timing.unwitnessed
+    if (silence < enough || of.failedProbes === 0) return effects
+    const watchers = this.electorate(ap)
+    const mark = `${of.boot}.${of.sequence} ${hex(watchers)}`
+    if (of.accused !== mark) {
       of.accused = mark
       const { boot, sequence, failedProbes: probes } = of
-      effects.push({ do: 'accuse', ap, statement: { boot, sequence, silence: Math.round(silence), probes } })
+      const statement = { boot, sequence, silence: Math.round(silence), probes, heard, watchers }
+      effects.push({ do: 'accuse', ap, statement })
     }
     return effects
+  }
+
+  private patience(what: 'ask' | 'suspect' | 'accuse' | 'accuseRefused', of: Heard, now: number): number {
+    const unusual = what === 'accuseRefused' ? 0 : Math.min(LONGEST, of.arrivals.lateAfter(UNUSUAL[what]))
+    return Math.max(this.timing[what], unusual) * this.health.factor(now)
   }
 }
 
@@ -294,12 +383,16 @@ const NO_STATEMENTS: RecordOf<'statement'>[] = []
 const newlyKnown = (now: number): Heard => ({
   boot: 0,
   sequence: 0,
+  pulsed: undefined,
+  arrivals: new Arrivals(),
   at: undefined,
   knownAt: now,
   suspectedAt: undefined,
   awayUntil: Number.NEGATIVE_INFINITY,
   probedAt: Number.NEGATIVE_INFINITY,
   failedProbes: 0,
+  isRefused: false,
+  goneSince: now,
   beacon: undefined,
   told: 'suspect',
   accused: '',

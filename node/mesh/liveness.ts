@@ -180,11 +180,14 @@ const IN_A_ROW = 2000
 
 const NOT_REACHED: ProbeReply = { boot: 0, sequence: 0, reached: false }
 
+/** What a probe comes to: a life sign, silence, or the word of its host that nothing listens there. */
+export type Probed = LifeSign | 'silent' | 'refused'
+
 /** Asks whether an AP is there: directly, or through another one. */
 export class Probes {
   private readonly unanswered = new WeakMap<Connection, { since: number; last: number }>()
   /** Direct probes that are under way, by AP: whoever asks meanwhile waits for the same. */
-  private readonly running = new Map<string, Promise<LifeSign | undefined>>()
+  private readonly running = new Map<string, Promise<Probed>>()
   /** Our questions by datagram, by number, and those of others that wait for a probe: they are repeated meanwhile. */
   private readonly questions = new Map<number, { ap: string; settle(reply: ProbeReply): void }>()
   private readonly answering = new Set<string>()
@@ -231,11 +234,11 @@ export class Probes {
 
   private async answer({ ap }: ProbeRequest): Promise<ProbeReply> {
     const sign = ap === undefined ? this.handlers.sign() : await this.direct(apId(ap))
-    return sign === undefined ? NOT_REACHED : { boot: sign.boot, sequence: sign.sequence, reached: true }
+    return typeof sign === 'string' ? NOT_REACHED : { boot: sign.boot, sequence: sign.sequence, reached: true }
   }
 
-  /** Reaches an AP by itself: over the connection that is there, else over a new one. Undefined where it does not answer. */
-  direct(ap: string): Promise<LifeSign | undefined> {
+  /** Reaches an AP by itself: over the connection that is there, else over a new one. */
+  direct(ap: string): Promise<Probed> {
     let probe = this.running.get(ap)
     if (probe === undefined) {
       probe = this.ask(ap, {}, PROBE_DEADLINE, HEAD_START).finally(() => this.running.delete(ap))
@@ -245,16 +248,11 @@ export class Probes {
   }
 
   /** Lets another AP reach it. */
-  indirect(ap: string, via: string): Promise<LifeSign | undefined> {
+  indirect(ap: string, via: string): Promise<Probed> {
     return this.ask(via, { ap: apKey(ap) }, INDIRECT_DEADLINE, INDIRECT_HEAD_START)
   }
 
-  private async ask(
-    ap: string,
-    request: ProbeRequest,
-    deadline: number,
-    headStart: number,
-  ): Promise<LifeSign | undefined> {
+  private async ask(ap: string, request: ProbeRequest, deadline: number, headStart: number): Promise<Probed> {
     const began = performance.now()
     const number = ++this.lastNumber
     const question = new Promise<ProbeReply>((settle) => this.questions.set(number, { ap, settle }))
@@ -264,22 +262,30 @@ export class Probes {
     /** The answer by datagram, if it comes until then. */
     const until = (end: number) => Promise.race([question, pause(Math.max(0, end - performance.now()), undefined)])
     try {
-      const { reached, ...sign } =
-        (isAsked && (await until(began + headStart))) ||
-        (await Promise.race([question, this.askByStream(ap, request, began + deadline)])) ||
-        (isAsked && (await until(began + PATIENCE))) ||
-        NOT_REACHED
-      return reached ? sign : undefined
+      let reply: ProbeReply | 'refused' | undefined
+      if (isAsked) reply = await until(began + headStart)
+      reply ??= await Promise.race([question, this.askByStream(ap, request, began + deadline)])
+      const isRefused = reply === 'refused'
+      if (isAsked && (reply === undefined || isRefused)) reply = await until(began + PATIENCE)
+      if (typeof reply !== 'object') return isRefused ? 'refused' : 'silent'
+      const { reached, ...sign } = reply
+      return reached ? sign : 'silent'
     } finally {
       clearInterval(repeating)
       this.questions.delete(number)
     }
   }
 
-  private async askByStream(ap: string, request: ProbeRequest, endsAt: number): Promise<ProbeReply | undefined> {
+  private async askByStream(
+    ap: string,
+    request: ProbeRequest,
+    endsAt: number,
+  ): Promise<ProbeReply | 'refused' | undefined> {
     const connection = connectionTo(this.host, ap)
-    const reply = await this.overStream(ap, request, endsAt).catch(() => undefined)
-    if (connection !== undefined && request.ap === undefined) this.judge(connection, reply !== undefined)
+    const reply = await this.overStream(ap, request, endsAt).catch((error) =>
+      isRefusal(error) ? ('refused' as const) : undefined,
+    )
+    if (connection !== undefined && request.ap === undefined) this.judge(connection, typeof reply === 'object')
     return reply
   }
 
@@ -303,4 +309,17 @@ export class Probes {
     else this.unanswered.set(connection, { since, last: now })
     if (!answered && now - since > STALE) connection.abort(new Error('no probe was answered'))
   }
+}
+
+/**
+ * True where a host said that nothing listens, and none of the addresses was silent. (What answers as somebody else, as this
+ * AP itself does at a loopback address, is not the one that was asked.)
+ */
+function isRefusal(error: unknown): boolean {
+  const errors = error instanceof AggregateError ? error.errors : [error]
+  const isSilent = ({ name, code }: { name?: string; code?: string }) =>
+    name === 'AbortError' ||
+    name === 'TimeoutError' ||
+    ['ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH'].includes(code ?? '')
+  return errors.some(({ code }) => code === 'ECONNREFUSED') && !errors.some(isSilent)
 }

@@ -34,6 +34,7 @@ function outlookOf(...servers: [typeof A, RosterState][]): Outlook {
     membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasAdmin: () => false },
     ...{ chutes: [chute], claims: { get: () => [] }, candidates: new Map(candidates), placed: [placed] },
     electorates: new Map(),
+    isBraked: false,
   }
 }
 

@@ -45,7 +45,11 @@ const GOOD: { [K in Kind]: Sample } = {
   removal: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION } },
   claim: { by: AP, subject: INSTANCE, body: { epoch: 1, cause: 'new' } },
   voters: { by: AP, subject: KEY.slice(0, 20), body: { generation: 1, voters: [KEY], forced: true } },
-  statement: { by: AP, subject: KEY, body: { boot: 1, sequence: 2, silence: 1800, probes: 1 } },
+  statement: {
+    by: AP,
+    subject: KEY,
+    body: { boot: 1, sequence: 2, silence: 1800, probes: 1, heard: true, watchers: new Uint8Array(16) },
+  },
   goodbye: { by: AP, subject: AP.publicKey, body: { boot: 1 } },
   drain: { by: AP, subject: AP.publicKey, body: { draining: true } },
   beacon: {

@@ -36,6 +36,7 @@ function keptWhile(last: RosterState, isRunningIt: boolean): boolean {
   const outlook: Outlook = {
     membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasAdmin: () => false },
     electorates: new Map(),
+    isBraked: false,
     chutes: [chute],
     claims: { get: () => [claim] },
     candidates: new Map([candidateOf(BEFORE, 'alive', []), candidateOf(LAST, last, isRunningIt ? [report] : [])]),
@@ -67,6 +68,7 @@ function outlookOf(more: Partial<Placed>, isExclusive: boolean): Outlook {
     candidates: new Map(),
     placed: [placed],
     electorates: new Map(),
+    isBraked: false,
   }
 }
 
@@ -91,6 +93,24 @@ test('a lower rank lets each one before it try for so long as that may have to w
   }
   assert.is(firstTurn(false), 5000)
   assert.is(firstTurn(true), 5000 + LEASE.voter)
+})
+
+test('under the brake an AP takes over one instance of the dead each ten seconds; what is new, and what has a lease, at once', () => {
+  const self = apId(keyOf(BEFORE))
+  const outlook = (cause: Placed['cause'], isExclusive = false): Outlook => {
+    const one = outlookOf({ ranks: [self], cause }, isExclusive)
+    const placed = [1, 2, 3].map((n) => ({ ...one.placed[0]!, instance: `${n}` }))
+    return { ...one, placed, isBraked: true }
+  }
+  const turns = new Turns()
+  const due = (now: number) => turns.due(outlook('dead'), self, now).map(({ placed }) => placed.instance)
+  assert.equal(due(0), ['1'])
+  assert.equal(due(9999), ['1'], 'what it began it goes on with')
+  assert.equal(due(10_000), ['1', '2'])
+  assert.equal(due(20_000), ['1', '2', '3'])
+  assert.is(turns.due({ ...outlook('dead'), isBraked: false }, self, 1).length, 3)
+  assert.is(new Turns().due(outlook('left'), self, 0).length, 3)
+  assert.is(new Turns().due(outlook('dead', true), self, 0).length, 3)
 })
 
 test.run()

@@ -27,8 +27,22 @@ const beaconOf = (ap: number, boot: number, sequence: number): RecordOf<'beacon'
     images: [],
     ledger: new Uint8Array(16),
   })
-const statementOf = (by: number, ap: number, boot: number, sequence: number): RecordOf<'statement'> =>
-  unsigned(keyOf(by), 'statement', keyOf(ap), [NOW, 0], { boot, sequence, silence: 1800, probes: 1 })
+const statementOf = (
+  by: number,
+  ap: number,
+  boot: number,
+  sequence: number,
+  more: Partial<RecordOf<'statement'>['body']> = {},
+): RecordOf<'statement'> =>
+  unsigned(keyOf(by), 'statement', keyOf(ap), [NOW, 0], {
+    boot,
+    sequence,
+    silence: 1800,
+    probes: 1,
+    heard: true,
+    watchers: new Uint8Array(16),
+    ...more,
+  })
 const goodbyeOf = (ap: number, boot: number): RecordOf<'goodbye'> =>
   unsigned(keyOf(ap), 'goodbye', keyOf(ap), [NOW, 0], { boot })
 
@@ -45,6 +59,8 @@ class Observer {
   readonly effects: { at: number; effect: RosterEffect }[] = []
   /** What becomes of a probe: an answer, none, or nothing at all yet. */
   probe: 'answers' | 'fails' | 'hangs' = 'fails'
+  /** Of those that pulse. */
+  boot = 1
   private sequence = 1
 
   constructor(
@@ -64,7 +80,7 @@ class Observer {
 
   pulse(...aps: number[]): void {
     this.sequence++
-    for (const ap of aps) this.roster.heard(idOf(ap), { boot: 1, sequence: this.sequence }, this.now)
+    for (const ap of aps) this.roster.pulse(idOf(ap), { boot: this.boot, sequence: this.sequence }, this.now)
   }
 
   /** Ticks for so many milliseconds, in which `alive` pulse. */
@@ -325,6 +341,133 @@ test('a lost connection suspects and probes at once, but does not accuse early',
   assert.is(observer.of('accuse', AP)[0]!.at - heardAt, TIMING.accuse)
 })
 
+test('an AP whose host is there and refuses is accused sooner, and not where the next probe finds silence', () => {
+  const observer = watching()
+  observer.probe = 'hangs'
+  observer.roster.lost(idOf(AP), observer.now)
+  observer.run(3 * TICK, ...EVERYONE_ELSE)
+  observer.roster.unreachable(idOf(AP), true)
+  observer.roster.unreachable(idOf(AP), false)
+  observer.run(6 * TICK, ...EVERYONE_ELSE)
+  assert.is(observer.of('accuse', AP).length, 0)
+  observer.roster.unreachable(idOf(AP), true)
+  observer.run(TICK, ...EVERYONE_ELSE)
+  const [accusation] = observer.of('accuse', AP)
+  assert.ok(
+    accusation!.at - observer.heardAt >= TIMING.accuseRefused && accusation!.at - observer.heardAt < TIMING.suspect,
+  )
+})
+
+test('a watcher that had no pulse of this boot says so when it accuses, after 30 s', () => {
+  const observer = watching()
+  observer.roster.beacon(idOf(AP), beaconOf(AP, 2, 1), observer.now)
+  observer.run(TIMING.unwitnessed - TICK, ...EVERYONE_ELSE)
+  assert.is(observer.of('accuse', AP).length, 0)
+  observer.run(2 * TICK, ...EVERYONE_ELSE)
+  assert.equal(
+    observer.of('accuse', AP).map(({ effect: { statement } }) => [statement.boot, statement.heard]),
+    [[2, false]],
+  )
+})
+
+test('statements of watchers that had no pulse of this boot make no majority', () => {
+  const observer = new Observer(WATCHER, N).meet()
+  const of = (heard: boolean[]) => heard.map((h, i) => statementOf(WATCHERS[i]!, AP, 1, 1, { heard: h }))
+  observer.know(of([true, true, false, false, false]))
+  assert.is(observer.state(AP), 'suspect')
+  observer.know(of([true, true, true, false, false]))
+  assert.is(observer.state(AP), 'dead')
+})
+
+test('statements that were counted against other watchers make no majority together; they are signed anew', () => {
+  const observer = new Observer(WATCHER, N).meet()
+  const watchers = (n: number) => new Uint8Array(16).fill(n)
+  const of = (digests: number[]) =>
+    digests.map((n, i) => statementOf(WATCHERS[i]!, AP, 1, 1, { watchers: watchers(n) }))
+  observer.know(of([1, 1, 2, 2]))
+  assert.is(observer.state(AP), 'suspect')
+  observer.know(of([1, 1, 2, 2, 1]))
+  assert.is(observer.state(AP), 'dead')
+
+  // The AP has one watcher less, and another one instead.
+  const signer = watching().run(3000, ...EVERYONE_ELSE)
+  signer.roster.setMembers(membersOf(numbers(N).filter((n) => n !== COLLEAGUES[0])), signer.now)
+  signer.run(1000, ...EVERYONE_ELSE)
+  const [first, second, ...more] = signer.of('accuse', AP).map(({ effect }) => effect.statement)
+  assert.is(more.length, 0)
+  assert.equal([first!.boot, first!.sequence], [second!.boot, second!.sequence])
+  assert.not.equal(first!.watchers, second!.watchers)
+})
+
+test('an AP that is usually late is given as much longer before it is probed and accused, and 6 s at most', () => {
+  /** The silence at which an AP that pulsed in these gaps is accused. */
+  const accusedAfter = (...gaps: number[]): number => {
+    const observer = watching()
+    observer.probe = 'answers'
+    for (let i = 0; i < 60; i++) {
+      observer.run(gaps[i % gaps.length]!, ...EVERYONE_ELSE)
+      observer.pulse(AP)
+    }
+    const heardAt = observer.now
+    observer.probe = 'fails'
+    observer.run(20_000, ...EVERYONE_ELSE)
+    return observer.of('accuse', AP)[0]!.at - heardAt
+  }
+  assert.is(accusedAfter(500), TIMING.accuse)
+  assert.is(accusedAfter(400, 600), TIMING.accuse)
+  const late = accusedAfter(300, 300, 300, 1400)
+  assert.ok(late > 3000 && late < 3500, `${late}`)
+  const longest = accusedAfter(100, 4000)
+  assert.ok(longest >= 6000 && longest < 6500, `${longest}`)
+})
+
+test('an observer that does not keep time itself waits longer, and for a while after', () => {
+  const observer = watching()
+  const slow = () => {
+    observer.now += TIMING.pause + TICK
+    observer.pulse(...numbers(N))
+    observer.tick()
+  }
+  for (let i = 0; i < 4; i++) slow()
+  const heardAt = observer.now
+  observer.run(20_000, ...EVERYONE_ELSE)
+  const silence = observer.of('accuse', AP)[0]!.at - heardAt
+  assert.ok(silence > 2 * TIMING.accuse && silence < 5 * TIMING.accuse, `${silence}`)
+
+  observer.run(30_000, ...numbers(N))
+  const again = observer.now
+  observer.run(20_000, ...EVERYONE_ELSE)
+  assert.is(observer.of('accuse', AP).at(-1)!.at - again, TIMING.accuse)
+})
+
+test('an observer that was wrong about an AP, or could not reach what others reach, waits longer', () => {
+  const accusedAfter = (mistake: (observer: Observer) => void): number => {
+    const observer = watching()
+    mistake(observer)
+    const heardAt = observer.now
+    observer.run(20_000, ...EVERYONE_ELSE)
+    return observer.of('accuse', AP).at(-1)!.at - heardAt
+  }
+  const [other] = EVERYONE_ELSE.filter((n) => around(n, N).watchers.includes(WATCHER))
+  const silent = EVERYONE_ELSE.filter((n) => n !== other)
+  assert.is(
+    accusedAfter(() => {}),
+    TIMING.accuse,
+  )
+  const thrice = accusedAfter(({ roster, now }) => {
+    for (let i = 0; i < 3; i++) roster.misjudged(now)
+  })
+  assert.ok(thrice > TIMING.accuse)
+  const refuted = (boot: number) =>
+    accusedAfter((observer) => {
+      observer.run(2500, ...silent, AP)
+      assert.is(observer.of('accuse', other!).length, 1)
+      observer.roster.misjudged(observer.now)
+      observer.roster.beacon(idOf(other!), beaconOf(other!, boot, 5000), observer.now)
+    })
+  assert.ok(refuted(1) > refuted(2), 'who restarted was down')
+})
+
 test('an AP that is heard again after its connection was lost is alive, with no trace', () => {
   const observer = watching()
   observer.roster.lost(idOf(AP), observer.now)
@@ -357,6 +500,8 @@ test('an AP that is back from its silence is watched as before', () => {
   observer.roster.beacon(idOf(AP), awayBeacon(AP, 1000, 60_000), observer.now)
   observer.run(1000, ...EVERYONE_ELSE)
   observer.roster.beacon(idOf(AP), beaconOf(AP, 2, 1), observer.now)
+  observer.boot = 2
+  observer.run(TIMING.pulse, AP)
   observer.run(3000, ...EVERYONE_ELSE)
   assert.is(observer.of('accuse', AP).length, 1)
 })
@@ -513,7 +658,7 @@ test('a beacon newer than the last pulse is one', () => {
 test('a pulse of an earlier boot, or of one that is no member, says nothing', () => {
   const observer = watching()
   observer.roster.beacon(idOf(AP), beaconOf(AP, 2, 1), observer.now)
-  observer.run(5000, ...numbers(N)) // pulses of boot 1
+  observer.run(TIMING.unwitnessed + 1000, ...numbers(N)) // pulses of boot 1
   assert.is(observer.of('accuse', AP).length, 1)
   observer.roster.heard(idOf(30), { boot: 1, sequence: 1 }, observer.now)
   assert.is(observer.roster.lastHeard(idOf(30)), undefined)
@@ -558,6 +703,25 @@ test('an AP that finds more than half of the others gone says that it may be the
   assert.equal([isolated(2, 6, 7), isolated(3, 6, 7)], [false, true])
   assert.not(isolated(3, 7), 'half is not more than half')
   assert.not(new Observer(0, 1).roster.isIsolated(0))
+})
+
+test('where more than half went at once an AP takes itself for the one that is cut off; of 3, 5, 50 it takes 2, 3, 25', () => {
+  const braked = (n: number, gone: number, apart = 0): boolean => {
+    const observer = new Observer(0, n).meet().run(1000, ...numbers(n))
+    for (const ap of numbers(gone + 1).slice(1)) {
+      observer.roster.lost(idOf(ap), observer.now)
+      observer.tick()
+      if (apart > 0) observer.run(apart, ...numbers(n).slice(ap + 1))
+    }
+    return observer.roster.isBraked(observer.now)
+  }
+  const least = (n: number) => numbers(n).find((gone) => braked(n, gone))
+  assert.equal([2, 3, 5, 40].map(least), [undefined, 2, 3, 20])
+  assert.not(braked(5, 4, TIMING.atOnce / 2), 'one by one')
+})
+
+test('an AP that starts and hears nobody takes itself for the one that is cut off', () => {
+  assert.ok(new Observer(0, 5).roster.isBraked(10_000))
 })
 
 test('irregular pulses, as long as none is late by more than they may be, accuse nobody', () => {
@@ -637,7 +801,7 @@ class Mesh {
       const sign = { boot: this.boots.get(ap)!, sequence: ++this.sequence }
       for (const id of roster.watchers(idOf(ap))) {
         const watcher = numberOf.get(id)!
-        if (this.reaches(ap, watcher)) this.rosters.get(watcher)!.heard(idOf(ap), sign, this.now)
+        if (this.reaches(ap, watcher)) this.rosters.get(watcher)!.pulse(idOf(ap), sign, this.now)
       }
     }
     if (this.now % 8000 === 0) this.beacon(ap)

@@ -109,7 +109,7 @@ export class Ap {
         sign: () => ({ boot: this.boot, sequence: ++this.sequence }),
         beacons: () => this.beacons(),
         onBeacon: (beacon) => this.takeBeacon(beacon),
-        onPulse: (from, sign) => this.roster.heard(from, sign, time.monotonic()),
+        onPulse: (from, sign) => this.roster.pulse(from, sign, time.monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
         onTime: (ap, ms) => this.noteTime(ap, ms),
         onConnected: () => this.scheduleBeacon(),
@@ -406,6 +406,7 @@ export class Ap {
       if (isConcluded || --left > 0) return
       const { boot, sequence } = this.roster.latestBeacon(ap)?.body ?? { boot: 0, sequence: 0 }
       conclude(own ?? (isReached ? { boot, sequence } : undefined))
+      if (own === undefined && isReached) this.roster.misjudged(this.time.monotonic())
     }
     let hasAsked = false
     this.mesh.probe(ap, (sign) => {

@@ -510,7 +510,14 @@ test('one that accuses a live AP again and again does not kill it, is refuted, a
       for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
       for (let i = 0; i < 10; i++) {
         // As much as a statement can say: the accused must still be able to say more.
-        const body = { boot: 2 ** 32, sequence: 2 ** 40, silence: 60_000, probes: 100 }
+        const body = {
+          boot: 2 ** 32,
+          sequence: 2 ** 40,
+          silence: 60_000,
+          probes: 100,
+          heard: true,
+          watchers: new Uint8Array(16),
+        }
         const accusations = Array.from({ length: 50 }, () => record('statement', apKey(witness.id), body))
         await frames.write(['records', accusations.map(({ bytes }) => bytes)])
         // And claims to instances that nobody made.
