@@ -431,7 +431,10 @@ export class Ap {
         onPulse: (from, sign) => this.roster.pulse(from, sign, monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
         onTime: (ap, ms) => this.noteTime(ap, ms),
-        onConnected: () => this.scheduleBeacon(),
+        onConnected: () => {
+          this.scheduleBeacon()
+          this.sendPulses() // who has never heard this AP could not tell that it died
+        },
         onLost: (ap) => this.roster.lost(ap, monotonic()),
         onAddresses: (known) => void this.knownPeers.save(known).catch(() => {}),
         onSynced: (ap, { received, sent }) => {
@@ -467,9 +470,7 @@ export class Ap {
     if (this.isMember(this.id)) await this.renewMember()
     else void this.joinUntilIn()
     this.every(TICK, () => this.tick())
-    this.every(TIMING.pulse, () => {
-      if (this.state === 'running') this.network.sendPulses(this.roster.watchers(this.id))
-    })
+    this.every(TIMING.pulse, () => this.sendPulses())
     this.every(REFRESH, () => this.refresh())
     this.every(LOOK_AT_IMAGES, () => void this.lookAtImages())
     this.refresh()
@@ -641,6 +642,10 @@ export class Ap {
     // Voters cannot tell the two nodes of one identity apart: neither renews, nor gives back what the other may run by.
     if (this.isReady && !this.hasTwin) this.leases.tick()
     if (now - this.lastBeaconAt > beaconPause(this.current.membership.members.size)) this.scheduleBeacon()
+  }
+
+  private sendPulses(): void {
+    if (this.state === 'running') this.network.sendPulses(this.roster.watchers(this.id))
   }
 
   private carryOut(effect: RosterEffect): void {

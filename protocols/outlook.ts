@@ -125,7 +125,7 @@ const RANK_PATIENCE = 5000
 /** The first rank may have to wait for the end of the last lease. */
 const EXCLUSIVE_RANK_PATIENCE = RANK_PATIENCE + LEASE.voter
 /** While it is braked, an AP takes over one instance of the dead each so many milliseconds. */
-export const BRAKED_PACE = 10_000
+const BRAKED_PACE = 10_000
 
 /** Remembers for how long instances have been without a holder, and says which ones it is this AP's turn to claim. */
 export class Turns {
