@@ -6,8 +6,9 @@ import { ledger } from './ledger.js'
 import { powercut } from './powercut.js'
 import { publish } from './publish.js'
 import { pulses } from './pulses.js'
+import { standstill } from './standstill.js'
 
-const benches: Record<string, () => Promise<void>> = { failover, powercut, publish, idle, ledger, pulses }
+const benches: Record<string, () => Promise<void>> = { failover, powercut, publish, idle, ledger, pulses, standstill }
 const chosen = process.argv.slice(2)
 const unknown = chosen.filter((name) => !Object.hasOwn(benches, name))
 if (unknown.length > 0) {

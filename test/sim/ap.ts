@@ -112,7 +112,10 @@ export class Ap {
         onPulse: (from, sign) => this.roster.pulse(from, sign, time.monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
         onTime: (ap, ms) => this.noteTime(ap, ms),
-        onConnected: () => this.scheduleBeacon(),
+        onConnected: () => {
+          this.scheduleBeacon()
+          this.sendPulses()
+        },
         onLost: (ap) => this.roster.lost(ap, time.monotonic()),
         onPeers: (known) => void host.disk.write('peers', known).catch(() => {}),
         onSynced: (ap, { received, sent }) => {
@@ -245,9 +248,7 @@ export class Ap {
     this.tell('up', { boot: this.boot })
     if (!this.isMember(this.id)) void this.joinUntilIn()
     this.every(TICK, () => this.tick())
-    this.every(TIMING.pulse, () => {
-      if (this.isRunning) this.mesh.sendPulses(this.roster.watchers(this.id))
-    })
+    this.every(TIMING.pulse, () => this.sendPulses())
     this.every(REFRESH, () => this.refresh())
     this.every(LOOK_AT_IMAGES, () => void this.lookAtImages())
     this.refresh()
@@ -375,6 +376,10 @@ export class Ap {
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
     if (this.isReady && !this.hasTwin) this.leases.tick()
     if (now - this.lastBeaconAt > beaconPause(this.current.membership.members.size)) this.scheduleBeacon()
+  }
+
+  private sendPulses(): void {
+    if (this.isRunning) this.mesh.sendPulses(this.roster.watchers(this.id))
   }
 
   private carryOut(effect: RosterEffect): void {
