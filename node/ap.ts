@@ -212,12 +212,22 @@ export class Ap {
     return this.network.addresses()
   }
 
-  accusations(ap: string): RecordOf<'statement'>[] {
-    return this.roster.accusations(ap)
+  /** What was signed against an AP, newest first, as far as it is kept; and whether it is not refuted yet. */
+  statements(ap: string): { statement: RecordOf<'statement'>; stands: boolean }[] {
+    const standing = new Set(this.roster.accusations(ap).map(({ hash }) => hex(hash)))
+    const kept = this.ledgerStore.ledger.history('statement', apKey(ap))
+    return kept.map((statement) => ({ statement, stands: standing.has(hex(statement.hash)) }))
   }
 
   watchers(ap: string): string[] {
     return this.roster.watchers(ap)
+  }
+
+  /** Those of this AP's watchers that are connected, and how many of them hear its datagrams. */
+  datagrams(): { watchers: number; heardBy: number } {
+    const watchers = this.connected().filter((ap) => this.watchers(this.id).includes(ap))
+    const heardBy = this.network.heardByDatagram()
+    return { watchers: watchers.length, heardBy: watchers.filter((ap) => heardBy.has(ap)).length }
   }
 
   /** ISO time of the last sign of an AP, or null. */

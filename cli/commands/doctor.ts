@@ -23,7 +23,7 @@ const DEFAULT_PORT = 4010
 export function addDoctor(program: Command): void {
   const command = program
     .command('doctor')
-    .description('check Docker, clock, disk, ports and peers, and say what to do')
+    .description('check Docker, clock, disk, ports, peers and UDP, and say what to do')
   forNode(command, 'dropmesh doctor').action(doctor)
 }
 
@@ -38,6 +38,7 @@ async function doctor(options: NodeOptions): Promise<void> {
     await checkDisk(dataDir(options)),
     await checkPort(status),
     checkPeers(status),
+    ...checkDatagrams(status),
     ...(status instanceof Error
       ? []
       : status.warnings.map((warning) => bad('warning', warning, 'see "dropmesh events"'))),
@@ -138,4 +139,13 @@ function checkPeers(status: Status | Error): Finding {
   return peers > 0
     ? good('peers', finding)
     : bad('peers', finding, 'check the network between the APs; see "dropmesh aps"')
+}
+
+// Without datagrams all works, but a lossy or busy link looks like a death sooner.
+function checkDatagrams(status: Status | Error): Finding[] {
+  if (status instanceof Error || status.datagrams.watchers === 0) return []
+  const { watchers, heardBy } = status.datagrams
+  const finding = `${heardBy} of ${watchers} watchers hear the pulses of this AP by UDP`
+  if (heardBy > 0) return [good('udp', finding)]
+  return [bad('udp', finding, 'they hear them by TCP, which stalls on bad links: let UDP pass on the port of the node')]
 }

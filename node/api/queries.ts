@@ -25,6 +25,8 @@ export interface Status {
   ledger: { records: number; digest: string }
   docker: { version: string } | null
   addresses: string[]
+  /** Of this AP's watchers that are connected, how many hear it by datagram; the others hear it by stream. */
+  datagrams: { watchers: number; heardBy: number }
   /** What this mesh can do for exclusive chutes, in a sentence. */
   exclusive: string
   /** What this AP has seen since it started: how soon deaths were noticed and instances ran elsewhere, and what lacked. */
@@ -52,6 +54,7 @@ export function status(ap: Ap): Status {
     ledger: { records: ap.ledgerStore.ledger.size, digest: hex(ap.ledgerStore.ledger.digest()) },
     docker: engine === undefined ? null : { version: engine.version },
     addresses: ap.addresses(),
+    datagrams: ap.datagrams(),
     exclusive: whatExclusiveMeans(ap),
     figures: {
       detectionMs: ap.figures.detection(),
@@ -341,11 +344,13 @@ function inspectAp(ap: Ap, id: string): object {
     since: iso(member.since[0]),
     lastHeard: ap.lastHeard(id),
     watchers: ap.watchers(id).map((watcher) => ({ id: watcher, name: ap.nameOf(watcher) })),
-    accusations: ap.accusations(id).map(({ signer, clock, body }) => ({
+    accusations: ap.statements(id).map(({ statement: { signer, clock, body }, stands }) => ({
       by: apId(signer),
       byName: ap.nameOf(apId(signer)),
       signed: iso(clock[0]),
+      stands,
       ...body,
+      watchers: hex(body.watchers),
     })),
     beacon: beacon === undefined ? null : readable(beacon),
     instances: instances(ap).filter((row) => row.ap === id),

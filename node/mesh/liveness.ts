@@ -104,6 +104,11 @@ export class Pulses {
     }
   }
 
+  /** Watchers that hear this AP's datagrams. */
+  heardBy(): ReadonlySet<string> {
+    return this.hearing
+  }
+
   /** Takes what came by datagram and is about pulses. */
   take(from: string, message: DatagramMessage): void {
     if (message[0] === 'heard') this.heard.add(from)

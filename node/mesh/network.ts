@@ -202,6 +202,11 @@ export class Network {
     this.gossip.publishBeacon(beacon.bytes)
   }
 
+  /** Watchers that hear this AP's pulses by datagram; the others get them by stream. */
+  heardByDatagram(): ReadonlySet<string> {
+    return this.pulses.heardBy()
+  }
+
   sendPulses(watchers: readonly string[]): void {
     this.pulses.send(watchers)
   }

@@ -69,14 +69,35 @@ test('all nodes but one stand still for ten seconds: that one takes over nothing
   })
 })
 
-test('a node that stands still for longer is believed dead, and lives again when it goes on', async () => {
+test('a node that stands still for longer is believed dead, and lives again; who said so can be asked later', async () => {
   const [observer, still] = mesh.aps
   still!.signal('SIGSTOP')
-  await eventually('its death', async () =>
-    (await observer!.aps()).some(({ id, state }) => id === still!.id && state === 'dead'),
-  )
+  await eventually('its death', async () => {
+    const rows = await observer!.aps()
+    return rows.some(({ id, state }) => id === still!.id && state === 'dead')
+  })
+  const witnesses = async () => {
+    const { accusations } = await observer!.json<{ accusations: Accusation[] }>('inspect', still!.name)
+    return accusations.filter(({ heard }) => heard)
+  }
+  const standing = (await witnesses()).filter(({ stands }) => stands)
+  assert.ok(new Set(standing.map(({ byName }) => byName)).size >= 2)
   still!.signal('SIGCONT')
   await mesh.settled()
+  const refuted = await witnesses()
+  assert.equal(
+    refuted.filter(({ stands }) => stands),
+    [],
+  )
+  for (const { by, signed } of standing) assert.ok(refuted.some((one) => one.by === by && one.signed === signed))
 })
+
+interface Accusation {
+  by: string
+  byName: string
+  signed: string
+  stands: boolean
+  heard: boolean
+}
 
 test.run()

@@ -262,7 +262,7 @@ const contract: [args: string[], shape: z.ZodType][] = [
       id: z.string(),
       name: z.literal('ap2'),
       watchers: z.array(z.object({ id: z.string() })).length(1),
-      accusations: z.array(z.unknown()),
+      accusations: z.array(z.object({ byName: z.string(), stands: z.boolean() })),
       beacon: z.object({ boot: z.int(), sequence: z.int() }),
       instances: z.array(z.unknown()),
     }),
