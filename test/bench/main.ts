@@ -3,12 +3,22 @@
 import { failover } from './failover.js'
 import { idle } from './idle.js'
 import { ledger } from './ledger.js'
+import { neighbourhood } from './neighbourhood.js'
 import { powercut } from './powercut.js'
 import { publish } from './publish.js'
 import { pulses } from './pulses.js'
 import { standstill } from './standstill.js'
 
-const benches: Record<string, () => Promise<void>> = { failover, powercut, publish, idle, ledger, pulses, standstill }
+const benches: Record<string, () => Promise<void>> = {
+  failover,
+  powercut,
+  publish,
+  idle,
+  ledger,
+  pulses,
+  standstill,
+  neighbourhood,
+}
 const chosen = process.argv.slice(2)
 const unknown = chosen.filter((name) => !Object.hasOwn(benches, name))
 if (unknown.length > 0) {

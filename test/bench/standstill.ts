@@ -4,7 +4,7 @@ import { TestMesh } from '../support/mesh.js'
 import { repeat, report } from './measure.js'
 
 /** In milliseconds: how long a node stands still, and how long it goes on before the next time. */
-const LENGTHS = [1000, 1250, 1500, 1750, 2000, 2250, 2500, 3000]
+const LENGTHS = [1000, 1500, 1750, 2000, 2250, 2500, 3000, 4000]
 const BETWEEN = 3000
 
 export async function standstill(): Promise<void> {

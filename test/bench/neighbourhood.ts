@@ -1,0 +1,58 @@
+// What a node costs that has nothing to do in a full neighbourhood: traffic each way, CPU. It has a network of its own, so
+// that the counters of its one interface are its traffic, Ethernet and IP headers included.
+import { readFile } from 'node:fs/promises'
+import { type Host, makeHosts, whyNoHosts } from '../support/hosts.js'
+import { type ApOptions, on, TestMesh } from '../support/mesh.js'
+import { cpuSeconds, rest } from './idle.js'
+import { repeat, report, summary } from './measure.js'
+
+const APS = 50
+/** So many start at a time. */
+const BATCH = 7
+const RUNS = 5
+const WINDOW_MS = 20_000
+
+export async function neighbourhood(): Promise<void> {
+  const obstacle = whyNoHosts()
+  if (obstacle) return report(`A neighbourhood of ${APS}: not measured, since ${obstacle}`, [])
+  const lan = await makeHosts(2)
+  const mesh = new TestMesh()
+  const [alone, together] = lan.hosts as [Host, Host]
+  const quiet = (host: Host): ApOptions => ({ ...on(host), args: ['--docker-host', 'unix:///no/engine'] })
+  try {
+    const measured = await mesh.add('measured', quiet(alone))
+    for (let i = 1; i < APS; i += BATCH) {
+      const batch = Array.from({ length: Math.min(BATCH, APS - i) }, (_, k) => `ap${i + k}`)
+      await Promise.all(batch.map((name) => mesh.add(name, quiet(together))))
+    }
+    await mesh.settled()
+    await rest(WINDOW_MS)
+    const [received, sent, cpu]: number[][] = [[], [], []]
+    await repeat(RUNS, async () => {
+      const before = { ...(await traffic(measured.pid)), cpu: await cpuSeconds(measured.pid), at: performance.now() }
+      await rest(WINDOW_MS)
+      const seconds = (performance.now() - before.at) / 1000
+      const after = { ...(await traffic(measured.pid)), cpu: await cpuSeconds(measured.pid) }
+      received!.push(((after.received - before.received) * 8) / 1000 / seconds)
+      sent!.push(((after.sent - before.sent) * 8) / 1000 / seconds)
+      cpu!.push(((after.cpu - before.cpu) / seconds) * 100)
+      return 0
+    })
+    report(`An idle node in a neighbourhood of ${APS} (windows of ${WINDOW_MS / 1000} s)`, [
+      `received          ${summary(received!, 'kbit/s', 1)}; target 60 kbit/s`,
+      `sent              ${summary(sent!, 'kbit/s', 1)}; target 60 kbit/s`,
+      `CPU of one core   ${summary(cpu!, '%')}; target 3 %`,
+    ])
+  } finally {
+    await mesh.close()
+    lan.close()
+  }
+}
+
+/** Bytes so far on all interfaces but loopback of the network that a process is in. */
+async function traffic(pid: number): Promise<{ received: number; sent: number }> {
+  const lines = (await readFile(`/proc/${pid}/net/dev`, 'utf8')).split('\n').slice(2)
+  const counts = lines.map((line) => line.trim().split(/[:\s]+/)).filter(([name]) => name && name !== 'lo')
+  const sum = (column: number) => counts.reduce((total, fields) => total + Number(fields[column]), 0)
+  return { received: sum(1), sent: sum(9) }
+}
