@@ -37,7 +37,8 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   stopped: (e) => `${e.instance} was stopped`,
   'branch-kept': (e) =>
     `AP ${e.name} goes on with ${e.instance}; what was written here to ${(e.volumes as string[]).join(', ')} stays here`,
-  migrated: (e) => `${e.instance} runs on AP ${e.to} instead of ${e.from}, ${e.ms} ms after the last sign of that`,
+  migrated: (e) =>
+    `${e.instance} runs on AP ${e.to} instead of ${e.from} (${e.cause}), ${e.ms === 0 ? 'and ran until then' : `${e.ms} ms after the last sign of that`}`,
   crashed: (e) => `${e.instance}: service ${e.service} ${e.reason}`,
   unhealthy: (e) => `${e.instance}: service ${e.service} fails its health check`,
   cannot: (e) => `this AP cannot run ${e.instance}: ${e.reason}`,

@@ -19,7 +19,9 @@ export interface Migration {
   /** AP ids. */
   readonly from: string
   readonly to: string
-  /** From the last sign of the one to the beacon of the other that it runs. */
+  /** Why the other claimed it. */
+  readonly cause: string
+  /** From the last sign of the one to the beacon of the other that it runs; 0 where the one went on until then. */
   readonly ms: number
 }
 
@@ -53,7 +55,7 @@ export class Figures {
     this.lookedAt = now
     const migrations: Migration[] = []
     const servers = serversOf(outlook)
-    for (const { instance, chute } of outlook.placed) {
+    for (const { instance, chute, claim } of outlook.placed) {
       const by = servers.get(instance) ?? []
       const seen = this.seen.get(instance)
       const lack = this.lackOf(hex(chute.key))
@@ -64,8 +66,9 @@ export class Figures {
         seen.goneAt ??= Math.min(now, lastHeard(seen.server) ?? now)
         lack.missing += before === undefined ? now - seen.goneAt : passed
       } else if (seen === undefined || !by.includes(seen.server)) {
-        if (seen?.goneAt !== undefined) {
-          migrations.push({ instance, from: seen.server, to: by[0]!, ms: Math.round(now - seen.goneAt) })
+        if (seen !== undefined) {
+          const ms = Math.round(now - (seen.goneAt ?? now))
+          migrations.push({ instance, from: seen.server, to: by[0]!, cause: claim?.body.cause ?? 'new', ms })
         }
         this.seen.set(instance, { server: by[0]!, goneAt: undefined })
       } else seen.goneAt = undefined
@@ -73,7 +76,8 @@ export class Figures {
     for (const instance of this.seen.keys()) {
       if (!outlook.placed.some((placed) => placed.instance === instance)) this.seen.delete(instance)
     }
-    for (const { ms } of migrations) keep(this.migrations, ms)
+    // What was handed over was never away: it would make the figures look better than they are.
+    for (const { ms } of migrations) if (ms > 0) keep(this.migrations, ms)
     return migrations
   }
 

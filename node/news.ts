@@ -39,9 +39,9 @@ export class News {
   }
 
   ofMigrations(migrations: readonly Migration[], outlook: Outlook): void {
-    for (const { instance, from, to, ms } of migrations) {
+    for (const { instance, from, to, cause, ms } of migrations) {
       const names = { from: nameOf(outlook, from), to: nameOf(outlook, to) }
-      this.events.add('migrated', { instance: instanceNameOf(outlook, unhex(instance)), ...names, ms })
+      this.events.add('migrated', { instance: instanceNameOf(outlook, unhex(instance)), ...names, cause, ms })
     }
   }
 

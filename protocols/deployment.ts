@@ -79,6 +79,13 @@ const exclusive = z.object({
 })
 export type Exclusive = z.infer<typeof exclusive>
 
+/**
+ * When an instance may move though nothing is wrong with its AP: so that all APs are used alike, only off one that is overloaded,
+ * or never.
+ */
+export const REBALANCE = ['always', 'overloaded', 'never'] as const
+export const DEFAULT_REBALANCE: (typeof REBALANCE)[number] = 'overloaded'
+
 export const chuteSpec = z
   .object({
     services: z.array(service).min(1).max(32),
@@ -90,6 +97,7 @@ export const chuteSpec = z
     constraints: z.array(z.object({ label: z.string().min(1).max(128), value: z.string().max(256) })).max(32),
     /** Each instance runs at most once at any time, by leases from these voters; else at least once. */
     exclusive: exclusive.optional(),
+    rebalance: z.enum(REBALANCE).optional(),
   })
   .refine((spec) => new Set(spec.services.map((s) => s.name)).size === spec.services.length, 'two services of one name')
   .refine(

@@ -32,6 +32,7 @@ import {
   DEFAULT_LIMITS,
   DEFAULT_STOP_GRACE,
   type ImageSpec,
+  REBALANCE,
   type ServiceSpec,
 } from './deployment.js'
 import { MeshError } from './error.js'
@@ -254,7 +255,11 @@ const VOLUME = fields(
   { external: 'a volume belongs to its chute', name: 'a volume is named by its key', driver: HOST, driver_opts: HOST },
 )
 
-const CHUTE = fields({ everywhere: placed(flag), exclusive: placed(flag) })
+const CHUTE = fields({
+  everywhere: placed(flag),
+  exclusive: placed(flag),
+  rebalance: placed(text(compose.oneOf(...REBALANCE))),
+})
 
 const MANIFEST = fields(
   {
@@ -297,6 +302,7 @@ export function parseManifest(text: string, file: string): Manifest {
     replicas: replicasOf(services, read['x-dropmesh']?.everywhere),
     constraints: constraintsOf(services),
     exclusive: exclusiveOf(read['x-dropmesh']),
+    ...defined({ rebalance: rebalanceOf(read['x-dropmesh']) }),
   }
   // What the readers do not count: how many there may be of each thing.
   const { error } = root.reading.problems.length > 0 ? {} : chuteSpec.safeParse(specOf(manifest, () => ANY_IMAGE))
@@ -330,11 +336,11 @@ export function toSpec(manifest: Manifest, images: ReadonlyMap<string, ImageSpec
 const ANY_IMAGE: ImageSpec = { config: new Uint8Array(32), diffIds: [], platform: 'linux/amd64' }
 
 function specOf(
-  { services, volumes, replicas, constraints }: Manifest,
+  { services, volumes, replicas, constraints, rebalance }: Manifest,
   image: (service: string) => ImageSpec,
 ): ChuteSpec {
   const withImage = ({ source: _, ...service }: ManifestService) => ({ ...service, image: image(service.name) })
-  return { services: services.map(withImage), volumes, replicas, constraints }
+  return { services: services.map(withImage), volumes, replicas, constraints, ...defined({ rebalance }) }
 }
 
 function serviceOf(name: string, { at, is: read }: Placed<Fields<typeof SERVICE>>): ManifestService {
@@ -380,6 +386,16 @@ function exclusiveOf(chute: Fields<typeof CHUTE> | undefined): boolean {
     exclusive.at.refuse(`contradicts ${everywhere.at.path} on line ${everywhere.at.line}: remove one of the two`)
   }
   return exclusive?.is ?? false
+}
+
+function rebalanceOf(chute: Fields<typeof CHUTE> | undefined): ChuteSpec['rebalance'] {
+  const { everywhere, rebalance } = chute ?? {}
+  if (everywhere?.is && rebalance && rebalance.is !== 'never') {
+    rebalance.at.refuse(
+      `a chute on every AP never moves, and ${everywhere.at.path} on line ${everywhere.at.line} makes it one: remove one of the two`,
+    )
+  }
+  return rebalance?.is
 }
 
 /** The services of an instance run on one AP, where each port can be had once. */

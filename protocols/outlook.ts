@@ -6,7 +6,7 @@ import type { RecordOf } from './kinds.js'
 import { LEASE } from './leases.js'
 import type { Ledger } from './ledger.js'
 import { type Membership, membershipOf } from './membership.js'
-import { arePlacedAlike, type Candidate, type Placed, place } from './placement.js'
+import { arePlacedAlike, type Candidate, type Placed, place, REBALANCED } from './placement.js'
 import type { Roster } from './roster.js'
 import { type Electorate, electoratesOf } from './voters.js'
 
@@ -106,7 +106,8 @@ function isServedElsewhere({ candidates }: Outlook, { holder, claim, instance }:
   return (holder !== undefined || candidate?.state === 'alive') && serves(candidate?.beacon, instance, claim!)
 }
 
-const serves = (beacon: Candidate['beacon'], instance: string, claim: RecordOf<'claim'>): boolean =>
+/** True where an AP says that what it runs by this claim, or a later one, does. */
+export const serves = (beacon: Candidate['beacon'], instance: string, claim: RecordOf<'claim'>): boolean =>
   beacon?.instances.some(
     (report) =>
       hex(report.instance) === instance &&
@@ -117,7 +118,14 @@ const serves = (beacon: Candidate['beacon'], instance: string, claim: RecordOf<'
 export interface ClaimToMake {
   readonly placed: Placed
   readonly epoch: number
+  readonly cause: string
   readonly previous: Uint8Array | undefined
+}
+
+/** The claim that takes an instance over from whoever claimed it last. */
+export function claimNext({ claims }: Outlook, placed: Placed, cause: string): ClaimToMake {
+  const strongest = claims.get(placed.instance)?.[0]
+  return { placed, epoch: (strongest?.body.epoch ?? 0) + 1, cause, previous: strongest?.hash }
 }
 
 /** A lower rank waits so long for each one before it, in milliseconds. */
@@ -145,8 +153,7 @@ export class Turns {
       this.since.set(placed.instance, since)
       const patience = placed.chute.spec.exclusive === undefined ? RANK_PATIENCE : EXCLUSIVE_RANK_PATIENCE
       if (rank < 0 || nowMs - since < rank * patience || (outlook.isBraked && !this.mayBegin(placed, nowMs))) continue
-      const strongest = outlook.claims.get(placed.instance)?.[0]
-      claims.push({ placed, epoch: (strongest?.body.epoch ?? 0) + 1, previous: strongest?.hash })
+      claims.push(claimNext(outlook, placed, placed.cause ?? 'new'))
     }
     for (const instance of this.since.keys()) if (!open.has(instance)) this.since.delete(instance)
     for (const instance of this.begun) if (!open.has(instance)) this.begun.delete(instance)
@@ -172,7 +179,8 @@ export interface Leased {
 
 /**
  * What an AP claims when its turns have come, and what it needs a lease for, be it to claim it or to run what it has
- * claimed. An exclusive instance is claimed by whoever has its lease, and with the epoch of that.
+ * claimed. An exclusive instance is claimed by whoever has its lease, and with the epoch of that; but for one that is to move,
+ * whose claim makes the holder give up the lease.
  * @param self AP id
  * @param holds the epoch by which it may run an instance now, if it has the lease
  */
@@ -183,9 +191,11 @@ export function claimsToMake(
   holds: (instance: string) => number | undefined,
 ): { due: ClaimToMake[]; leased: Leased[] } {
   const isLeased = ({ chute }: Placed) => chute.spec.exclusive !== undefined
-  const due = turns.filter(({ placed }) => !isLeased(placed))
+  const due = turns.filter(({ placed, cause }) => !isLeased(placed) || cause === REBALANCED)
   const leased = new Map<string, Leased>()
-  for (const turn of turns) if (isLeased(turn.placed)) leased.set(turn.placed.instance, turn)
+  for (const turn of turns) {
+    if (isLeased(turn.placed) && turn.cause !== REBALANCED) leased.set(turn.placed.instance, turn)
+  }
   for (const placed of all) {
     const { instance, claim, holder, cause } = placed
     if (!isLeased(placed) || claim === undefined || apId(claim.signer) !== self) continue
@@ -194,7 +204,7 @@ export function claimsToMake(
   for (const { placed } of leased.values()) {
     const epoch = holds(placed.instance)
     if (epoch === undefined || epoch === placed.claim?.body.epoch) continue
-    due.push({ placed, epoch, previous: placed.claim?.hash })
+    due.push({ placed, epoch, cause: placed.cause ?? 'new', previous: placed.claim?.hash })
   }
   return { due, leased: [...leased.values()] }
 }

@@ -60,3 +60,17 @@ export class Differences {
     return due
   }
 }
+
+/** How slowly instances move where nothing is wrong. */
+export interface Balance {
+  /** An AP that came, or came back, gets nothing before it has been there for so long: one that comes and goes attracts no work. */
+  readonly steady: number
+  /** From one move in the mesh to the next. */
+  readonly pause: number
+  /** A moved instance that does not serve holds up the next move, but not for ever. */
+  readonly settle: number
+  /** From one move of an instance to its next: where an AP turns out to be wrong for it, it is not tried again and again. */
+  readonly rest: number
+}
+
+export const BALANCE: Balance = { steady: 120_000, pause: 30_000, settle: 300_000, rest: 3_600_000 }

@@ -20,6 +20,9 @@ export interface Candidate {
 /** Why a claim does not hold, or why none can be made. */
 type Cause = 'new' | 'dead' | 'left' | 'forgotten' | 'drain' | 'labels' | 'engine' | 'lease' | 'cannot' | 'full'
 
+/** The cause that claims give which move what could have stayed: see rebalance.ts. */
+export const REBALANCED = 'rebalance'
+
 export interface Placed {
   readonly chute: Chute
   readonly copy: Copy
@@ -40,7 +43,8 @@ export interface Placed {
   readonly obstacles: ReadonlyMap<string, string>
 }
 
-interface Free {
+/** What an AP has left. */
+export interface Free {
   cpu: number
   memory: number
   ports: Set<string>
@@ -66,7 +70,7 @@ export function place(
       const { subject, instance } = instanceOf(chute, copy)
       const known = claims.get(instance)
       const claim = known?.find(({ signer }) => members.has(apId(signer)))
-      return { chute, copy, subject, instance, claim, hadClaim: known !== undefined }
+      return { chute, copy, subject, instance, claim, known }
     }),
   )
 
@@ -77,10 +81,10 @@ export function place(
   const byAge = [...wanted].sort((a, b) =>
     a.claim && b.claim ? compareRecords(a.claim, b.claim) : Number(!a.claim) - Number(!b.claim),
   )
-  for (const { hadClaim, ...item } of byAge) {
+  for (const { known, ...item } of byAge) {
     const base = { ...item, ranks: [], obstacles: new Map<string, string>() }
     if (item.claim === undefined) {
-      const cause = hadClaim ? 'forgotten' : 'new'
+      const cause = known === undefined ? 'new' : 'forgotten'
       placed.set(item.instance, { ...base, holder: undefined, cause, waitsFor: undefined })
       continue
     }
@@ -96,7 +100,7 @@ export function place(
     })
   }
 
-  return wanted.map(({ instance }) => {
+  return wanted.map(({ instance, known }) => {
     const entry = placed.get(instance)!
     if (entry.holder !== undefined || entry.waitsFor !== undefined) return entry
     const obstacles = new Map<string, string>()
@@ -105,17 +109,35 @@ export function place(
       if (obstacle !== undefined) obstacles.set(id, obstacle)
       return obstacle === undefined
     })
+    const favourite = favouriteOf(entry, known ?? [])
     const ranks = open
       .map(([id, candidate]) => ({
         id,
         crowd: free.get(id)!.chutes.get(hex(entry.chute.key)) ?? 0,
         score: score('placement 1', entry.subject, candidate.member.key, weightOf(candidate)),
       }))
-      .sort((a, b) => a.crowd - b.crowd || b.score - a.score || (a.id < b.id ? -1 : 1))
+      .sort(
+        (a, b) =>
+          Number(b.id === favourite) - Number(a.id === favourite) ||
+          a.crowd - b.crowd ||
+          b.score - a.score ||
+          (a.id < b.id ? -1 : 1),
+      )
       .map(({ id }) => id)
     if (ranks[0] !== undefined) take(free.get(ranks[0])!, entry.chute)
     return { ...entry, ranks, obstacles }
   })
+}
+
+/**
+ * The AP that ranks first whatever the scores say. What was moved for the sake of balance goes back to where it was well, and may
+ * still run; but first who claimed it gets the time to take over the lease.
+ */
+function favouriteOf({ claim, cause }: Placed, known: readonly RecordOf<'claim'>[]): string | undefined {
+  if (claim?.body.cause !== REBALANCED) return undefined
+  const { previous } = claim.body
+  const of = cause === 'lease' ? claim : known.find(({ hash }) => previous !== undefined && equalBytes(hash, previous))
+  return of && apId(of.signer)
 }
 
 /**
@@ -145,14 +167,14 @@ export const arePlacedAlike = (
 const weightOf = ({ beacon }: Candidate): number =>
   Math.min((beacon?.engine?.cpu ?? 0) / 1000, (beacon?.engine?.memory ?? 0) / 1024 ** 3)
 
-const capacityOf = ({ beacon }: Candidate): Free => ({
+export const capacityOf = ({ beacon }: Candidate): Free => ({
   cpu: beacon?.engine?.cpu ?? 0,
   memory: beacon?.engine?.memory ?? 0,
   ports: new Set(),
   chutes: new Map(),
 })
 
-function take(free: Free, chute: Chute): void {
+export function take(free: Free, chute: Chute): void {
   const { cpu, memory, ports } = resourcesOf(chute.spec)
   free.cpu -= cpu
   free.memory -= memory
@@ -210,7 +232,13 @@ function whyNotHold(
   return whatLacks(resourcesOf(chute.spec), free) === undefined ? undefined : 'full'
 }
 
-function whyNotClaim({ chute, copy, instance }: Placed, of: Candidate, free: Free, nowMs: number): string | undefined {
+/** Why an AP may not claim an instance that has no holder; undefined where it may. */
+export function whyNotClaim(
+  { chute, copy, instance }: Placed,
+  of: Candidate,
+  free: Free,
+  nowMs: number,
+): string | undefined {
   if (typeof copy !== 'number' && !equalBytes(copy, of.member.key)) return 'this copy is for another AP'
   if (of.state !== 'alive') return `is ${of.state}`
   if (of.member.draining) return 'is draining'

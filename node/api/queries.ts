@@ -144,6 +144,8 @@ export interface InstanceRow {
   apName: string | null
   state: 'waiting' | Body<'beacon'>['instances'][number]['state']
   epoch: number
+  /** Why it was claimed with this epoch; null where nobody ever claimed it. */
+  cause: string | null
   revision: number
   since: string | null
   reason: string | null
@@ -197,7 +199,8 @@ export function instances(ap: Ap): InstanceRow[] {
   return rows
 }
 
-const baseOf = ({ chute, copy }: Placed, ap: Ap) => ({
+const baseOf = ({ chute, copy, claim }: Placed, ap: Ap) => ({
+  cause: claim?.body.cause ?? null,
   chute: chute.id.name,
   instance: instanceName(chute.id.name, copy, (key) => ap.nameOf(apId(key))),
   publisher: hex(chute.id.publisher),

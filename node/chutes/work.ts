@@ -4,7 +4,9 @@ import { equalBytes, hex } from '../../protocols/bytes.js'
 import type { Signer } from '../../protocols/keys.js'
 import type { Body, RecordOf } from '../../protocols/kinds.js'
 import { claimsToMake, dutiesOf, type Outlook, Turns } from '../../protocols/outlook.js'
+import type { Balance } from '../../protocols/pace.js'
 import type { Placed } from '../../protocols/placement.js'
+import { Rebalancing } from '../../protocols/rebalance.js'
 import type { Time } from '../clock.js'
 import type { LedgerStore } from '../store/ledger-store.js'
 import type { Leases } from './leases.js'
@@ -19,16 +21,20 @@ export interface WorkOptions {
   readonly reconciler: Reconciler
   readonly leases: Leases
   readonly time: Pick<Time, 'monotonic'>
+  readonly balance?: Balance
   readonly onClaim: (placed: Placed, epoch: number, cause: string) => void
   readonly onFailure: (error: unknown) => void
 }
 
 export class Work {
   private readonly turns = new Turns()
+  private readonly rebalancing: Rebalancing
   /** Epochs of claims that are not on disk yet, by instance: until then nothing follows from them. */
   private readonly claiming = new Map<string, number>()
 
-  constructor(private readonly options: WorkOptions) {}
+  constructor(private readonly options: WorkOptions) {
+    this.rebalancing = new Rebalancing(options.balance)
+  }
 
   /**
    * Call it with each outlook.
@@ -64,13 +70,15 @@ export class Work {
 
   private claim(outlook: Outlook, isLeaving: boolean): void {
     const { self, signer, ledgerStore, leases, time, onClaim, onFailure } = this.options
-    const turns = isLeaving ? [] : this.turns.due(outlook, self, time.monotonic())
+    const now = time.monotonic()
+    const turns = isLeaving
+      ? []
+      : [...this.turns.due(outlook, self, now), ...this.rebalancing.due(outlook, self, now, ledgerStore.clock.now())]
     const { due, leased } = claimsToMake(turns, outlook, self, (instance) => leases.holds(instance))
     leases.want(isLeaving ? [] : leased, outlook.electorates, ledgerStore.clock.now())
-    for (const { placed, epoch, previous } of due) {
+    for (const { placed, epoch, cause, previous } of due) {
       if (this.claiming.get(placed.instance) === epoch) continue
       this.claiming.set(placed.instance, epoch)
-      const cause = placed.cause ?? 'new'
       onClaim(placed, epoch, cause)
       ledgerStore.sign(signer, 'claim', placed.subject, { epoch, cause, previous }).catch(onFailure)
     }

@@ -14,6 +14,7 @@ const spec = specOf()
 const deployment = unsigned(keyOf(9), 'deployment', keyOf(9), [NOW, 0], { creation: id.creation, revision: 1, spec })
 const chute: Chute = { id, key: chuteKey(id), spec, revision: 1, desired: 'running', restarts: 0, deployment }
 const { subject, instance } = instanceOf(chute, 0)
+const claim = unsigned(keyOf(2), 'claim', subject, [NOW, 0], { epoch: 2, cause: 'dead' })
 const [A, B] = [memberOf(1), memberOf(2)]
 
 /** What is so where these APs run the one instance. */
@@ -27,7 +28,7 @@ function outlookOf(...servers: [typeof A, RosterState][]): Outlook {
     return [member.id, { member, state, beacon }]
   })
   const placed: Placed = {
-    ...{ chute, copy: 0, instance, subject, claim: undefined, holder: undefined, cause: undefined },
+    ...{ chute, copy: 0, instance, subject, claim, holder: undefined, cause: undefined },
     ...{ ranks: [], waitsFor: undefined, obstacles: new Map() },
   }
   return {
@@ -47,7 +48,7 @@ test('a migration lasts from the last sign of the one AP until the other serves,
   assert.equal(figures.look(outlookOf([A, 'dead']), 11_000, heard), [])
   assert.equal(figures.look(outlookOf([A, 'dead']), 11_500, heard), [])
   const [migration] = figures.look(outlookOf([A, 'dead'], [B, 'alive']), 12_000, heard)
-  assert.equal(migration, { instance, from: A.id, to: B.id, ms: 3000 })
+  assert.equal(migration, { instance, from: A.id, to: B.id, cause: 'dead', ms: 3000 })
   assert.equal(figures.migration(), { count: 1, p50: 3000, p99: 3000 })
   assert.equal(figures.of(KEY), { missingSeconds: 2.5, duplicateSeconds: 0 })
 })
@@ -62,6 +63,17 @@ test('one that comes back by itself has not migrated, and two copies count for a
   figures.look(outlookOf([B, 'alive']), 7000, heard)
   assert.is(figures.migration().count, 0)
   assert.is(figures.of(KEY).duplicateSeconds, 3)
+})
+
+test('what is handed over while it runs has moved, though in no time that counts', () => {
+  const figures = new Figures()
+  const heard = () => undefined
+  figures.look(outlookOf([A, 'alive']), 0, heard)
+  assert.equal(figures.look(outlookOf([A, 'alive'], [B, 'alive']), 1000, heard), [])
+  const moved = figures.look(outlookOf([B, 'alive']), 2000, heard)
+  assert.equal(moved, [{ instance, from: A.id, to: B.id, cause: 'dead', ms: 0 }])
+  assert.is(figures.migration().count, 0)
+  assert.is(figures.of(KEY).missingSeconds, 0)
 })
 
 test('of many detections the middle and the worst are told', () => {

@@ -38,6 +38,7 @@ test('a chute is written as its publisher could have written it, without what go
     ],
     replicas: 2,
     constraints: [{ label: 'site', value: 'home' }],
+    rebalance: 'always',
   })
   assert.is(
     writeManifest(spec),
@@ -77,6 +78,8 @@ volumes:
   cache:
     x-dropmesh:
       ephemeral: true
+x-dropmesh:
+  rebalance: always
 `,
   )
   assert.equal(readBack(spec), spec)

@@ -102,6 +102,7 @@ volumes:
 x-dropmesh:
   everywhere: false
   exclusive: true
+  rebalance: always
 `
 
 test('a manifest with every accepted key is read to the last value', () => {
@@ -157,6 +158,7 @@ test('a manifest with every accepted key is read to the last value', () => {
     replicas: 2,
     constraints: [{ label: 'zone', value: 'roof' }],
     exclusive: true,
+    rebalance: 'always',
   })
 })
 
@@ -548,6 +550,24 @@ test('limits are exact, and refused outside of what an AP can set', () => {
   assert.match(refused(limits('pids: -1')), '"-1" is not a whole number')
   assert.match(refused('deploy: {resources: {reservations: {cpus: 1}}}'), 'reservations: not supported')
   assert.match(refused('stop_grace_period: 2h'), 'stop_grace_period: Too big')
+})
+
+test('a chute says when it may be moved, and one on every AP cannot ask to be', () => {
+  const of = (chute: string) => `services: {web: {image: nginx}}\nx-dropmesh: {${chute}}`
+  for (const mode of ['always', 'overloaded', 'never'] as const) {
+    const manifest = parseManifest(of(`rebalance: ${mode}`), 'compose.yaml')
+    assert.is(manifest.rebalance, mode)
+    assert.is(toSpec(manifest, new Map([['web', image]])).rebalance, mode)
+  }
+  assert.equal(lines(of('rebalance: often')), [
+    'compose.yaml:2: x-dropmesh.rebalance: "often" is not supported: always or overloaded or never',
+  ])
+  const both = lines(of('everywhere: true, rebalance: always')).join()
+  assert.match(
+    both,
+    /^compose.yaml:2: x-dropmesh.rebalance: a chute on every AP never moves, and x-dropmesh.everywhere on line 2/,
+  )
+  assert.is(parseManifest(of('everywhere: true, rebalance: never'), 'compose.yaml').rebalance, 'never')
 })
 
 test('a chute that runs on every AP cannot be exclusive', () => {
