@@ -65,6 +65,8 @@ export class Differences {
 export interface Balance {
   /** An AP that came, or came back, gets nothing before it has been there for so long: one that comes and goes attracts no work. */
   readonly steady: number
+  /** For so long a move must have been next: where waits end, APs see it at not quite the same time, and two moves for one. */
+  readonly sure: number
   /** From one move in the mesh to the next. */
   readonly pause: number
   /** A moved instance that does not serve holds up the next move, but not for ever. */
@@ -73,4 +75,4 @@ export interface Balance {
   readonly rest: number
 }
 
-export const BALANCE: Balance = { steady: 120_000, pause: 30_000, settle: 300_000, rest: 3_600_000 }
+export const BALANCE: Balance = { steady: 120_000, sure: 3000, pause: 30_000, settle: 300_000, rest: 3_600_000 }

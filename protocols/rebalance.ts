@@ -95,23 +95,34 @@ function loadAfter({ beacon }: Candidate, free: Free, change: Resources | undefi
 /** Remembers since when each AP has been there, and says which instance this AP is to take over now. */
 export class Rebalancing {
   private readonly since = new Map<string, { boot: number; at: number }>()
+  /** What this AP would take over, since when. */
+  private next: { instance: string; at: number } | undefined
 
   constructor(private readonly balance: Balance = BALANCE) {}
 
   /** @param now on a monotonic scale; @param nowMs milliseconds since 1970 */
   due(outlook: Outlook, self: string, now: number, nowMs: number): ClaimToMake[] {
-    const { placed, candidates, claims } = outlook
-    this.look(candidates, now)
-    if (!this.isSteady(self, now) || !this.isCalm(outlook, nowMs)) return []
+    this.look(outlook.candidates, now)
+    const isTime = this.isSteady(self, now) && this.isCalm(outlook, nowMs)
+    const move = isTime ? this.moveNow(outlook, now, nowMs) : undefined
+    if (move?.to !== self) {
+      this.next = undefined
+      return []
+    }
+    const { instance } = move.placed
+    if (this.next?.instance !== instance) this.next = { instance, at: now }
+    return now - this.next.at >= this.balance.sure ? [claimNext(outlook, move.placed, REBALANCED)] : []
+  }
+
+  private moveNow({ placed, candidates, claims }: Outlook, now: number, nowMs: number): Move | undefined {
     const isServed = ({ holder, instance, claim }: Placed) => serves(candidates.get(holder!)!.beacon, instance, claim!)
-    const move = nextMove(
+    return nextMove(
       placed,
       candidates,
       nowMs,
       (one) => isServed(one) && nowMs - movedAt(claims, one) >= this.balance.rest,
       (ap) => this.isSteady(ap, now),
     )
-    return move?.to === self ? [claimNext(outlook, move.placed, REBALANCED)] : []
   }
 
   private look(candidates: Outlook['candidates'], now: number): void {

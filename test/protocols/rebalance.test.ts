@@ -319,8 +319,12 @@ test('replicas do not come together by balancing', () => {
 class Course {
   readonly each: Rebalancing[]
 
-  constructor(readonly mesh: TestMesh) {
-    this.each = mesh.aps.map(() => new Rebalancing())
+  /** @param sure by default a move is sure at once, so that each moment that is tested is the end of one other wait */
+  constructor(
+    readonly mesh: TestMesh,
+    sure = 0,
+  ) {
+    this.each = mesh.aps.map(() => new Rebalancing({ ...BALANCE, sure }))
     this.at(0)
   }
 
@@ -344,7 +348,7 @@ class Course {
   }
 }
 
-const { steady, pause, settle, rest } = BALANCE
+const { steady, pause, settle, rest, sure } = BALANCE
 
 test('the receiver claims and nobody else, one instance at a time, the next after a pause', () => {
   const course = new Course(crowded(several(6, { mode: 'always' }), [BOX, BOX, BOX]))
@@ -353,6 +357,18 @@ test('the receiver claims and nobody else, one instance at a time, the next afte
   assert.is.not(first!.ap, 0)
   assert.equal(course.go(steady + pause - 1), [])
   assert.is(course.go(steady + pause).length, 1)
+})
+
+test('a move is made once it has been the next one for a moment, without a break', () => {
+  const mesh = crowded(several(2, { mode: 'always' }), [BOX, BOX])
+  const course = new Course(mesh, sure)
+  assert.equal(course.at(steady), [])
+  assert.equal(course.at(steady + sure - 1), [])
+  mesh.failing.add(idOf(0))
+  assert.equal(course.at(steady + sure), [])
+  mesh.failing.clear()
+  assert.equal(course.at(steady + sure + 1), [])
+  assert.is(course.at(steady + 2 * sure + 1).length, 1)
 })
 
 test('an AP gets nothing before it has been there for a while, nor after a restart or a suspicion', () => {

@@ -16,7 +16,7 @@ import { MeshError, messageOf } from '../../protocols/error.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../../protocols/kinds.js'
 import { meshIdOf } from '../../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook } from '../../protocols/outlook.js'
-import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../../protocols/pace.js'
+import { type Balance, BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../../protocols/pace.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../../protocols/roster.js'
 import type { Host } from './host.js'
 import { Mesh } from './mesh.js'
@@ -28,6 +28,8 @@ const JOIN_RETRY_CAP = 30_000
 const LOOK_AT_IMAGES = 5000
 const HANDOVER_PATIENCE = 20_000
 const STOP_PATIENCE = 60_000
+/** Quicker than real ones, so that instances move within a run. */
+const HASTE: Balance = { steady: 12_000, sure: 1000, pause: 4000, settle: 20_000, rest: 30_000 }
 
 export class Ap {
   readonly reconciler: Reconciler
@@ -176,7 +178,7 @@ export class Ap {
     this.leases.look(this.current)
     this.work = new Work({
       ...{ self: this.id, signer: host.signer, ledgerStore: this.ledgerStore, time },
-      ...{ reconciler: this.reconciler, leases: this.leases },
+      ...{ reconciler: this.reconciler, leases: this.leases, balance: HASTE },
       onClaim: (placed, epoch, cause) => world.checks.onClaim(this, placed, epoch, cause),
       onFailure: (error) => this.tell('failed', { reason: messageOf(error) }),
     })

@@ -6,10 +6,11 @@ import type { ChuteSpec } from '../../protocols/deployment.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { isKind } from '../../protocols/kinds.js'
 import { Ledger } from '../../protocols/ledger.js'
-import type { Placed } from '../../protocols/placement.js'
+import { type Placed, REBALANCED } from '../../protocols/placement.js'
 import { majority } from '../../protocols/rendezvous.js'
 import type { Ap } from './ap.js'
 import type { Host } from './host.js'
+import { HEALED } from './scenario.js'
 import { LATE_LIFE } from './watchdog.js'
 import type { World } from './world.js'
 
@@ -33,7 +34,7 @@ export interface Violation {
 
 export class Checks {
   violation: Violation | undefined
-  readonly counts = { records: 0, acknowledged: 0, claims: 0, moves: 0, starts: 0 }
+  readonly counts = { records: 0, acknowledged: 0, claims: 0, moves: 0, balanced: 0, starts: 0 }
   /** What all that was ever taken in by anyone comes to: what is not in it was superseded by the ledger's own rules. */
   private readonly reference = new Ledger()
   private readonly known = new Set<string>()
@@ -46,6 +47,8 @@ export class Checks {
   private readonly given = new Set<string>()
 
   private readonly missingSince = new Map<string, number>()
+  /** Instances whose latest claim was for the sake of balance: from which host, and when. */
+  private readonly balanced = new Map<string, { from: Host; at: number }>()
 
   constructor(private readonly world: World) {}
 
@@ -152,6 +155,13 @@ export class Checks {
 
   onStopped(host: Host, key: string): void {
     this.world.tell(host, 'stopped', { instance: key.slice(0, 12) })
+    const move = this.balanced.get(key)
+    if (move?.from !== host || move.at < HEALED + AFTERMATH / 2) return
+    if (this.world.hosts.some((other) => other.engine.isRunning(key))) return
+    this.violate(
+      'what moves for the sake of balance runs all the while',
+      `${key.slice(0, 12)} was stopped on ${host.build.name} and runs nowhere else`,
+    )
   }
 
   onClaim(ap: Ap, placed: Placed, epoch: number, cause: string): void {
@@ -163,8 +173,17 @@ export class Checks {
         : world.hosts.find((h) => equalBytes(h.signer.publicKey, placed.claim!.signer))
     const instance = `${placed.chute.id.name}.${typeof placed.copy === 'number' ? placed.copy : 'own'}`
     world.tell(ap.host, 'claims', { instance, epoch, cause, from: holder?.build.name ?? '-' })
+    this.balanced.delete(placed.instance)
     if (holder === undefined || cause === 'new') return
     this.counts.moves++
+    if (cause === REBALANCED) {
+      this.counts.balanced++
+      const { rebalance, exclusive } = placed.chute.spec
+      if (exclusive === undefined) this.balanced.set(placed.instance, { from: holder, at: world.scheduler.now })
+      if (rebalance !== 'always')
+        this.violate('nothing moves without a cause', `${instance} moves, and no AP is overloaded`)
+      return
+    }
     const electorate = ap.outlook.electorates.get(hex(placed.chute.key))
     const voters = (electorate?.voters ?? []).map((key) => this.world.hostOf(apId(key)))
     const since = world.scheduler.now - AFTERMATH
@@ -225,7 +244,8 @@ export class Checks {
       const where = running.get(placed.instance) ?? []
       running.delete(placed.instance)
       const instance = `${placed.chute.id.name}.${typeof placed.copy === 'number' ? placed.copy : this.nameOf(placed.copy)}`
-      if (where.length > 1) {
+      const movedAt = this.balanced.get(placed.instance)?.at ?? Number.NEGATIVE_INFINITY
+      if (where.length > 1 && this.world.scheduler.now - movedAt > STARTS_WITHIN) {
         this.violate('one copy of an instance runs once it is quiet', `${instance} runs on ${where.join(' and ')}`)
       } else if (where.length > 0 || !this.isRunnable(placed, members)) {
         this.missingSince.delete(placed.instance)

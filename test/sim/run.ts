@@ -246,7 +246,8 @@ class Troubles {
     this.submit(host, n, 'deployment', before.clock, {
       creation,
       revision: before.revision,
-      spec: specOf(image, shape, exclusive),
+      // Some of the chutes, and not more random numbers, or each seed would be another run.
+      spec: { ...specOf(image, shape, exclusive), ...(n % 3 === 0 && { rebalance: 'always' }) },
     })
   }
 
