@@ -129,6 +129,50 @@ test('an AP that was taken for dead goes on with the containers that nobody else
   assert.equal(await trio.containers('only2'), [before!])
 })
 
+test('an AP that is back ends its copy of what others took over, starts nothing of it, and disturbs nobody', async () => {
+  await trio.publish(trio.aps[0]!, 'moves', {})
+  const [before] = await trio.running('moves')
+  const back = trio.aps.find(({ id }) => id === before!.ap)!
+  const other = trio.aps.find((ap) => ap !== back)!
+  await back.stop('SIGKILL') // and its container runs on
+  const winner = await eventually('another AP to run it', async () =>
+    (await trio.containers('moves')).find(({ ap, running }) => ap !== back.id && running),
+  )
+  await eventually('it to be known', async () =>
+    (await other.instances()).some(
+      ({ chute, ap, state }) => chute === 'moves' && ap === winner.ap && state === 'running',
+    ),
+  )
+  await back.start()
+  const [after] = await trio.running('moves')
+  assert.equal(after, winner)
+  const kinds = await eventually('it to have said so', async () => {
+    const events = await back.events()
+    const since = events.slice(events.findLastIndex(({ kind }) => kind === 'up'))
+    const of = since.filter(({ instance }) => instance === 'moves.0').map(({ kind }) => kind)
+    return of.includes('stopped') && of
+  })
+  assert.equal(
+    kinds.filter((kind) => ['started', 'crashed'].includes(kind)),
+    [],
+  )
+  await trio.settled()
+})
+
+test('an AP that reaches nobody waits for word of what moved, and then runs what it held', async () => {
+  const [ap1, ap2, ap3] = trio.aps
+  await ap2!.crash()
+  for (const ap of [ap1!, ap3!]) ap.signal('SIGSTOP')
+  await ap2!.start()
+  const [again] = await trio.running('only2')
+  const up = ofKind(await ap2!.events(), 'up').at(-1)!
+  const started = Date.parse((await trio.docker.getContainer(again!.id).inspect()).State.StartedAt)
+  // Five seconds after the process began, which is a little before it said so.
+  assert.ok(started - Date.parse(up.at) > 4000, `it was started after ${started - Date.parse(up.at)} ms`)
+  for (const ap of [ap1!, ap3!]) ap.signal('SIGCONT')
+  await trio.settled()
+})
+
 test('a node that takes over from another one moves nothing, and nobody suspects the AP', async () => {
   const [ap1, ap2, ap3] = trio.aps
   await trio.publish(ap1!, 'steadfast', {}, ['--replicas', '3'])
