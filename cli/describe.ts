@@ -43,6 +43,9 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   unhealthy: (e) => `${e.instance}: service ${e.service} fails its health check`,
   cannot: (e) => `this AP cannot run ${e.instance}: ${e.reason}`,
   'image-fetched': (e) => `image ${String(e.image).slice(0, 12)} came from ${e.from}, ${e.bytes} bytes`,
+  'image-prepared': (e) =>
+    `image ${String(e.image).slice(0, 12)} came from ${e.from}, ${e.bytes} bytes, for a chute that this AP would run next`,
+  'image-not-prepared': (e) => `image ${String(e.image).slice(0, 12)} was not fetched ahead: ${e.reason}`,
   synced: (e) => `synced with ${e.ap}: ${e.received} records received, ${e.sent} sent`,
   refused: (e) => `a message from ${e.from} was refused: ${e.reason}`,
   'engine-found': (e) => `container engine ${e.version} answers`,

@@ -20,7 +20,9 @@ import { MAX_GENERATION } from '../protocols/limits.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook } from '../protocols/outlook.js'
 import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../protocols/pace.js'
+import type { Placed } from '../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
+import { inheritanceOf } from '../protocols/successors.js'
 import { readTicket, signMember, writeTicket } from '../protocols/ticket.js'
 import { aboutSelf, belong } from './belonging.js'
 import { bootClock } from './boot-clock.js'
@@ -43,6 +45,7 @@ import { instanceNameOf, News, nameOf } from './news.js'
 import { type BuildOptions, buildImage } from './packages/build.js'
 import { Images } from './packages/images.js'
 import { pullImage } from './packages/pull.js'
+import { type Needs, Spares } from './packages/spares.js'
 import { Supply } from './packages/supply.js'
 import { fetchImage, serveImages } from './packages/transfer.js'
 import { SmallFile } from './store/files.js'
@@ -73,6 +76,7 @@ export class Ap {
   private readonly images: Images
   private readonly docker: Docker
   private readonly supply: Supply
+  private readonly spares: Spares
   private readonly roster: Roster
   private readonly news: News
   readonly figures = new Figures()
@@ -128,9 +132,19 @@ export class Ap {
     this.supply = new Supply({
       images: this.images,
       holders: (config) => this.holdersOf(config),
-      fetchFrom: (ap, image) => fetchImage(this.network, this.images, ap, image),
+      fetchFrom: (ap, image, spare) => fetchImage(this.network, this.images, ap, image, spare),
       onEvent: (kind, fields) => events.add(kind, fields),
       onChange: () => this.scheduleBeacon(),
+    })
+    this.spares = new Spares({
+      images: this.images,
+      supply: this.supply,
+      max: config.prefetchMax,
+      needs: (spares) => this.imageNeeds(spares),
+      free: () => this.images.free(),
+      onChange: () => this.supply.look(this.wantedImages()),
+      onEvent: (kind, fields) => events.add(kind, fields),
+      now: monotonic,
     })
     this.reconciler = new Reconciler({
       engine: new DockerEngine(this.docker, { mesh: this.mesh, ap: this.id }),
@@ -809,12 +823,24 @@ export class Ap {
   // --- images -----------------------------------------------------------------------------------------------------
 
   private wantedImages() {
-    return this.current.chutes.flatMap(({ spec }) => spec.services.map(({ image }) => image))
+    return this.current.chutes.flatMap(imagesOf)
   }
 
   private async lookAtImages(): Promise<void> {
     this.refresh()
     await this.supply.look(this.wantedImages())
+    if (this.isReady && !this.isLeaving)
+      this.spares.look().catch((error) => this.log.debug({ reason: messageOf(error) }, 'images for later: failed'))
+  }
+
+  private imageNeeds(spares: ReadonlySet<string>): Needs {
+    const held = new Set(this.supply.holdings().map(hex))
+    const isOfInterest = ({ chute }: Placed) =>
+      imagesOf(chute).some(({ config }) => !held.has(hex(config)) || spares.has(hex(config)))
+    const inherited = inheritanceOf(this.current, this.id, this.ledgerStore.clock.now(), isOfInterest)
+    const own = this.current.placed.filter(({ holder }) => holder === this.id)
+    const images = (of: readonly Placed[]) => of.flatMap(({ chute }) => imagesOf(chute))
+    return { own: images(own), inherited: images(inherited), all: this.wantedImages() }
   }
 
   /** Finds an image by name or id in the local engine, or pulls it where the name is one of a registry. */
@@ -847,6 +873,8 @@ export class Ap {
     return nameOf(this.current, ap)
   }
 }
+
+const imagesOf = ({ spec }: Chute): ImageSpec[] => spec.services.map(({ image }) => image)
 
 /** What placement and people look at in a beacon. */
 const newsOf = ({ engine, instances, cannot, images }: Body<'beacon'>) => ({ engine, instances, cannot, images })

@@ -6,6 +6,7 @@ import { homedir, hostname } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'yaml'
 import { z } from 'zod'
+import { size } from '../protocols/compose-values.js'
 import { MeshError, messageOf } from '../protocols/error.js'
 
 export interface Config {
@@ -23,6 +24,8 @@ export interface Config {
   dockerHost: string | undefined
   /** Discovery on the LAN by multicast DNS. */
   mdns: boolean
+  /** Bytes that images may take that this AP fetched for chutes it would be the next to run; 0 turns it off. */
+  prefetchMax: number
   /** HOST:PORT of a read-only copy of the API; none by default, since there is no authentication yet. */
   http: string | undefined
 }
@@ -35,9 +38,13 @@ const settings = z.strictObject({
   label: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()]).transform(String)).optional(),
   'docker-host': z.string().optional(),
   'no-mdns': z.boolean().optional(),
+  'prefetch-max': z.union([z.string(), z.number().transform(String)]).optional(),
   http: z.string().optional(),
 })
 export type Settings = z.infer<typeof settings>
+
+/** Some twenty chutes on Node.js, and a part of the flash of a small box that it can spare. */
+const PREFETCH_MAX = '2g'
 
 /** `/var/lib/dropmesh` for root, else the XDG data folder. */
 export function defaultDataDir(env: NodeJS.ProcessEnv): string {
@@ -73,6 +80,7 @@ export async function loadConfig(data: string, flags: Settings, env: NodeJS.Proc
     label: merged.label ?? {},
     dockerHost: merged['docker-host'],
     mdns: !(merged['no-mdns'] ?? false),
+    prefetchMax: size(merged['prefetch-max'] ?? PREFETCH_MAX),
     http: merged.http,
   }
 }
@@ -101,6 +109,14 @@ const complaints: { [K in keyof Settings]?: (value: NonNullable<Settings[K]>) =>
   },
   'docker-host': (url) =>
     /^unix:\/\/\/|^(tcp|https?):\/\/[^/]/.test(url) ? undefined : 'write it as unix:///path or tcp://host:port',
+  'prefetch-max': (text) => {
+    try {
+      size(text)
+    } catch {
+      return 'write it as 2g, 500m or bytes; 0 fetches nothing ahead'
+    }
+    return undefined
+  },
   http: (address) =>
     parseHostPort(address) === undefined ? 'write it as HOST:PORT, such as 127.0.0.1:4080' : undefined,
 }
@@ -165,6 +181,7 @@ function envSettings(env: NodeJS.ProcessEnv): Settings {
     label: labels && parseLabels(labels, variableOf('label')),
     'docker-host': text('docker-host'),
     'no-mdns': parseSwitch(text('no-mdns'), variableOf('no-mdns')),
+    'prefetch-max': text('prefetch-max'),
     http: text('http'),
   }
 }

@@ -86,11 +86,19 @@ export const syncFrame = z.union([
 ])
 export type SyncFrame = z.infer<typeof syncFrame>
 
-/** `skip`: how many of the image's lowest layers the receiver has. The reply is followed by chunks, the last one empty. */
-export const imageRequest = z.object({ config: byteString(32), skip: z.int().min(0).max(128) })
+/**
+ * `skip`: how many of the image's lowest layers the receiver has. `spare`: it is for later, and must be no more than so many bytes.
+ * The reply is followed by chunks, the last one empty.
+ */
+export const imageRequest = z.object({
+  config: byteString(32),
+  skip: z.int().min(0).max(128),
+  spare: uint.optional(),
+})
 export const imageReply = z.union([
   z.tuple([z.literal('sending')]),
   z.tuple([z.literal('busy')]),
+  z.tuple([z.literal('too-big'), uint]),
   z.tuple([z.literal('refused'), reason]),
 ])
 

@@ -22,6 +22,7 @@ interface UpOptions extends NodeOptions {
   label?: string[]
   dockerHost?: string
   mdns: boolean
+  prefetchMax?: string
   http?: string
   handover?: boolean
   log?: string
@@ -39,6 +40,7 @@ export function addUp(program: Command): void {
     .option('--label <k=v>', 'label that placement looks at, repeatable', collect)
     .option('--docker-host <url>', 'container engine (default: DOCKER_HOST or unix:///var/run/docker.sock)')
     .option('--no-mdns', 'do not look for the mesh on the LAN')
+    .option('--prefetch-max <size>', 'disk for images of chutes that this AP would run next (default: 2g; 0: none)')
     .option('--http <host:port>', 'serve the API read-only over TCP as well')
     .option('--handover', 'take over from the node that runs on this data folder: an upgrade that moves nothing')
     .option('--log <form>', 'text or json (default: text on a terminal)')
@@ -55,10 +57,11 @@ async function up(options: UpOptions): Promise<void> {
     import('../../node/config.js'),
     import('../../node/api/server.js'),
   ])
-  const { name, join: ticket, listen, label, dockerHost, http } = options
+  const { name, join: ticket, listen, label, dockerHost, prefetchMax, http } = options
   const flags: Settings = { name, join: ticket, listen, http }
   if (label !== undefined) flags.label = parseLabels(label, '--label')
   if (dockerHost !== undefined) flags['docker-host'] = dockerHost
+  if (prefetchMax !== undefined) flags['prefetch-max'] = prefetchMax
   if (!options.mdns) flags['no-mdns'] = true
   const data = dataDir(options)
   const config = await loadConfig(data, flags, process.env)

@@ -10,6 +10,7 @@ import type { Body } from '../../protocols/kinds.js'
 import { isDue } from '../../protocols/ledger.js'
 import type { Placed } from '../../protocols/placement.js'
 import { score } from '../../protocols/rendezvous.js'
+import { successorsOf } from '../../protocols/successors.js'
 import type { Ap } from '../ap.js'
 import type { Spread } from '../figures.js'
 import { VERSION } from '../version.js'
@@ -313,6 +314,7 @@ function inspectChute(ap: Ap, chute: Chute): object {
     resources: resourcesOf(chute.spec),
     spec: readable(chute.spec),
     instances: instances(ap).filter(({ chuteKey }) => chuteKey === hex(chute.key)),
+    successors: successorsTo(ap, chute),
     claims: ap.outlook.placed
       .filter((placed) => placed.chute === chute)
       .flatMap(({ instance }) => ap.outlook.claims.get(instance) ?? [])
@@ -332,6 +334,21 @@ function inspectChute(ap: Ap, chute: Chute): object {
       hash: hex(hash),
     })),
   }
+}
+
+/** Who would take over each instance of a chute, the first one first, and whether they have its images already. */
+function successorsTo(ap: Ap, chute: Chute) {
+  const images = chute.spec.services.map(({ image }) => hex(image.config))
+  return ap.outlook.placed
+    .filter((placed) => placed.chute === chute && placed.holder !== undefined)
+    .flatMap((placed) => {
+      const next = successorsOf(ap.outlook, placed.holder!, ap.ledgerStore.clock.now()).get(placed.instance) ?? []
+      return next.map((id) => {
+        const held = new Set(ap.outlook.candidates.get(id)?.beacon?.images.map(hex))
+        const isReady = images.every((image) => held.has(image))
+        return { instance: baseOf(placed, ap).instance, ap: id, apName: ap.nameOf(id), ready: isReady }
+      })
+    })
 }
 
 function inspectAp(ap: Ap, id: string): object {

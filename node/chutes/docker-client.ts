@@ -82,6 +82,8 @@ export interface EngineState {
   /** The kernel's word for the processor, as `uname -m` prints it. */
   Architecture: string
   DriverStatus?: [string, string][]
+  /** The folder of all that it keeps. */
+  DockerRootDir: string
 }
 
 // These two take a signal, of which dockerode's types do not know.

@@ -6,6 +6,7 @@
 // AP; nothing there can be asked for by config. So every image that the mesh holds has a name made of its config digest,
 // too. The name also keeps it from `docker image prune`, which removes what has none.
 import { createHash } from 'node:crypto'
+import { statfs } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
@@ -14,17 +15,23 @@ import { hex, sha256, unhex } from '../../protocols/bytes.js'
 import type { ImageSpec } from '../../protocols/deployment.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { MAX_IMAGE } from '../../protocols/limits.js'
-import { ask, askState, type Progress, unhung, unless, unlessAborted, work } from '../chutes/docker-client.js'
+import { ask, askState, type Progress, socketOf, unhung, unless, unlessAborted, work } from '../chutes/docker-client.js'
 import { EngineError } from '../chutes/engine.js'
 import { collect, entriesOf, skip, type TarFile, tarOf } from './tar.js'
 
 /** Bytes of an image's config, or of an archive's manifest: a few kB in practice. */
 const MAX_JSON = 4 * 1024 ** 2
 
+/** Bytes of a tar beside the contents: header and padding of a file at most; the manifest and the end. */
+const TAR_OVERHEAD = 1024
+const MAX_TAR_END = 32 * 1024
+
 /** Images whose layout in `docker save` is remembered; each is about a kB. */
 const MAX_SURVEYS = 128
 
 const HELD = 'dropmesh/image'
+/** What an AP fetched for later has this name as well, until it runs there. So nothing else need remember it. */
+const SPARE = 'dropmesh/spare'
 
 /** The name under which the mesh holds the image with this config digest. */
 export const heldName = (config: Uint8Array): string => `${HELD}:${hex(config)}`
@@ -135,6 +142,18 @@ export class Images {
    * @throws EngineError `no-image`.
    */
   async *export(image: ImageSpec, skipLayers: number): AsyncGenerator<Uint8Array> {
+    const { id, config, layers } = await this.parts(image)
+    yield* tarOf(this.exported(image, skipLayers, id, config, layers))
+  }
+
+  /** Bytes that `export` gives at most. @throws EngineError as `export` does */
+  async sizeOf(image: ImageSpec, skipLayers: number): Promise<number> {
+    const { config, layers } = await this.parts(image)
+    const sizes = image.diffIds.slice(skipLayers).map((diffId) => layers.get(hex(diffId))!.size)
+    return [config.length, ...sizes].reduce((sum, size) => sum + size + TAR_OVERHEAD, MAX_TAR_END)
+  }
+
+  private async parts(image: ImageSpec) {
     const found = await this.find(image)
     if (found === undefined) throw new EngineError('no-image', `the local engine has no image ${short(image)}`)
     const { digest, config, layers } = await this.survey(found.id)
@@ -142,7 +161,7 @@ export class Images {
     if (!has || digest !== hex(image.config)) {
       throw new EngineError('refused', `the local engine can run image ${short(image)}, but not hand it on`)
     }
-    yield* tarOf(this.exported(image, skipLayers, found.id, config, layers))
+    return { id: found.id, config, layers }
   }
 
   private async *exported(
@@ -253,6 +272,44 @@ export class Images {
   /** Lets go of an image. The engine removes it unless it has another name, or a container uses it. */
   async remove(image: ImageSpec): Promise<void> {
     await this.drop(heldName(image.config))
+  }
+
+  /** Bytes free where the engine keeps its images; without end where it is not on this machine. */
+  async free(): Promise<number> {
+    if (socketOf(this.docker) === undefined) return Number.POSITIVE_INFINITY
+    const { DockerRootDir } = await askState(this.docker)
+    const { bavail, bsize } = await statfs(DockerRootDir)
+    return bavail * bsize
+  }
+
+  /** Marks an image as fetched for later. */
+  async spare(image: ImageSpec): Promise<void> {
+    await ask(`name image ${short(image)}`, () =>
+      this.docker.getImage(heldName(image.config)).tag({ repo: SPARE, tag: hex(image.config) }),
+    )
+  }
+
+  /** Config digest, in hex, of each image that was fetched for later, and its size in bytes as the engine counts. */
+  async spares(): Promise<Map<string, number>> {
+    const images = await ask('list images', (abortSignal) =>
+      this.docker.listImages({ filters: { reference: [SPARE] }, abortSignal }),
+    )
+    const named = images.flatMap(({ RepoTags, Size }) => (RepoTags ?? []).map((tag) => [tag, Size] as const))
+    return new Map(
+      named.filter(([tag]) => tag.startsWith(`${SPARE}:`)).map(([tag, size]) => [tag.slice(SPARE.length + 1), size]),
+    )
+  }
+
+  /** Keeps for good what was fetched for later. */
+  async keep(config: string): Promise<void> {
+    await this.drop(`${SPARE}:${config}`)
+  }
+
+  /** Removes what was fetched for later, unless a container uses it or it has other names. */
+  async removeSpare(config: string): Promise<void> {
+    // The mark last: what is left of it by a crash is still known for what it is.
+    await this.drop(`${HELD}:${config}`)
+    await this.drop(`${SPARE}:${config}`)
   }
 
   private async find(image: ImageSpec): Promise<{ name: string; id: string } | undefined> {

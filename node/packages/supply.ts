@@ -5,6 +5,7 @@ import type { ImageSpec } from '../../protocols/deployment.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { SYSTEM_TIME, type Time } from '../clock.js'
 import type { Images } from './images.js'
+import type { Spare } from './transfer.js'
 
 /** A fresh deployment can be here before the beacon that says who has its image: wait so long for one, in milliseconds. */
 const HOLDER_PATIENCE = 15_000
@@ -16,7 +17,7 @@ export interface SupplyOptions {
   readonly images: Pick<Images, 'has' | 'pull'>
   /** Connected APs whose beacon says that they have the image. */
   readonly holders: (config: string) => string[]
-  readonly fetchFrom: (ap: string, image: ImageSpec) => Promise<number>
+  readonly fetchFrom: (ap: string, image: ImageSpec, spare?: Spare) => Promise<number>
   readonly onEvent: (kind: string, fields: Record<string, unknown>) => void
   /** The set of images that this AP can hand out has changed. */
   readonly onChange: () => void
@@ -25,6 +26,8 @@ export interface SupplyOptions {
 
 export class Supply {
   private readonly running = new Map<string, Promise<void>>()
+  /** What is being fetched for later. */
+  private spare: { key: string; end: Promise<void> } | undefined
   private held: Uint8Array[] = []
 
   constructor(private readonly options: SupplyOptions) {}
@@ -53,10 +56,49 @@ export class Supply {
     const key = hex(image.config)
     let running = this.running.get(key)
     if (running === undefined) {
-      running = this.obtain(image).finally(() => this.running.delete(key))
+      // What is here in part is not begun anew; from now on it does not wait for others any more.
+      const before = this.spare?.key === key ? this.spare.end.catch(() => {}) : Promise.resolve()
+      running = before.then(() => this.obtain(image)).finally(() => this.running.delete(key))
       this.running.set(key, running)
     }
     return running
+  }
+
+  /**
+   * Fetches an image that may be needed later from an AP that has it, and never from a registry. It stands still while an image
+   * is fetched that is needed now. One at a time.
+   * @param room bytes that it may have
+   * @throws MeshError `too-big`, `busy`, or `no-image`
+   */
+  async prepare(image: ImageSpec, room: number): Promise<void> {
+    const key = hex(image.config)
+    if (this.running.size > 0) throw new MeshError('busy', 'other images are needed now')
+    const end = this.obtainSpare(image, room)
+    this.spare = { key, end }
+    await end.finally(() => {
+      this.spare = undefined
+    })
+  }
+
+  private async obtainSpare(image: ImageSpec, room: number): Promise<void> {
+    const { holders, fetchFrom, onEvent } = this.options
+    const config = hex(image.config)
+    const turn = async () => {
+      while (this.running.size > 0 && !this.running.has(config))
+        await Promise.race(this.running.values()).catch(() => {})
+    }
+    let failure: unknown = new MeshError('no-image', 'no reachable AP has it')
+    for (const ap of holders(config)) {
+      try {
+        const bytes = await fetchFrom(ap, image, { room, turn })
+        onEvent('image-prepared', { image: config, from: ap, bytes })
+        return
+      } catch (error) {
+        failure = error
+        if (error instanceof MeshError && error.code === 'too-big') break
+      }
+    }
+    throw failure
   }
 
   private async obtain(image: ImageSpec): Promise<void> {

@@ -8,6 +8,7 @@ import { type Chute, claimsOf, copiesOf } from '../../protocols/desired.js'
 import type { RecordOf } from '../../protocols/kinds.js'
 import { arePlacedAlike, type Candidate, type Placed, place } from '../../protocols/placement.js'
 import type { RosterState } from '../../protocols/roster.js'
+import { inheritanceOf, successorsOf } from '../../protocols/successors.js'
 import { creationOf, keyOf, ledgerOf, memberOf, NOW, serviceOf, specOf, unsigned } from './support.js'
 
 const MIB = 1024 ** 2
@@ -366,6 +367,64 @@ for (const end of ['dead', 'left', 'draining', 'forgotten']) {
     )
   })
 }
+
+const viewOf = ({ chutes, mesh, claims }: World) => ({
+  chutes,
+  candidates: mesh,
+  claims: claimsOf(ledgerOf(claims), NOW),
+  placed: run(chutes, mesh, claims),
+})
+
+test('where an AP dies and nothing else changes, what it held goes to those that made ready for it, in their order', () => {
+  fc.assert(
+    fc.property(anyWorld, fc.nat(6), (world, index) => {
+      const { chutes, mesh, claims } = world
+      const settled = settle(chutes, mesh, claims)
+      const id = [...mesh.keys()][index % mesh.size]!
+      const successors = successorsOf(viewOf({ ...world, claims: [...settled] }), id, NOW)
+      const after = run(chutes, new Map(mesh).set(id, { ...mesh.get(id)!, state: 'dead' }), settled)
+      for (const { instance, holder } of run(chutes, mesh, settled)) {
+        assert.is(successors.has(instance), holder === id)
+        if (holder !== id) continue
+        const { ranks } = after.find((placed) => placed.instance === instance)!
+        assert.equal(successors.get(instance), ranks.slice(0, 2))
+      }
+    }),
+    RUNS,
+  )
+})
+
+test('an AP makes ready for what it is a successor for, and for that first of which it is the first', () => {
+  fc.assert(
+    fc.property(anyWorld, fc.nat(6), (world, index) => {
+      const view = viewOf(world)
+      const self = [...world.mesh.keys()][index % world.mesh.size]!
+      const rankOf = ({ holder, instance }: Placed) =>
+        holder === undefined ? -1 : (successorsOf(view, holder, NOW).get(instance)?.indexOf(self) ?? -1)
+      const found = inheritanceOf(view, self, NOW, () => true)
+      const expected = view.placed.filter((placed) => rankOf(placed) >= 0)
+      assert.equal(new Set(found), new Set(expected))
+      assert.equal(found.map(rankOf), expected.map(rankOf).sort())
+      assert.equal(
+        inheritanceOf(view, self, NOW, () => false),
+        [],
+      )
+    }),
+    { numRuns: 200 },
+  )
+})
+
+test('nobody makes ready for what does not migrate: data that stays, a copy for one AP', () => {
+  const mesh = meshOf(...alike(4))
+  for (const app of [{ volume: 'persistent' as const }, { replicas: 'everywhere' as const }, {}]) {
+    const chutes = [chuteOf({ n: 0, ...app })]
+    const view = viewOf({ chutes, mesh, claims: [...settle(chutes, mesh)] })
+    const { holder, instance } = view.placed[0]!
+    const next = successorsOf(view, holder!, NOW).get(instance)!
+    assert.is(next.length, Object.keys(app).length > 0 ? 0 : 2)
+    assert.not.ok(next.includes(holder!))
+  }
+})
 
 test('an AP that is added moves nothing', () => {
   fc.assert(

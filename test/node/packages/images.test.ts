@@ -151,6 +151,34 @@ test('has and list know exactly the images that are there', async () => {
   await images.remove(spec)
 })
 
+test('what was fetched for later is known as that, and goes without a trace unless it has another name or is kept', async () => {
+  const [gone, named, kept] = [await have(await make()), await have(await make()), await have(await make())]
+  for (const spec of [gone, named, kept]) await images.spare(spec)
+  const other = `${label}/named`
+  await docker.getImage((await images.reference(named))!).tag({ repo: other, tag: 'x' })
+  const sizes = await images.spares()
+  for (const spec of [gone, named, kept]) assert.ok(sizes.get(hex(spec.config))! > 0)
+  await images.keep(hex(kept.config))
+  for (const spec of [gone, named]) await images.removeSpare(hex(spec.config))
+  assert.not.ok(await images.has(gone))
+  assert.ok(await images.has(kept))
+  assert.ok(await docker.getImage(`${other}:x`).inspect())
+  const left = await images.spares()
+  for (const spec of [gone, named, kept]) assert.not.ok(left.has(hex(spec.config)))
+  await docker.getImage(`${other}:x`).remove()
+  await images.remove(kept)
+})
+
+test('an export is no bigger than was said before', async () => {
+  const made = await make([await layerWith('a', 'a'), await layerWith('b', 'b'.repeat(100_000))])
+  const spec = await have(made)
+  for (const skip of [0, 2, spec.diffIds.length]) {
+    const { length } = await collect(images.export(spec, skip))
+    const said = await images.sizeOf(spec, skip)
+    assert.ok(length <= said && said < length + 64 * 1024, `${length} bytes, ${said} said`)
+  }
+})
+
 test('held counts the lowest layers that the engine has, of whichever image', async () => {
   // An engine with a containerd store takes whole images only.
   const all = (await images.held(base)) > 0

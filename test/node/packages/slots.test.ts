@@ -12,4 +12,19 @@ test('so many have a slot at a time, nobody has two, and what is given back anot
   assert.ok(slots.take('c'))
 })
 
+test('who waits until none is taken goes on as soon as the last one is given back', async () => {
+  const slots = new Slots(2)
+  await slots.free()
+  const giveBack = ['a', 'b'].map((who) => slots.take(who)!)
+  let isFree = false
+  const free = slots.free().then(() => {
+    isFree = true
+  })
+  giveBack[0]!()
+  await new Promise(setImmediate)
+  assert.not(isFree)
+  giveBack[1]!()
+  await free
+})
+
 test.run()
