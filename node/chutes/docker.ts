@@ -8,6 +8,7 @@ import type { ServiceSpec } from '../../protocols/deployment.js'
 import { Images, platformOf } from '../packages/images.js'
 import { ask, askState, askVersion, DEADLINE, socketOf, unless } from './docker-client.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
+import { findSoon } from './neighbours.js'
 import { isRunningHere, processAtPort } from './processes.js'
 
 /** Milliseconds for what sets up namespaces and networks or copies files: seconds already on a fast machine. */
@@ -231,11 +232,12 @@ export class DockerEngine implements Engine {
 
   private async makeNetwork(Name: string, Labels: Record<string, string>): Promise<void> {
     const options = { Name, Driver: 'bridge', CheckDuplicate: true, Labels }
-    await this.ask(
+    const { id } = await this.ask(
       `make network ${Name}`,
       (abortSignal) => this.docker.createNetwork({ ...options, abortSignal }),
       SLOW_DEADLINE,
     )
+    await findSoon(id)
   }
 
   private async reconnect(containers: Docker.ContainerInfo[]): Promise<void> {

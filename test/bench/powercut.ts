@@ -91,15 +91,22 @@ export async function restorePower(lan: Hosts, host: Host): Promise<void> {
   await host.engine!.start()
 }
 
-/** Asks these addresses until one answers, and prints when that was. A process beside those that are measured, since
- *  nothing outside reaches their network; it looks often and costs little. */
+/**
+ * Asks these addresses until one answers, and prints when that was. A process beside those that are measured, since
+ * nothing outside reaches their network; it looks often and costs little. Each question has a connection of its own, which
+ * is soon given up: one that was begun a moment before the container could take it would try again only a second later.
+ */
 const ASK = `
-  const ask = async (url) => {
-    const { ok } = await fetch(url, { signal: AbortSignal.timeout(200) })
-    if (!ok) throw new Error('not yet')
-  }
+  import { get } from 'node:http'
   const pause = () => new Promise((resolve) => setTimeout(resolve, 20))
-  while (await Promise.any(process.argv.slice(1).map(ask)).then(() => false, () => true)) await pause()
+  const answers = (url) => new Promise((resolve) => {
+    const question = get(url, { agent: false, signal: AbortSignal.timeout(100) }, ({ statusCode }) => resolve(statusCode === 200))
+    question.on('error', () => resolve(false))
+  })
+  const ask = async (url) => {
+    while (!(await answers(url))) await pause()
+  }
+  await Promise.race(process.argv.slice(1).map(ask))
   console.log(Date.now())
   process.exit()`
 

@@ -1,5 +1,6 @@
 // The Docker engine of an AP, against a real Docker.
 import { randomBytes } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
 import { request } from 'node:http'
 import { type AddressInfo, connect, createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -463,6 +464,24 @@ test('start survives the loss of the network, as by "docker network prune"', asy
   await engine.start(instance.key)
   assert.ok((await stateOf(instance)).running)
 })
+
+// Where the bridges are another machine's, or only root may change them, it stays as Docker has it.
+const isOurs = socketOf(docker) !== undefined && process.getuid?.() === 0 && process.platform === 'linux'
+const testOurs = isOurs ? test : test.skip
+testOurs(
+  'a container that was asked for before it was there is looked for again after 50 ms, and for 3 s',
+  async () => {
+    const instance = plan([service()])
+    await engine.create(instance)
+    const [network] = await docker.listNetworks({ filters: { label: [`dropmesh.key=${instance.key}`] } })
+    const folder = `/proc/sys/net/ipv4/neigh/br-${network!.Id.slice(0, 12)}`
+    const [every, times] = await Promise.all(
+      ['retrans_time_ms', 'mcast_solicit'].map(async (name) => Number(await readFile(join(folder, name), 'utf8'))),
+    )
+    // Kernels count in ticks, of up to 10 ms.
+    assert.ok(every! >= 50 && every! <= 60 && times === 60, `every ${every} ms, ${times} times`)
+  },
+)
 
 test('a user other than root can write to a volume where the image lets it', async () => {
   const { output } = await run(
