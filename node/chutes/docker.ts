@@ -6,9 +6,9 @@ import { posix } from 'node:path'
 import type Docker from 'dockerode'
 import type { ServiceSpec } from '../../protocols/deployment.js'
 import { Images, platformOf } from '../packages/images.js'
+import { findSoon } from './arp.js'
 import { ask, askState, askVersion, DEADLINE, socketOf, unless } from './docker-client.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
-import { findSoon } from './neighbours.js'
 import { isRunningHere, processAtPort } from './processes.js'
 
 /** Milliseconds for what sets up namespaces and networks or copies files: seconds already on a fast machine. */

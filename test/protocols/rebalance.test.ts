@@ -97,6 +97,7 @@ class TestMesh {
       membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasAdmin: () => false },
       ...{ chutes: this.chutes, claims, candidates, electorates: new Map() },
       placed: place(this.chutes, claims, candidates, this.now),
+      isBraked: false,
     }
   }
 
