@@ -94,8 +94,14 @@ const goodbye = z.object({ boot: uint })
 /** Subject: the AP's key. Signer: the AP itself, or an admin. */
 const drain = z.object({ draining: z.boolean() })
 
-/** Subject: the AP's key, also the signer: it lives, and refutes every statement that names no later sign of it. */
-const alive = z.object({ boot: uint, sequence: uint })
+/**
+ * Subject: the AP's key, also the signer. What those know of it who do not hear its beacons: that it lives, which refutes
+ * statements that name no later sign of it, and where it is to be found.
+ */
+const alive = z.object({ boot: uint, sequence: uint, addresses: z.array(z.string().max(256)).max(8) })
+
+/** Subject: a chute's key. Signer: an AP that has its images, for those who do not hear of it in beacons. */
+const origin = z.object({})
 
 /** Subject: a part of the mesh by the prefix of its positions. Signer: any member. */
 const settings = z.object({ split: z.boolean() })
@@ -176,6 +182,7 @@ const meshKinds = {
   alive,
   drain,
   settings,
+  origin,
   beacon,
 }
 
@@ -210,6 +217,7 @@ const rules: { [K in Kind]: (record: RecordOf<K>) => boolean } = {
   alive: isSigner,
   drain: (r) => isKey(r.subject),
   settings: (r) => isPrefix(r.subject),
+  origin: (r) => r.subject.length === 20,
   beacon: isSigner,
 }
 

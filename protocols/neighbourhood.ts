@@ -194,6 +194,13 @@ export class Neighbourhoods {
     return watched
   }
 
+  /** Whom a member has to do with beside its neighbours: those far away that it watches, and that watch it. AP ids. */
+  contactsOf(ap: string): readonly string[] {
+    const home = this.of(ap)
+    const all = new Set([...this.watchersOf(ap), ...this.watchedBy(ap)])
+    return [...all].filter((id) => this.of(id) !== home)
+  }
+
   private findWatched(ap: string): string[] {
     const own = this.of(ap)
     if (own === undefined) return []

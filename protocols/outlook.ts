@@ -6,12 +6,14 @@ import type { RecordOf } from './kinds.js'
 import { LEASE } from './leases.js'
 import type { Ledger } from './ledger.js'
 import { type Membership, membershipOf } from './membership.js'
+import { divisionsOf, type Neighbourhoods, neighbourhoodsOf } from './neighbourhood.js'
 import { arePlacedAlike, type Candidate, type Placed, place, REBALANCED } from './placement.js'
 import type { Roster } from './roster.js'
 import { type Electorate, electoratesOf } from './voters.js'
 
 export interface Outlook {
   readonly membership: Membership
+  readonly neighbourhoods: Neighbourhoods
   readonly chutes: readonly Chute[]
   readonly claims: Claims
   /** By AP id, this AP included. */
@@ -28,6 +30,8 @@ export interface Self {
   readonly beacon: RecordOf<'beacon'>['body'] | undefined
   /** True once this AP is about to stop for good reasons. */
   readonly leaving: boolean
+  /** What far APs said the last time that they were asked, by AP id. */
+  readonly glimpses?: ReadonlyMap<string, RecordOf<'beacon'>['body']>
 }
 
 /**
@@ -44,24 +48,57 @@ export function lookOut(
   before?: Outlook,
 ): Outlook {
   const membership = membershipOf(ledger, meshKey, nowMs)
-  roster.setMembers(membership.members, monotonicMs)
-  roster.setRecords(ledger.effective('statement', nowMs), ledger.effective('goodbye', nowMs), apId)
+  const { members } = membership
+  const neighbourhoods = neighbourhoodsOf(members, divisionsOf(ledger, membership, nowMs))
+  roster.setMembers(members, monotonicMs, neighbourhoods)
+  roster.setRecords(
+    ledger.effective('statement', nowMs),
+    ledger.effective('goodbye', nowMs),
+    ledger.effective('alive', nowMs),
+    apId,
+  )
+  const isDivided = neighbourhoods.all.length > 1
   const candidates = new Map<string, Candidate>()
-  for (const [id, member] of membership.members) {
+  for (const [id, member] of members) {
     const isSelf = id === self.id
     const state = isSelf && self.leaving ? 'left' : roster.state(id, monotonicMs)
-    candidates.set(id, { member, state, beacon: isSelf ? self.beacon : roster.latestBeacon(id)?.body })
+    const beacon = isSelf ? self.beacon : roster.latestBeacon(id)?.body
+    const isGone = isDivided && roster.stateInLedger(id, monotonicMs) !== 'alive'
+    candidates.set(id, { member, state, beacon, isGone, glimpse: self.glimpses?.get(id) })
   }
   const chutes = chutesOf(ledger, nowMs)
   const claims = claimsOf(ledger, nowMs)
   const electorates = electoratesOf(ledger, chutes, membership, nowMs)
-  const outlook = { membership, chutes, claims, candidates, electorates, isBraked: roster.isBraked(monotonicMs) }
+  const isBraked = roster.isBraked(monotonicMs)
+  const outlook = { membership, neighbourhoods, chutes, claims, candidates, electorates, isBraked }
   const isAsBefore =
     before?.membership === membership &&
+    before.neighbourhoods === neighbourhoods &&
     before.chutes === chutes &&
     before.claims === claims &&
+    before.placed.every(({ opensAt }) => opensAt === undefined || nowMs < opensAt) &&
     arePlacedAlike(before.candidates, candidates)
-  return { ...outlook, placed: isAsBefore ? before.placed : place(chutes, claims, candidates, nowMs) }
+  if (isAsBefore) return { ...outlook, placed: before.placed }
+  const own = neighbourhoods.of(self.id)
+  const since = (chute: Chute, instance: string) => unclaimedSince(ledger, chute, claims.get(instance)?.[0], nowMs)
+  const homes = own && isDivided ? { neighbourhoods, self: self.id, own, since } : undefined
+  return { ...outlook, placed: place(chutes, claims, candidates, nowMs, homes) }
+}
+
+/** What can end the claim of an AP, by what the ledger says of it. */
+const ENDS = ['statement', 'goodbye', 'forget', 'drain', 'member'] as const
+
+/** The latest record that can have left an instance without a holder, whichever it was: the same for all, and good enough. */
+function unclaimedSince(
+  ledger: Ledger,
+  { deployment }: Chute,
+  claim: RecordOf<'claim'> | undefined,
+  nowMs: number,
+): number {
+  const holder = claim?.signer
+  const ends = holder === undefined ? [] : ENDS.flatMap((kind) => ledger.effectiveOn(kind, holder, nowMs))
+  const records = [deployment, claim, ...ledger.effectiveOn('wanted', deployment.subject, nowMs), ...ends]
+  return Math.max(...records.map((record) => record?.clock[0] ?? 0))
 }
 
 export interface Duties {
@@ -87,7 +124,8 @@ export function dutiesOf(outlook: Outlook, self: string): Duties {
     if (isServedElsewhere(outlook, placed, self) || isNotWorthKeeping(placed)) continue
     kept.add(placed.instance)
     const others = placed.ranks.filter((ap) => ap !== self)
-    if (placed.holder !== undefined || others.length > 0) handedOver.push(placed.instance)
+    if (placed.holder !== undefined || others.length > 0 || placed.elsewhere !== undefined)
+      handedOver.push(placed.instance)
   }
   return { held, kept, handedOver }
 }
@@ -103,7 +141,10 @@ function isServedElsewhere({ candidates }: Outlook, { holder, claim, instance }:
   const by = holder ?? (claim && apId(claim.signer))
   if (by === undefined || by === self) return false
   const candidate = candidates.get(by)
-  return (holder !== undefined || candidate?.state === 'alive') && serves(candidate?.beacon, instance, claim!)
+  return (
+    (holder !== undefined || candidate?.state === 'alive') &&
+    serves(candidate?.beacon ?? candidate?.glimpse, instance, claim!)
+  )
 }
 
 /** True where an AP says that what it runs by this claim, or a later one, does. */
@@ -152,7 +193,8 @@ export class Turns {
       const since = this.since.get(placed.instance) ?? nowMs
       this.since.set(placed.instance, since)
       const patience = placed.chute.spec.exclusive === undefined ? RANK_PATIENCE : EXCLUSIVE_RANK_PATIENCE
-      if (rank < 0 || nowMs - since < rank * patience || (outlook.isBraked && !this.mayBegin(placed, nowMs))) continue
+      if (rank < 0 || nowMs - since < (placed.delay ?? 0) + rank * patience) continue
+      if (outlook.isBraked && !this.mayBegin(placed, nowMs)) continue
       claims.push(claimNext(outlook, placed, placed.cause ?? 'new'))
     }
     for (const instance of this.since.keys()) if (!open.has(instance)) this.since.delete(instance)

@@ -1,12 +1,13 @@
 // Placement: from what is wanted, who claims what, and who is alive, to who should run each instance. Pure, and the same
 // on every AP that knows the same; where two know different things both claim, and the order of claims settles it.
-import { apId, equalBytes, hex } from './bytes.js'
+import { apId, equalBytes, hex, utf8 } from './bytes.js'
 import type { Copy } from './chute.js'
 import { isPinnedByData, type Resources, resourcesOf } from './deployment.js'
 import { type Chute, type Claims, copiesOf, instanceOf } from './desired.js'
 import { compareRecords } from './envelope.js'
 import type { RecordOf } from './kinds.js'
 import type { Member } from './membership.js'
+import type { Neighbourhood, Neighbourhoods } from './neighbourhood.js'
 import { score } from './rendezvous.js'
 import type { RosterState } from './roster.js'
 
@@ -15,6 +16,20 @@ export interface Candidate {
   readonly member: Member
   readonly state: RosterState
   readonly beacon: RecordOf<'beacon'>['body'] | undefined
+  /** Of one whose beacons are not heard here: what it said the last time that it was asked. Nothing is placed by it. */
+  readonly glimpse?: RecordOf<'beacon'>['body'] | undefined
+  /** True where the ledger says that it is dead or has left: what everyone knows, whoever hears its beacons. */
+  readonly isGone?: boolean
+}
+
+/** What placement needs to know of a mesh that is divided. */
+export interface Homes {
+  readonly neighbourhoods: Neighbourhoods
+  /** The AP that asks, and its neighbourhood: of that alone it knows enough to rank anyone. */
+  readonly self: string
+  readonly own: Neighbourhood
+  /** Since when nobody may hold an instance by what records say, in milliseconds since 1970. */
+  since(chute: Chute, instance: string): number
 }
 
 /** Why a claim does not hold, or why none can be made. */
@@ -37,11 +52,20 @@ export interface Placed {
   readonly cause: Cause | undefined
   /** Who may claim it, first rank first: empty while it has a holder, waits for data, or fits nowhere. */
   readonly ranks: readonly string[]
+  /** Where it is another neighbourhood's turn to claim it: which one's. Who is to do it there is known there alone. */
+  readonly elsewhere?: string | undefined
+  /** When the turn of this AP's own neighbourhood comes, in milliseconds since 1970, where it has not come yet. */
+  readonly opensAt?: number | undefined
+  /** How much longer than its rank says an AP waits with a claim, in milliseconds. */
+  readonly delay?: number | undefined
   /** The AP that has the data of an instance that does not migrate, while that AP cannot run it. */
   readonly waitsFor: string | undefined
   /** Why each AP that may not claim it may not: for people. */
   readonly obstacles: ReadonlyMap<string, string>
 }
+
+/** A neighbourhood has its turn so long after the one before it, in milliseconds: longer than its first ranks need. */
+const HOME_PATIENCE = 15_000
 
 /** What an AP has left. */
 export interface Free {
@@ -54,6 +78,7 @@ export interface Free {
 
 /**
  * @param nowMs milliseconds since 1970, for the end of a `cannot`
+ * @param homes undefined where all of the mesh is one neighbourhood
  * @returns one entry for each wanted instance, in the order of their subjects
  */
 export function place(
@@ -61,6 +86,7 @@ export function place(
   claims: Claims,
   candidates: ReadonlyMap<string, Candidate>,
   nowMs: number,
+  homes?: Homes,
 ): Placed[] {
   const members = new Map([...candidates].map(([id, { member }]) => [id, member]))
   const free = new Map([...candidates].map(([id, candidate]) => [id, capacityOf(candidate)]))
@@ -103,8 +129,9 @@ export function place(
   return wanted.map(({ instance, known }) => {
     const entry = placed.get(instance)!
     if (entry.holder !== undefined || entry.waitsFor !== undefined) return entry
+    const turn = homes === undefined ? OWN_TURN : turnOf(entry, candidates, homes, nowMs)
     const obstacles = new Map<string, string>()
-    const open = [...candidates].filter(([id, candidate]) => {
+    const open = candidatesOf(entry, candidates, turn.among).filter(([id, candidate]) => {
       const obstacle = whyNotClaim(entry, candidate, free.get(id)!, nowMs)
       if (obstacle !== undefined) obstacles.set(id, obstacle)
       return obstacle === undefined
@@ -125,8 +152,72 @@ export function place(
       )
       .map(({ id }) => id)
     if (ranks[0] !== undefined) take(free.get(ranks[0])!, entry.chute)
-    return { ...entry, ranks, obstacles }
+    const { among: _, ...when } = turn
+    return { ...entry, ...when, ranks, obstacles }
   })
+}
+
+interface Turn extends Pick<Placed, 'elsewhere' | 'opensAt' | 'delay'> {
+  /** Whom to rank, AP ids; undefined for everyone. */
+  readonly among: readonly string[] | undefined
+}
+
+const OWN_TURN: Turn = { among: undefined }
+
+/** Causes that beacons tell, and not the ledger: who does not hear those of the holder does not know. */
+const HEARD: ReadonlySet<Cause> = new Set(['engine', 'lease', 'cannot', 'full'])
+
+function turnOf(
+  { chute, copy, subject, instance, claim, cause }: Placed,
+  candidates: ReadonlyMap<string, Candidate>,
+  homes: Homes,
+  nowMs: number,
+): Turn {
+  const { neighbourhoods, self, own } = homes
+  if (typeof copy !== 'number') return OWN_TURN
+  const neighbours = own.members.map(({ id }) => id)
+  const order = rankedHomes(neighbourhoods.all, chute, subject, candidates)
+  if (cause !== undefined && HEARD.has(cause)) {
+    const home = neighbourhoods.of(apId(claim!.signer))
+    if (home === own) return { among: neighbours }
+    // An AP that knows nonetheless, as a watcher, takes it itself where those near the holder do not.
+    return { elsewhere: home?.prefix, delay: HOME_PATIENCE, among: [self] }
+  }
+  const since = homes.since(chute, instance)
+  const turn = Math.min(order.length - 1, Math.floor((nowMs - since) / HOME_PATIENCE))
+  const mine = order.indexOf(own)
+  const elsewhere = order[turn] === own ? undefined : order[turn]?.prefix
+  if (mine < 0) return { elsewhere, among: [] }
+  if (mine > turn) return { elsewhere, opensAt: since + mine * HOME_PATIENCE, among: [] }
+  return { elsewhere, among: neighbours }
+}
+
+/** The neighbourhoods with any AP that may take an instance by what the ledger says, in the order of their turns. */
+function rankedHomes(
+  all: readonly Neighbourhood[],
+  chute: Chute,
+  subject: Uint8Array,
+  candidates: ReadonlyMap<string, Candidate>,
+): Neighbourhood[] {
+  const isEligible = ({ id }: { id: string }) => {
+    const { member, isGone } = candidates.get(id)!
+    return !isGone && !member.draining && unmetConstraint(chute, member) === undefined
+  }
+  return all
+    .map((home) => ({ home, weight: home.members.filter(isEligible).length }))
+    .filter(({ weight }) => weight > 0)
+    .map(({ home, weight }) => ({ home, score: score('home 1', subject, utf8(home.prefix), weight) }))
+    .sort((a, b) => b.score - a.score || (a.home.prefix < b.home.prefix ? -1 : 1))
+    .map(({ home }) => home)
+}
+
+function candidatesOf(
+  { copy }: Placed,
+  candidates: ReadonlyMap<string, Candidate>,
+  among: readonly string[] | undefined,
+): [string, Candidate][] {
+  const ids = typeof copy === 'number' ? among : [apId(copy)]
+  return ids === undefined ? [...candidates] : ids.map((id) => [id, candidates.get(id)!])
 }
 
 /**
@@ -148,10 +239,10 @@ export const arePlacedAlike = (
   before: ReadonlyMap<string, Candidate>,
   after: ReadonlyMap<string, Candidate>,
 ): boolean => {
-  for (const [id, { state, beacon: b }] of after) {
+  for (const [id, { state, isGone, beacon: b }] of after) {
     const then = before.get(id)
     const a = then?.beacon
-    if (then?.state !== state || (a === undefined) !== (b === undefined)) return false
+    if (then?.state !== state || then.isGone !== isGone || (a === undefined) !== (b === undefined)) return false
     if (a === undefined || b === undefined) continue
     if (a.cannot.length + b.cannot.length > 0) return false
     if (a === b) continue

@@ -23,15 +23,5 @@ export const score = (domain: string, key: Uint8Array, candidate: Uint8Array, we
 /** How many watchers an AP has in a mesh of `members` (architecture: min(5, members − 1)). */
 export const watcherCount = (members: number): number => Math.max(0, Math.min(5, members - 1))
 
-/** The watchers of `ap`: k members other than itself. `members` are keys, by AP id; the result is AP ids, best first. */
-export function watchersOf(ap: Uint8Array, apId: string, members: ReadonlyMap<string, { key: Uint8Array }>): string[] {
-  return [...members]
-    .filter(([id]) => id !== apId)
-    .map(([id, { key }]) => ({ id, score: score('watcher 1', ap, key, 1) }))
-    .sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1))
-    .slice(0, watcherCount(members.size))
-    .map(({ id }) => id)
-}
-
 /** How many of k watchers must agree. */
 export const majority = (k: number): number => Math.floor(k / 2) + 1

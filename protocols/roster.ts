@@ -3,8 +3,9 @@
 import { compareBytes, equalBytes, hex, sha256 } from './bytes.js'
 import type { Body, RecordOf } from './kinds.js'
 import type { Member } from './membership.js'
+import { type Divisions, type Neighbourhoods, neighbourhoodsOf } from './neighbourhood.js'
 import { Arrivals, Health } from './patience.js'
-import { majority, watchersOf } from './rendezvous.js'
+import { majority } from './rendezvous.js'
 import { isSameList } from './view.js'
 
 /**
@@ -89,17 +90,23 @@ interface Heard {
 export const isNewer = (a: { boot: number; sequence: number }, b: { boot: number; sequence: number }): boolean =>
   a.boot !== b.boot ? a.boot > b.boot : a.sequence > b.sequence
 
-/** Pure: time comes in as local milliseconds on any monotonic scale. Statements and goodbyes come from the ledger. */
+/**
+ * Pure: time comes in as local milliseconds on any monotonic scale. Statements and goodbyes come from the ledger, and of
+ * members that are neither neighbours nor watched by this AP all that is known does.
+ */
 export class Roster {
   private members: ReadonlyMap<string, Member> = new Map()
   /** Hex. */
   private memberKeys: ReadonlySet<string> = new Set()
   private readonly heardOf = new Map<string, Heard>()
-  private readonly watcherCache = new Map<string, string[]>()
+  private neighbourhoods: Neighbourhoods = neighbourhoodsOf(this.members, UNDIVIDED)
   private statements = new Map<string, RecordOf<'statement'>[]>()
   private goodbyes = new Map<string, number>()
+  private alives = new Map<string, Body<'alive'>>()
   private lastRecords: readonly unknown[] = []
+  /** When the first of the statements came that stand against an AP; and that stand by the ledger alone. */
   private readonly firstAccused = new Map<string, number>()
+  private readonly firstInLedger = new Map<string, number>()
   private lastTick: number
   private readonly health = new Health()
 
@@ -111,36 +118,41 @@ export class Roster {
     this.lastTick = startedAt
   }
 
-  setMembers(members: ReadonlyMap<string, Member>, now: number): void {
-    if (members === this.members) return
-    const isSame = members.size === this.members.size && [...members.keys()].every((id) => this.members.has(id))
-    if (!isSame) this.watcherCache.clear() // watchers follow from the members' keys alone
+  setMembers(
+    members: ReadonlyMap<string, Member>,
+    now: number,
+    neighbourhoods: Neighbourhoods = neighbourhoodsOf(members, UNDIVIDED),
+  ): void {
+    if (neighbourhoods === this.neighbourhoods) return
+    this.neighbourhoods = neighbourhoods
     this.memberKeys = new Set([...members.values()].map(({ key }) => hex(key)))
     this.members = members
-    for (const id of members.keys()) {
-      if (id !== this.self && !this.heardOf.has(id)) this.heardOf.set(id, newlyKnown(now))
-    }
-    for (const id of this.heardOf.keys()) {
-      if (members.has(id)) continue
-      this.heardOf.delete(id)
-      this.firstAccused.delete(id)
-    }
+    const tracked = new Set(this.neighbourhoods.watchedBy(this.self))
+    for (const { id } of neighbourhoods.of(this.self)?.members ?? []) tracked.add(id)
+    tracked.delete(this.self)
+    for (const id of tracked) if (!this.heardOf.has(id)) this.heardOf.set(id, newlyKnown(now))
+    for (const id of this.heardOf.keys()) if (!tracked.has(id)) this.heardOf.delete(id)
+    for (const first of [this.firstAccused, this.firstInLedger])
+      for (const id of first.keys()) if (!members.has(id)) first.delete(id)
   }
 
-  /** Takes the effective statements and goodbyes of the ledger. */
+  /** Takes the effective records of the ledger. */
   setRecords(
     statements: readonly RecordOf<'statement'>[],
     goodbyes: readonly RecordOf<'goodbye'>[],
+    alives: readonly RecordOf<'alive'>[],
     idOf: (key: Uint8Array) => string,
   ): void {
-    if (isSameList(this.lastRecords, [statements, goodbyes])) return
-    this.lastRecords = [statements, goodbyes]
+    const records = [statements, goodbyes, alives]
+    if (isSameList(this.lastRecords, records)) return
+    this.lastRecords = records
     this.statements = new Map()
     for (const statement of statements) {
       const ap = idOf(statement.subject)
       this.statements.set(ap, [...(this.statements.get(ap) ?? []), statement])
     }
     this.goodbyes = new Map(goodbyes.map((goodbye) => [idOf(goodbye.subject), goodbye.body.boot]))
+    this.alives = new Map(alives.map(({ subject, body }) => [idOf(subject), body]))
   }
 
   /** A pulse: as `heard`, and who has heard one of this boot may sign that it heard no more. */
@@ -209,23 +221,23 @@ export class Roster {
     return this.heardOf.get(ap)?.at
   }
 
-  watchers(ap: string): string[] {
-    let watchers = this.watcherCache.get(ap)
-    if (watchers === undefined) {
-      const member = this.members.get(ap)
-      watchers = member === undefined ? [] : watchersOf(member.key, ap, this.members)
-      this.watcherCache.set(ap, watchers)
-    }
-    return watchers
+  watchers(ap: string): readonly string[] {
+    return this.neighbourhoods.watchersOf(ap)
   }
 
-  /** The statements that stand against an AP: by members, and not refuted by a newer beacon. */
+  /** The statements that stand against an AP: by members, and not refuted by a newer beacon, or an `alive` in the ledger. */
   accusations(ap: string): RecordOf<'statement'>[] {
+    const beacon = this.heardOf.get(ap)?.beacon?.body
+    const unrefuted = this.accusationsInLedger(ap)
+    return beacon === undefined ? unrefuted : unrefuted.filter(({ body }) => !isNewer(beacon, body))
+  }
+
+  private accusationsInLedger(ap: string): RecordOf<'statement'>[] {
     const statements = this.statements.get(ap)
     if (statements === undefined) return NO_STATEMENTS
-    const beacon = this.heardOf.get(ap)?.beacon?.body
+    const alive = this.alives.get(ap)
     return statements.filter(
-      ({ body, signer }) => (beacon === undefined || !isNewer(beacon, body)) && this.memberKeys.has(hex(signer)),
+      ({ body, signer }) => (alive === undefined || !isNewer(alive, body)) && this.memberKeys.has(hex(signer)),
     )
   }
 
@@ -252,11 +264,29 @@ export class Roster {
   state(ap: string, now: number): RosterState {
     if (ap === this.self) return 'alive'
     const of = this.heardOf.get(ap)
-    if (of === undefined) return 'left'
-    if (this.hasLeft(ap, of)) return 'left'
+    if (of === undefined) return this.stateInLedger(ap, now)
+    if (this.hasLeft(ap)) return 'left'
     const accusations = this.accusations(ap)
     if (this.certificate(ap, accusations) !== undefined || this.isUnwitnessedDeath(ap, accusations, now)) return 'dead'
-    return of.suspectedAt !== undefined || of.beacon === undefined || accusations.length > 0 ? 'suspect' : 'alive'
+    const isUnheard = of.beacon === undefined && this.isNeighbour(ap)
+    return of.suspectedAt !== undefined || isUnheard || accusations.length > 0 ? 'suspect' : 'alive'
+  }
+
+  /** What everyone knows, whoever's beacons they hear. An AP that is far away is suspect to nobody here. */
+  stateInLedger(ap: string, now: number): RosterState {
+    if (!this.members.has(ap)) return 'left'
+    const alive = this.alives.get(ap)
+    const goodbye = this.goodbyes.get(ap)
+    if (goodbye !== undefined && goodbye >= (alive?.boot ?? 0)) return 'left'
+    const accusations = this.accusationsInLedger(ap)
+    const isDead =
+      this.certificate(ap, accusations) !== undefined ||
+      this.isUnwitnessedDeath(ap, accusations, now, this.firstInLedger)
+    return isDead ? 'dead' : 'alive'
+  }
+
+  private isNeighbour(ap: string): boolean {
+    return this.neighbourhoods.of(ap) === this.neighbourhoods.of(this.self)
   }
 
   /**
@@ -267,7 +297,7 @@ export class Roster {
     let there = 0
     let gone = 0
     for (const [ap, of] of this.heardOf) {
-      if (this.hasLeft(ap, of)) continue
+      if (this.hasLeft(ap)) continue
       if (of.goneSince === undefined) there++
       else if (now - of.goneSince < this.timing.atOnce) gone++
     }
@@ -282,28 +312,35 @@ export class Roster {
   }
 
   // Most watchers died with the AP they watched: after a long wait the statements of those that remain must do.
-  private isUnwitnessedDeath(ap: string, accusations: readonly RecordOf<'statement'>[], now: number): boolean {
+  private isUnwitnessedDeath(
+    ap: string,
+    accusations: readonly RecordOf<'statement'>[],
+    now: number,
+    firsts = this.firstAccused,
+  ): boolean {
     if (accusations.length === 0) {
-      this.firstAccused.delete(ap)
+      firsts.delete(ap)
       return false
     }
-    const first = this.firstAccused.get(ap) ?? now
-    this.firstAccused.set(ap, first)
+    const first = firsts.get(ap) ?? now
+    firsts.set(ap, first)
     if (now - first < this.timing.unwitnessed) return false
     const signers = new Set(accusations.map(({ signer }) => hex(signer)))
     return this.watchers(ap).every((id) => signers.has(hex(this.members.get(id)!.key)) || this.isSilent(id))
   }
 
-  private hasLeft(ap: string, of: Heard): boolean {
+  private hasLeft(ap: string): boolean {
     const goodbye = this.goodbyes.get(ap)
-    return goodbye !== undefined && goodbye >= (of.beacon?.body.boot ?? of.boot)
+    if (goodbye === undefined) return false
+    const of = this.heardOf.get(ap)
+    return goodbye >= Math.max(of?.beacon?.body.boot ?? of?.boot ?? 0, this.alives.get(ap)?.boot ?? 0)
   }
 
   // Nothing is to be expected of it. One that left, or that others saw die, we may never have had reason to suspect.
   private isSilent(ap: string): boolean {
     const of = this.heardOf.get(ap)
-    if (of === undefined) return false
-    return of.suspectedAt !== undefined || this.hasLeft(ap, of) || this.certificate(ap) !== undefined
+    if (of === undefined) return ap !== this.self && (this.hasLeft(ap) || this.accusations(ap).length > 0)
+    return of.suspectedAt !== undefined || this.hasLeft(ap) || this.certificate(ap) !== undefined
   }
 
   // An AP answers for those it watches, and for those whose watchers are all gone.
@@ -339,7 +376,8 @@ export class Roster {
       of.awayUntil += gap
       of.arrivals.postpone(gap)
     }
-    for (const [ap, since] of this.firstAccused) this.firstAccused.set(ap, Math.min(now, since + gap))
+    for (const firsts of [this.firstAccused, this.firstInLedger])
+      for (const [ap, since] of firsts) firsts.set(ap, Math.min(now, since + gap))
   }
 
   private watch(ap: string, of: Heard, now: number): RosterEffect[] {
@@ -377,6 +415,8 @@ export class Roster {
     return Math.max(this.timing[what], unusual) * this.health.factor(now)
   }
 }
+
+const UNDIVIDED: Divisions = new Map()
 
 const NO_STATEMENTS: RecordOf<'statement'>[] = []
 

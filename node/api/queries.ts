@@ -222,7 +222,8 @@ function whyWaiting(placed: Placed, ap: Ap): string {
   const asking = reasonsForNoLease(placed, ap)
   if (asking !== '') return asking
   if (placed.ranks.length > 0) return `AP ${ap.nameOf(placed.ranks[0]!)} is to take it`
-  const obstacles = [...placed.obstacles].filter(([, why]) => why !== 'this copy is for another AP')
+  if (placed.elsewhere !== undefined) return `neighbourhood ${placed.elsewhere} is to take it`
+  const obstacles = [...placed.obstacles]
   if (obstacles.length === 0) return 'no AP fits'
   return `no AP fits: ${obstacles.map(([id, why]) => `${ap.nameOf(id)} ${why}`).join('; ')}`
 }

@@ -4,6 +4,7 @@ import { Figures } from '../../node/figures.js'
 import { hex } from '../../protocols/bytes.js'
 import { chuteKey } from '../../protocols/chute.js'
 import { type Chute, instanceOf } from '../../protocols/desired.js'
+import { neighbourhoodsOf } from '../../protocols/neighbourhood.js'
 import type { Outlook } from '../../protocols/outlook.js'
 import type { Candidate, Placed } from '../../protocols/placement.js'
 import type { RosterState } from '../../protocols/roster.js'
@@ -36,6 +37,7 @@ function outlookOf(...servers: [typeof A, RosterState][]): Outlook {
     ...{ chutes: [chute], claims: { get: () => [] }, candidates: new Map(candidates), placed: [placed] },
     electorates: new Map(),
     isBraked: false,
+    neighbourhoods: neighbourhoodsOf(new Map(), new Map()),
   }
 }
 

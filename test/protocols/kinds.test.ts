@@ -52,7 +52,8 @@ const GOOD: { [K in Kind]: Sample } = {
     body: { boot: 1, sequence: 2, silence: 1800, probes: 1, heard: true, watchers: new Uint8Array(16) },
   },
   goodbye: { by: AP, subject: AP.publicKey, body: { boot: 1 } },
-  alive: { by: AP, subject: AP.publicKey, body: { boot: 1, sequence: 3 } },
+  alive: { by: AP, subject: AP.publicKey, body: { boot: 1, sequence: 3, addresses: ['/ip4/10.0.0.1/tcp/4010'] } },
+  origin: { by: AP, subject: KEY.slice(0, 20), body: {} },
   settings: { by: AP, subject: writePrefix('01'), body: { split: true } },
   drain: { by: AP, subject: AP.publicKey, body: { draining: true } },
   beacon: {

@@ -232,6 +232,28 @@ test('nobody watches more than a few times its share, also the one AP of another
   console.log(`  watched by one AP, 5 on average\n    ${told.join('\n    ')}`)
 })
 
+test('a member that does not watch an AP comes or goes, and its watchers stay the same', () => {
+  fc.assert(
+    fc.property(fc.shuffledSubarray(upTo(30), { minLength: 8 }), (numbers) => {
+      const ap = numbers[0]!
+      const watchers = (some: number[]) => new Neighbourhoods(membersOf(some), NONE).watchersOf(memberOf(ap).id)
+      const before = watchers(numbers)
+      for (const other of numbers.slice(1)) {
+        const without = numbers.filter((n) => n !== other)
+        const after = watchers(without)
+        if (before.includes(memberOf(other).id)) {
+          // The four that stay keep their order, and one is new.
+          assert.equal(
+            after.slice(0, 4),
+            before.filter((id) => id !== memberOf(other).id),
+          )
+        } else assert.equal(after, before)
+      }
+    }),
+    { numRuns: 40 },
+  )
+})
+
 test('a member that comes changes the watchers of few', () => {
   const changed = (n: number) => {
     const before = membersOf(upTo(n))

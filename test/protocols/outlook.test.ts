@@ -5,6 +5,7 @@ import { chuteKey } from '../../protocols/chute.js'
 import { type Chute, instanceOf } from '../../protocols/desired.js'
 import type { Body } from '../../protocols/kinds.js'
 import { LEASE } from '../../protocols/leases.js'
+import { neighbourhoodsOf } from '../../protocols/neighbourhood.js'
 import { dutiesOf, type Outlook, Turns } from '../../protocols/outlook.js'
 import type { Candidate, Placed } from '../../protocols/placement.js'
 import type { RosterState } from '../../protocols/roster.js'
@@ -37,6 +38,7 @@ function keptWhile(last: RosterState, isRunningIt: boolean): boolean {
     membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasAdmin: () => false },
     electorates: new Map(),
     isBraked: false,
+    neighbourhoods: neighbourhoodsOf(new Map(), new Map()),
     chutes: [chute],
     claims: { get: () => [claim] },
     candidates: new Map([candidateOf(BEFORE, 'alive', []), candidateOf(LAST, last, isRunningIt ? [report] : [])]),
@@ -69,6 +71,7 @@ function outlookOf(more: Partial<Placed>, isExclusive: boolean): Outlook {
     placed: [placed],
     electorates: new Map(),
     isBraked: false,
+    neighbourhoods: neighbourhoodsOf(new Map(), new Map()),
   }
 }
 
@@ -108,7 +111,11 @@ test('under the brake an AP takes over one instance of the dead each ten seconds
   assert.equal(due(9999), ['1'], 'what it began it goes on with')
   assert.equal(due(10_000), ['1', '2'])
   assert.equal(due(20_000), ['1', '2', '3'])
-  assert.is(turns.due({ ...outlook('dead'), isBraked: false }, self, 1).length, 3)
+  assert.is(
+    turns.due({ ...outlook('dead'), isBraked: false, neighbourhoods: neighbourhoodsOf(new Map(), new Map()) }, self, 1)
+      .length,
+    3,
+  )
   assert.is(new Turns().due(outlook('left'), self, 0).length, 3)
   assert.is(new Turns().due(outlook('dead', true), self, 0).length, 3)
 })

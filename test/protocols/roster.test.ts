@@ -4,7 +4,8 @@ import * as assert from 'uvu/assert'
 import { apId } from '../../protocols/bytes.js'
 import type { RecordOf } from '../../protocols/kinds.js'
 import type { Member } from '../../protocols/membership.js'
-import { majority, watchersOf } from '../../protocols/rendezvous.js'
+import { neighbourhoodsOf } from '../../protocols/neighbourhood.js'
+import { majority } from '../../protocols/rendezvous.js'
 import { Roster, type RosterEffect, TIMING } from '../../protocols/roster.js'
 import { keyOf, memberOf, NOW, unsigned } from './support.js'
 
@@ -48,7 +49,9 @@ const goodbyeOf = (ap: number, boot: number): RecordOf<'goodbye'> =>
 
 /** In a mesh of `n`: an AP, its watchers, and those that are neither. */
 function around(ap: number, n: number): { watchers: number[]; others: number[] } {
-  const watchers = watchersOf(keyOf(ap), idOf(ap), membersOf(n)).map((id) => numberOf.get(id)!)
+  const watchers = neighbourhoodsOf(membersOf(n), new Map())
+    .watchersOf(idOf(ap))
+    .map((id) => numberOf.get(id)!)
   return { watchers, others: numbers(n).filter((i) => i !== ap && !watchers.includes(i)) }
 }
 
@@ -103,7 +106,7 @@ class Observer {
   }
 
   know(statements: RecordOf<'statement'>[], goodbyes: RecordOf<'goodbye'>[] = []): void {
-    this.roster.setRecords(statements, goodbyes, apId)
+    this.roster.setRecords(statements, goodbyes, [], apId)
   }
 
   state(ap: number): string {
@@ -809,7 +812,7 @@ class Mesh {
     const known = [...this.statements.values()].filter(
       ({ signer }) => this.side(numberOf.get(apId(signer))!) === this.side(ap),
     )
-    roster.setRecords(known, [], apId)
+    roster.setRecords(known, [], [], apId)
     const accusations = known.filter(({ subject, hash }) => apId(subject) === idOf(ap) && !this.refuted.has(hash))
     if (accusations.length > 0) this.beacon(ap)
     for (const { hash } of accusations) this.refuted.add(hash)
