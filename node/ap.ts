@@ -9,6 +9,7 @@ import { isDeepStrictEqual } from 'node:util'
 import type Docker from 'dockerode'
 import type { Logger } from 'pino'
 import { apId, apKey, equalBytes, hex, unhex } from '../protocols/bytes.js'
+import { chuteKey, readChuteSubject } from '../protocols/chute.js'
 import { MemberTimes } from '../protocols/clock.js'
 import type { ImageSpec } from '../protocols/deployment.js'
 import type { Chute } from '../protocols/desired.js'
@@ -51,6 +52,7 @@ import { fetchImage, serveImages } from './packages/transfer.js'
 import { SmallFile } from './store/files.js'
 import { LedgerStore } from './store/ledger-store.js'
 import { type Damage, Store } from './store/store.js'
+import { Surroundings } from './surroundings.js'
 import { VERSION } from './version.js'
 
 /** All in milliseconds. */
@@ -84,6 +86,7 @@ export class Ap {
   private readonly startedAt = monotonic()
   private readonly timers: NodeJS.Timeout[] = []
   private network!: Network
+  private readonly surroundings: Surroundings
   private readonly knownPeers: KnownPeers
   private peersBefore: Readonly<Record<string, readonly string[]>> = {}
   private boot: number
@@ -162,6 +165,19 @@ export class Ap {
         this.scheduleRefresh()
       },
       onEvent: (kind, fields) => events.add(kind, fields),
+    })
+    this.surroundings = new Surroundings({
+      ...{ signer, ledgerStore, now: monotonic },
+      addresses: () => this.addresses(),
+      boot: () => this.boot,
+      nextSign: () => this.nextSign(),
+      ask: async (ap) => {
+        const bytes = await this.network.glimpses.ask(ap)
+        const record = bytes && ledgerStore.check(bytes)
+        return record !== undefined && isKind(record, 'beacon') ? record : undefined
+      },
+      onChange: () => this.scheduleRefresh(),
+      onFailure: (error) => this.log.error({ reason: messageOf(error) }, 'a far AP could not be told or asked'),
     })
     this.current = this.lookOut()
   }
@@ -287,9 +303,17 @@ export class Ap {
   async submit(bytes: Uint8Array): Promise<{ record: SignedRecord; holders: number }> {
     if (this.state !== 'running') throw new MeshError('not-a-member', `this AP is ${this.state}; it takes no records`)
     const record = await this.ledgerStore.submit(bytes)
-    if (record.kind === 'deployment') await this.lookAtImages()
+    if (isKind(record, 'deployment')) await this.becomeOrigin(record)
     this.network.publishRecords([record])
     return { record, holders: 1 + (await this.network.replicate()) }
+  }
+
+  // Those who do not hear this AP's beacons learn from the ledger that the images can be had here.
+  private async becomeOrigin({ subject, body }: RecordOf<'deployment'>): Promise<void> {
+    await this.lookAtImages()
+    if (this.current.neighbourhoods.all.length === 1) return
+    const chute = chuteKey({ ...readChuteSubject(subject), creation: body.creation })
+    await this.ledgerStore.sign(this.signer, 'origin', chute, {})
   }
 
   /** Signs a record with this AP's own key, on behalf of who asks its local API. */
@@ -447,10 +471,13 @@ export class Ap {
       this.ledgerStore,
       {
         isMember: (ap) => this.isMember(ap),
+        isNear: (ap) => this.isMember(ap) && this.surroundings.isNear(ap),
+        whereabouts: (ap) => this.surroundings.whereabouts(ap),
+        ownBeacon: () => this.beacon?.bytes,
         forgets: (ap) =>
           this.current.membership.forgotten.has(ap) ? this.ledgerStore.ledger.history('forget', apKey(ap)) : [],
-        sign: () => ({ boot: this.boot, sequence: ++this.sequence }),
-        beacons: () => this.beacons(),
+        sign: () => this.nextSign(),
+        beacons: (ap) => this.beaconsFor(ap),
         onBeacon: (beacon) => this.takeBeacon(beacon),
         onPulse: (from, sign) => this.roster.pulse(from, sign, monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
@@ -513,6 +540,10 @@ export class Ap {
     }
   }
 
+  private nextSign(): LifeSign {
+    return { boot: this.boot, sequence: ++this.sequence }
+  }
+
   private isMember(ap: string): boolean {
     return this.current.membership.members.has(ap) && !(ap === this.id && this.hasLostTheOthers())
   }
@@ -534,7 +565,8 @@ export class Ap {
 
   private lookOut(): Outlook {
     const { ledger, clock } = this.ledgerStore
-    const self = { id: this.id, beacon: this.beacon?.body, leaving: this.isLeaving }
+    const { glimpses } = this.surroundings
+    const self = { id: this.id, beacon: this.beacon?.body, leaving: this.isLeaving, glimpses }
     return lookOut(ledger, this.meshKey, this.roster, self, clock.now(), monotonic(), this.current)
   }
 
@@ -552,6 +584,7 @@ export class Ap {
     const before = this.current
     this.current = this.lookOut()
     this.leases.look(this.current)
+    this.lookAround()
     this.news.ofOutlook(before, this.current)
     const migrations = this.figures.look(this.current, monotonic(), (ap) => this.roster.lastHeard(ap))
     this.news.ofMigrations(migrations, this.current)
@@ -565,8 +598,23 @@ export class Ap {
     this.work.follow(this.current, this.isLeaving, this.isHandedOver || isForgotten)
   }
 
+  private lookAround(): void {
+    this.surroundings.look(this.current)
+    this.network.follow(this.surroundings.prefix, this.surroundings.contacts())
+    const running = new Set(this.reconciler.instances().map(({ instance }) => hex(instance)))
+    this.surroundings.follow(this.current, running)
+  }
+
+  /** Asks the APs that hold instances, and whose beacons are not heard here, what they say of them. */
+  async askHolders(): Promise<void> {
+    const holders = this.current.placed.flatMap(({ holder }) => holder ?? [])
+    await this.surroundings.ask(holders, this.current)
+    this.refresh()
+  }
+
   private followMembership({ membership: { members: before } }: Outlook): void {
     const { members } = this.current.membership
+    if (members === before) return
     if ([...members.keys()].some((ap) => !before.has(ap))) this.network.membersChanged()
     if (before.has(this.id) && !members.has(this.id))
       this.joinRefusal = 'this AP was forgotten by an admin; it needs a new ticket'
@@ -665,7 +713,7 @@ export class Ap {
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
     // Voters cannot tell the two nodes of one identity apart: neither renews, nor gives back what the other may run by.
     if (this.isReady && !this.hasTwin) this.leases.tick()
-    if (now - this.lastBeaconAt > beaconPause(this.current.membership.members.size)) this.scheduleBeacon()
+    if (now - this.lastBeaconAt > beaconPause(this.neighbours().length)) this.scheduleBeacon()
   }
 
   private sendPulses(): void {
@@ -815,8 +863,13 @@ export class Ap {
     }
   }
 
-  private beacons(): Uint8Array[] {
-    const others = [...this.current.membership.members.keys()].map((ap) => this.roster.latestBeacon(ap))
+  private neighbours(ap = this.id): readonly { id: string }[] {
+    return this.current.neighbourhoods.of(ap)?.members ?? []
+  }
+
+  /** What this AP has heard of the neighbours of another one, and its own. */
+  private beaconsFor(ap: string): Uint8Array[] {
+    const others = this.neighbours(ap).map(({ id }) => this.roster.latestBeacon(id))
     return [this.beacon, ...others].flatMap((beacon) => (beacon === undefined ? [] : [beacon.bytes]))
   }
 
@@ -862,9 +915,22 @@ export class Ap {
 
   private holdersOf(config: string): string[] {
     const connected = new Set(this.connected())
-    return [...this.current.candidates]
+    const near = [...this.current.candidates]
       .filter(([ap, { beacon }]) => connected.has(ap) && beacon?.images.some((image) => hex(image) === config))
       .map(([ap]) => ap)
+    return near.length > 0 ? near : this.farHoldersOf(config)
+  }
+
+  // Who claimed an instance of a chute has fetched its images, and who published it has them.
+  private farHoldersOf(config: string): string[] {
+    const { ledger, clock } = this.ledgerStore
+    const hasImage = ({ spec }: Chute) => spec.services.some(({ image }) => hex(image.config) === config)
+    const claimed = this.current.placed.filter(({ chute }) => hasImage(chute)).flatMap(({ claim }) => claim ?? [])
+    const origins = this.current.chutes
+      .filter(hasImage)
+      .flatMap(({ key }) => ledger.effectiveOn('origin', key, clock.now()))
+    const holders = new Set([...claimed, ...origins].map(({ signer }) => apId(signer)))
+    return [...holders].filter((ap) => ap !== this.id && this.current.candidates.get(ap)?.state === 'alive')
   }
 
   // --- telling ----------------------------------------------------------------------------------------------------

@@ -8,13 +8,16 @@ import { MeshError } from './error.js'
 import { MAX_LEASES, MAX_RECORD } from './limits.js'
 import type { Range } from './sync.js'
 
-/** Until a mesh is split, everyone is in the one neighbourhood of this name. */
+/** What a mesh that is not divided calls its one neighbourhood. */
 const WHOLE_MESH = 'all'
 
-/** Gossip topics. Deployment records and membership go mesh-wide, beacons stay in a neighbourhood. */
-export const topics = (mesh: string, neighbourhood = WHOLE_MESH) => ({
+/**
+ * Gossip topics. Deployment records and membership go mesh-wide, beacons stay in a neighbourhood.
+ * @param prefix of the neighbourhood's positions
+ */
+export const topics = (mesh: string, prefix = '') => ({
   records: `/dropmesh/1/${mesh}/records`,
-  beacons: `/dropmesh/1/${mesh}/${neighbourhood}/beacons`,
+  beacons: `/dropmesh/1/${mesh}/${prefix || WHOLE_MESH}/beacons`,
 })
 
 /** Stream protocols. Two meshes on one network never speak to each other. */
@@ -26,6 +29,7 @@ export const protocolIds = (mesh: string) => ({
   reach: `/dropmesh/1/${mesh}/reach`,
   lease: `/dropmesh/1/${mesh}/lease`,
   image: `/dropmesh/1/${mesh}/image`,
+  beacon: `/dropmesh/1/${mesh}/beacon`,
 })
 
 /** The mDNS service: a DNS label of at most 63 characters, so that two meshes on one LAN do not answer each other. */
@@ -51,6 +55,10 @@ export const probeRequest = z.object({ ap: byteString(32).optional() })
 export type ProbeRequest = z.infer<typeof probeRequest>
 export const probeReply = z.object({ boot: uint, sequence: uint, reached: z.boolean() })
 export type ProbeReply = z.infer<typeof probeReply>
+
+/** What do you say of yourself? The latest beacon, or nothing. */
+export const beaconRequest = z.object({})
+export const beaconReply = z.object({ beacon: envelope.optional() })
 
 /** Of an exclusive chute, which never runs everywhere. */
 const instance = byteString(25)

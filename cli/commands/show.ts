@@ -27,10 +27,13 @@ export function addShow(program: Command): void {
 async function status(options: NodeOptions): Promise<void> {
   const answer = await clientOf(options).get<Status>('/v1/status')
   if (options.json) return printJson(answer)
-  const { ap, mesh, state, role, peers, members, ledger, docker, addresses, warnings, version } = answer
+  const { ap, mesh, state, role, peers, members, ledger, docker, addresses, warnings, version, neighbourhood } = answer
   const rows = [
     ['AP', `${ap.name}  ${ap.id}`],
     ['Mesh', `${mesh}  ${members} ${members === 1 ? 'member' : 'members'}, ${peers} connected`],
+    ...(neighbourhood.prefix === ''
+      ? []
+      : [['Near', `neighbourhood ${neighbourhood.prefix}, ${neighbourhood.members} members`]]),
     ['State', `${state}${role === null ? '' : `, role ${role}`}`],
     ['Engine', docker === null ? 'none answers' : `Docker ${docker.version}`],
     ['Ledger', `${ledger.records} records, digest ${ledger.digest}`],
@@ -45,11 +48,13 @@ async function status(options: NodeOptions): Promise<void> {
 async function aps(options: NodeOptions): Promise<void> {
   const rows = await clientOf(options).get<ApRow[]>('/v1/aps')
   if (options.json) return printJson(rows)
+  const isDivided = rows.some(({ neighbourhood }) => neighbourhood !== '')
   printTable(
-    ['NAME', 'STATE', 'INSTANCES', 'CPUS', 'MEMORY', 'LABELS', 'LAST HEARD', 'ID'],
+    ['NAME', 'STATE', ...(isDivided ? ['NEAR'] : []), 'INSTANCES', 'CPUS', 'MEMORY', 'LABELS', 'LAST HEARD', 'ID'],
     rows.map((ap) => [
       ap.name,
       paintState(ap.state),
+      ...(isDivided ? [ap.neighbourhood] : []),
       String(ap.instances),
       String(ap.capacity.cpus),
       gib(ap.capacity.memory),

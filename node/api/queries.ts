@@ -23,6 +23,8 @@ export interface Status {
   role: string | null
   peers: number
   members: number
+  /** The neighbourhood this AP is in: the prefix of its positions, empty where it is all of the mesh. */
+  neighbourhood: { prefix: string; members: number }
   ledger: { records: number; digest: string }
   docker: { version: string } | null
   addresses: string[]
@@ -42,7 +44,8 @@ export interface Status {
 }
 
 export function status(ap: Ap): Status {
-  const { membership } = ap.outlook
+  const { membership, neighbourhoods } = ap.outlook
+  const home = neighbourhoods.of(ap.id)
   const engine = ap.reconciler.engineInfo()
   return {
     ap: { id: ap.id, name: ap.config.name },
@@ -52,6 +55,7 @@ export function status(ap: Ap): Status {
     role: membership.members.get(ap.id)?.role ?? null,
     peers: ap.connected().length,
     members: membership.members.size,
+    neighbourhood: { prefix: home?.prefix ?? '', members: home?.members.length ?? 0 },
     ledger: { records: ap.ledgerStore.ledger.size, digest: hex(ap.ledgerStore.ledger.digest()) },
     docker: engine === undefined ? null : { version: engine.version },
     addresses: ap.addresses(),
@@ -94,18 +98,24 @@ export interface ApRow {
   capacity: { cpus: number; memory: number }
   instances: number
   lastHeard: string | null
+  /** Empty where all of the mesh is one. */
+  neighbourhood: string
 }
 
 export function aps(ap: Ap): ApRow[] {
-  return [...ap.outlook.candidates].map(([id, { member, state, beacon }]) => ({
+  const { candidates, placed, neighbourhoods } = ap.outlook
+  const held = new Map<string, number>()
+  for (const { holder } of placed) if (holder !== undefined) held.set(holder, (held.get(holder) ?? 0) + 1)
+  return [...candidates].map(([id, { member, state, glimpse, beacon = glimpse }]) => ({
     id,
     name: member.name,
     state: state === 'alive' && member.draining ? 'draining' : state,
     role: member.role,
     labels: { ...member.labels },
     capacity: { cpus: (beacon?.engine?.cpu ?? 0) / 1000, memory: beacon?.engine?.memory ?? 0 },
-    instances: ap.outlook.placed.filter(({ holder }) => holder === id).length,
+    instances: held.get(id) ?? 0,
     lastHeard: ap.lastHeard(id),
+    neighbourhood: neighbourhoods.of(id)?.prefix ?? '',
   }))
 }
 
@@ -164,7 +174,8 @@ export function instances(ap: Ap): InstanceRow[] {
     if (isForeignCopy(item, ap)) continue
     const base = baseOf(item, ap)
     let isShown = false
-    for (const [id, { beacon, state }] of candidates) {
+    for (const [id, { beacon: heard, glimpse, state }] of candidates) {
+      const beacon = heard ?? glimpse
       const report = beacon?.instances.find(({ instance }) => hex(instance) === item.instance)
       const isHolder = id === item.holder
       if (report === undefined || ((state === 'dead' || state === 'left') && !isHolder)) continue

@@ -69,10 +69,22 @@ function addRoutes(app: Hono, ap: Ap): Hono {
     context.json({ error: { code: 'not-found', message: `no such path: ${context.req.path}` } }, 404),
   )
 
+  // What is asked of all of the mesh needs word of those whose beacons are not heard here.
+  const ofWholeMesh = (answer: () => object) => async (context: Context) => {
+    await ap.askHolders()
+    return context.json(answer())
+  }
+
   app.get('/v1/status', (context) => context.json(status(ap)))
   app.get('/v1/aps', (context) => context.json(aps(ap)))
-  app.get('/v1/chutes', (context) => context.json(chutes(ap)))
-  app.get('/v1/instances', (context) => context.json(instances(ap)))
+  app.get(
+    '/v1/chutes',
+    ofWholeMesh(() => chutes(ap)),
+  )
+  app.get(
+    '/v1/instances',
+    ofWholeMesh(() => instances(ap)),
+  )
   app.get('/v1/inspect', (context) => context.json(inspect(ap, context.req.query('of') ?? '')))
   app.get('/v1/history', (context) => context.json(history(ap, context.req.query('of') ?? '')))
   app.get('/v1/events', (context) => followEvents(ap, context))

@@ -32,10 +32,12 @@ export class Dialler {
   constructor(
     private readonly host: Host,
     private readonly self: string,
-    /** Whom to stay connected to: the other members, or any known peer while this AP is not yet in. */
+    /** Whom to stay connected to: those it has to do with, or any known peer while this AP is not yet in. */
     private readonly isWanted: (ap: string) => boolean,
     /** Called with the addresses of those, by AP id, when they have changed. */
     private readonly onAddresses: (known: Record<string, string[]>) => void,
+    /** Where one is to be found of whom this dialler was told nothing. */
+    private readonly whereabouts: (ap: string) => readonly string[] = () => [],
   ) {
     // Not `peer:discovery`: that comes once a peer, and not for one that announces itself at another address later.
     host.addEventListener('peer:update', ({ detail: { peer } }) => {
@@ -79,7 +81,7 @@ export class Dialler {
   learn(ap: string, addresses: readonly string[]): void {
     if (ap === this.self || (!this.peers.has(ap) && !(isPeerId(ap) && this.hasRoomForOne()))) return
     const peer = this.peers.get(ap) ?? this.newPeer(ap)
-    const bare = new Set(addresses.map((address) => address.replace(/\/p2p\/[^/]+$/, '')))
+    const bare = new Set(addresses.map(bareAddress))
     const fresh = [...bare].filter((address) => !peer.addresses.includes(address) && isDialable(address))
     this.peers.set(ap, peer)
     if (fresh.length === 0) return
@@ -116,7 +118,9 @@ export class Dialler {
 
   /** The addresses of an AP, for a connection of one's own. */
   multiaddrs(ap: string): Multiaddr[] {
-    return (this.peers.get(ap)?.addresses ?? []).map((address) => multiaddr(`${address}/p2p/${ap}`))
+    const known = this.peers.get(ap)?.addresses ?? []
+    const addresses = known.length > 0 ? known : this.whereabouts(ap).map(bareAddress).filter(isDialable)
+    return addresses.map((address) => multiaddr(`${address}/p2p/${ap}`))
   }
 
   private newPeer(ap: string): Peer {
@@ -158,6 +162,8 @@ export class Dialler {
     }
   }
 }
+
+const bareAddress = (address: string): string => address.replace(/\/p2p\/[^/]+$/, '')
 
 function isPeerId(text: string): boolean {
   try {

@@ -5,6 +5,7 @@ import { MAX_RECORD } from '../../protocols/limits.js'
 import { topics } from '../../protocols/wire.js'
 import { isOfDisk } from '../store/store.js'
 import type { Host } from './host.js'
+import type { Standing } from './standing.js'
 
 /** What became of a message: `new` is delivered and forwarded, `old` neither. */
 type Judgement = 'new' | 'old'
@@ -17,45 +18,76 @@ export interface GossipHandlers {
   onRefused(from: string, reason: MeshError): void
 }
 
+/** For so long after a change an AP hears and tells in its former neighbourhood too, in milliseconds: others learn of it later. */
+const OVERLAP = 60_000
+
 export class Gossip {
-  private readonly topics: ReturnType<typeof topics>
+  private readonly records: string
+  /** The topics of beacons, and until when this AP is on each. */
+  private readonly beacons = new Map<string, number>()
 
   constructor(
     private readonly host: Host,
-    mesh: string,
-    handlers: GossipHandlers,
+    private readonly mesh: string,
+    private readonly standing: Standing,
+    private readonly handlers: GossipHandlers,
   ) {
-    this.topics = topics(mesh)
-    const { pubsub } = host.services
-    const validate =
-      (judge: (bytes: Uint8Array, from: string) => Promise<Judgement>) =>
-      async (peer: { toString(): string }, message: { data: Uint8Array }): Promise<TopicValidatorResult> => {
-        const from = peer.toString()
-        if (!handlers.isMember(from)) return TopicValidatorResult.Ignore
-        try {
-          return (await judge(message.data, from)) === 'new' ? TopicValidatorResult.Accept : TopicValidatorResult.Ignore
-        } catch (error) {
-          // Only what a record says of itself is the sender's fault; a full disk is ours.
-          if (!(error instanceof MeshError) || isOfDisk(error)) return TopicValidatorResult.Ignore
-          handlers.onRefused(from, error)
-          return TopicValidatorResult.Reject
-        }
-      }
-    pubsub.topicValidators.set(this.topics.records, validate(handlers.onRecord))
-    pubsub.topicValidators.set(this.topics.beacons, validate(handlers.onBeacon))
+    this.records = topics(mesh).records
   }
 
   start(): void {
-    this.host.services.pubsub.subscribe(this.topics.records)
-    this.host.services.pubsub.subscribe(this.topics.beacons)
+    this.subscribe(this.records, this.handlers.onRecord)
+    this.follow('')
+  }
+
+  private subscribe(topic: string, judge: GossipHandlers['onRecord']): void {
+    const { pubsub } = this.host.services
+    pubsub.topicValidators.set(topic, (peer, message) => this.validate(judge, peer.toString(), message.data))
+    pubsub.subscribe(topic)
+  }
+
+  private async validate(
+    judge: GossipHandlers['onRecord'],
+    from: string,
+    data: Uint8Array,
+  ): Promise<TopicValidatorResult> {
+    const { isMember, onRefused } = this.handlers
+    if (!isMember(from)) return TopicValidatorResult.Ignore
+    try {
+      return (await judge(data, from)) === 'new' ? TopicValidatorResult.Accept : TopicValidatorResult.Ignore
+    } catch (error) {
+      // Only what a record says of itself is the sender's fault; a full disk is ours.
+      if (!(error instanceof MeshError) || isOfDisk(error)) return TopicValidatorResult.Ignore
+      onRefused(from, error)
+      this.standing.lower(from)
+      return TopicValidatorResult.Reject
+    }
+  }
+
+  /** Says which neighbourhood this AP is in. Call it again and again: the former one is left a while after a change. */
+  follow(prefix: string): void {
+    const now = performance.now()
+    const own = topics(this.mesh, prefix).beacons
+    if (!this.beacons.has(own)) this.subscribe(own, this.handlers.onBeacon)
+    for (const [topic, until] of this.beacons) {
+      if (until === Number.POSITIVE_INFINITY) this.beacons.set(topic, now + OVERLAP)
+      else if (until < now) this.leave(topic)
+    }
+    this.beacons.set(own, Number.POSITIVE_INFINITY)
+  }
+
+  private leave(topic: string): void {
+    this.beacons.delete(topic)
+    this.host.services.pubsub.unsubscribe(topic)
+    this.host.services.pubsub.topicValidators.delete(topic)
   }
 
   publishRecord(bytes: Uint8Array): void {
-    this.publish(this.topics.records, bytes)
+    this.publish(this.records, bytes)
   }
 
   publishBeacon(bytes: Uint8Array): void {
-    this.publish(this.topics.beacons, bytes)
+    for (const topic of this.beacons.keys()) this.publish(topic, bytes)
   }
 
   // A failed publish is no loss: gossip is best effort, and sync brings what it did not.

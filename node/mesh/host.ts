@@ -1,7 +1,6 @@
 // The libp2p host of an AP: transports, encryption, gossip. The one file that knows how libp2p is put together.
 import '../polyfill.js'
 import { type GossipSub, gossipsub } from '@chainsafe/libp2p-gossipsub'
-import { createTopicScoreParams } from '@chainsafe/libp2p-gossipsub/score'
 import { bootstrap } from '@libp2p/bootstrap'
 import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
 import { type Identify, identify } from '@libp2p/identify'
@@ -13,8 +12,8 @@ import { type Ping, ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import { yamux } from '@libp2p/yamux'
 import { createLibp2p } from 'libp2p'
-import { sha256 } from '../../protocols/bytes.js'
-import { mdnsService, topics } from '../../protocols/wire.js'
+import { sha256, utf8 } from '../../protocols/bytes.js'
+import { mdnsService } from '../../protocols/wire.js'
 
 /** Connections of one peer, and of all that are no members: nobody may take all that there are. Bulk has its own. */
 const MAX_CONNECTIONS_EACH = 16
@@ -26,20 +25,6 @@ const MAX_STRANGERS = 64
 const MAX_WINDOW = 1024 ** 2
 /** Bytes of one message of gossipsub itself, which can carry many records to one that asked for them. */
 const MAX_GOSSIP_MESSAGE = 4 * 1024 ** 2
-
-/**
- * Who sends what is provably bad loses the square of how often, a tenth of it forgiven each second: ten times is the
- * graylist. Nothing else is scored. The more honest peers there are, the less each of them delivers first.
- */
-const SCORED = createTopicScoreParams({
-  topicWeight: 1,
-  timeInMeshWeight: 0,
-  firstMessageDeliveriesWeight: 0,
-  meshMessageDeliveriesWeight: 0,
-  meshFailurePenaltyWeight: 0,
-  invalidMessageDeliveriesWeight: -1,
-  invalidMessageDeliveriesDecay: 0.9,
-})
 
 export type Host = Libp2p<{ identify: Identify; ping: Ping; pubsub: GossipSub }>
 
@@ -54,10 +39,11 @@ export interface HostOptions {
   bootstrap: readonly string[]
   /** Members alone take part in gossip; strangers are neither heard nor told. */
   isMember(ap: string): boolean
+  /** How a member stands with this AP: zero, or below where it did what none should. */
+  standing?(ap: string): number
 }
 
 export async function createHost(options: HostOptions): Promise<Host> {
-  const { records, beacons } = topics(options.mesh)
   const host: Host = await createLibp2p({
     start: false,
     privateKey: await generateKeyPairFromSeed('Ed25519', options.seed),
@@ -89,10 +75,18 @@ export async function createHost(options: HostOptions): Promise<Host> {
       ping: ping(),
       pubsub: gossipsub({
         globalSignaturePolicy: 'StrictNoSign', // records are signed themselves (decision 3)
-        msgIdFn: (message) => sha256(message.data),
+        // While neighbourhoods change one beacon goes to two topics.
+        msgIdFn: ({ topic, data }) => sha256(utf8(topic), Uint8Array.of(0), data),
+        // What comes on a topic that this AP does not hear would be kept and handed on unseen.
+        dataTransform: {
+          inboundTransform(topic, data) {
+            if (!host.services.pubsub.getTopics().includes(topic)) throw new Error(`not on ${topic}`)
+            return data
+          },
+          outboundTransform: (_, data) => data,
+        },
         allowPublishToZeroTopicPeers: true,
         emitSelf: false,
-        allowedTopics: [records, beacons],
         maxInboundDataLength: MAX_GOSSIP_MESSAGE,
         // Telling all others not to send what just came costs more than a beacon that comes twice.
         idontwantMinDataSize: 8192,
@@ -100,9 +94,8 @@ export async function createHost(options: HostOptions): Promise<Host> {
         D: 8,
         Dhi: 30,
         scoreParams: {
-          topics: { [records]: SCORED, [beacons]: SCORED },
           IPColocationFactorWeight: 0,
-          appSpecificScore: (peer) => (options.isMember(peer) ? 0 : -1000),
+          appSpecificScore: (peer) => (options.isMember(peer) ? (options.standing?.(peer) ?? 0) : -1000),
           appSpecificWeight: 1,
         },
         scoreThresholds: { gossipThreshold: -10, publishThreshold: -50, graylistThreshold: -100 },

@@ -13,12 +13,14 @@ import { isOfDisk } from '../store/store.js'
 import { Datagrams } from './datagrams.js'
 import { Dialler, isDialable } from './dialler.js'
 import { exchange } from './frames.js'
+import { Glimpses } from './glimpses.js'
 import { Gossip } from './gossip.js'
 import { closeConnection, connectionTo, createHost, type Host, openStream, peerId } from './host.js'
 import { type Admission, admitNewcomers, askToJoin } from './join.js'
 import { LeaseCalls, type LeaseMessage } from './leases.js'
 import { type LifeSign, Probes, Pulses } from './liveness.js'
 import { replicate } from './replicate.js'
+import { Standing } from './standing.js'
 import { answerForgotten, answerSync, initiateSync, type SyncResult, syncFrames } from './sync.js'
 
 /** A stranger that was not let in by then is disconnected, in milliseconds. */
@@ -28,6 +30,9 @@ const STRANGER_PATIENCE = 15_000
  * member while connected is therefore disconnected after that, and dialled anew. In milliseconds.
  */
 const RENEW_AFTER = 1500
+
+/** Connections that are kept to members that are neither neighbours nor watch, or are watched. */
+const FAR_KEPT = 32
 
 export interface NetworkOptions {
   readonly seed: Uint8Array
@@ -43,10 +48,16 @@ export interface NetworkOptions {
 
 export interface NetworkHandlers {
   isMember(ap: string): boolean
+  /** Members to stay connected to. */
+  isNear(ap: string): boolean
+  /** Where a member says that it is to be found. */
+  whereabouts(ap: string): readonly string[]
+  ownBeacon(): Uint8Array | undefined
   /** The records by which an AP was forgotten; none where it never was a member. */
   forgets(ap: string): SignedRecord[]
   sign(): LifeSign
-  beacons(): Uint8Array[]
+  /** The latest beacons that a member needs. */
+  beacons(ap: string): Uint8Array[]
   /** Returns whether it was newer than what is known. */
   onBeacon(beacon: RecordOf<'beacon'>): boolean
   onPulse(from: string, sign: LifeSign): void
@@ -66,6 +77,7 @@ export class Network {
   readonly dialler: Dialler
   readonly probes: Probes
   readonly leases: LeaseCalls
+  readonly glimpses: Glimpses
   private readonly ids: ReturnType<typeof protocolIds>
   private readonly gossip: Gossip
   private readonly datagrams: Datagrams
@@ -84,10 +96,11 @@ export class Network {
     private readonly options: NetworkOptions,
     private readonly store: LedgerStore,
     private readonly handlers: NetworkHandlers,
+    standing: Standing,
   ) {
     this.ids = protocolIds(options.mesh)
-    const isWanted = (ap: string) => handlers.isMember(ap) || !handlers.isMember(options.self)
-    this.dialler = new Dialler(host, options.self, isWanted, handlers.onAddresses)
+    const isWanted = (ap: string) => handlers.isNear(ap) || !handlers.isMember(options.self)
+    this.dialler = new Dialler(host, options.self, isWanted, handlers.onAddresses, handlers.whereabouts)
     for (const [ap, addresses] of Object.entries(options.peers)) this.dialler.learn(ap, addresses)
     const liveness = {
       isMember: handlers.isMember,
@@ -109,7 +122,8 @@ export class Network {
     this.pulses = new Pulses(host, this.ids, this.datagrams, liveness)
     this.probes = new Probes(host, this.ids, this.dialler, this.datagrams, liveness)
     this.leases = new LeaseCalls(host, this.ids, this.dialler, handlers)
-    this.gossip = new Gossip(host, options.mesh, {
+    this.glimpses = new Glimpses(host, this.ids, this.dialler, handlers)
+    this.gossip = new Gossip(host, options.mesh, standing, {
       isMember: handlers.isMember,
       onRecord: async (bytes) => ((await store.acceptOne(store.check(bytes))) ? 'new' : 'old'),
       onBeacon: async (bytes) => (this.takeBeacon(store.check(bytes)) ? 'new' : 'old'),
@@ -121,8 +135,10 @@ export class Network {
     const bootstrap = Object.entries(options.peers).flatMap(([ap, addresses]) =>
       addresses.map((address) => `${address.replace(/\/p2p\/[^/]+$/, '')}/p2p/${ap}`).filter(isDialable),
     )
-    const host = await createHost({ ...options, bootstrap, isMember: handlers.isMember })
-    return new Network(host, options, store, handlers)
+    const standing = new Standing()
+    const { isMember } = handlers
+    const host = await createHost({ ...options, bootstrap, isMember, standing: (ap) => standing.of(ap) })
+    return new Network(host, options, store, handlers, standing)
   }
 
   async start(): Promise<void> {
@@ -138,6 +154,7 @@ export class Network {
     await this.pulses.start()
     await this.probes.start()
     await this.leases.start()
+    await this.glimpses.start()
     await admitNewcomers(
       host,
       ids,
@@ -173,6 +190,7 @@ export class Network {
       setInterval(() => {
         this.syncWhereDue()
         this.partWithStrangers()
+        this.partWithTheFar()
       }, COMPARE),
     )
   }
@@ -205,6 +223,12 @@ export class Network {
   /** Watchers that hear this AP's pulses by datagram; the others get them by stream. */
   heardByDatagram(): ReadonlySet<string> {
     return this.pulses.heardBy()
+  }
+
+  /** Says which neighbourhood this AP is in, and where those far away are to be found with whom it stays connected. */
+  follow(prefix: string, contacts: readonly string[]): void {
+    this.gossip.follow(prefix)
+    for (const ap of contacts) this.dialler.learn(ap, this.handlers.whereabouts(ap))
   }
 
   sendPulses(watchers: readonly string[]): void {
@@ -320,6 +344,14 @@ export class Network {
     }
   }
 
+  // Who was a neighbour, or had something to ask once. Those that are asked often have the newest connections.
+  private partWithTheFar(): void {
+    const far = this.connected().filter((ap) => !this.handlers.isNear(ap))
+    for (const ap of far.slice(0, Math.max(0, far.length - FAR_KEPT))) {
+      for (const connection of this.host.getConnections(peerId(ap))) void closeConnection(connection)
+    }
+  }
+
   private takeBeacon(record: SignedRecord): boolean {
     return isKind(record, 'beacon') && this.handlers.onBeacon(record)
   }
@@ -327,7 +359,7 @@ export class Network {
   private syncDependencies(ap: string) {
     return {
       store: this.store,
-      beacons: this.handlers.beacons,
+      beacons: () => this.handlers.beacons(ap),
       onBeacon: (beacon: SignedRecord) => void this.takeBeacon(beacon),
       onRefused: (error: MeshError) => this.handlers.onRefused(ap, error),
       onTime: (ms: number) => {

@@ -1,5 +1,5 @@
 // One life of a simulated AP: composes the same code as node/ap.ts in the same way, over a simulated network, disk and
-// container engine. Where node/ap.ts changes what follows from what, this file must follow.
+// container engine. Where node/ap.ts changes what follows from what, this file must follow. Its meshes are never divided.
 import { isDeepStrictEqual } from 'node:util'
 import { Leases } from '../../node/chutes/leases.js'
 import { Reconciler } from '../../node/chutes/reconciler.js'
@@ -377,7 +377,8 @@ export class Ap {
     const now = this.time.monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
     if (this.isReady && !this.hasTwin) this.leases.tick()
-    if (now - this.lastBeaconAt > beaconPause(this.current.membership.members.size)) this.scheduleBeacon()
+    if (now - this.lastBeaconAt > beaconPause(this.current.neighbourhoods.of(this.id)?.members.length ?? 0))
+      this.scheduleBeacon()
   }
 
   private sendPulses(): void {

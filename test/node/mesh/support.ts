@@ -73,6 +73,9 @@ export class Peer {
       ledgerStore,
       {
         isMember: (ap) => peer.members.has(ap),
+        isNear: (ap) => peer.members.has(ap),
+        whereabouts: () => [],
+        ownBeacon: () => peer.beacons.get(peer.id)?.bytes,
         forgets: () => [],
         sign: () => ({ boot: 1, sequence: ++peer.sequence }),
         beacons: () => [...peer.beacons.values()].map(({ bytes }) => bytes),
