@@ -45,7 +45,7 @@ export class Realm {
   /** A record of some kind that adds to the ledger, of at least `size` bytes. */
   record(size = 0): SignedRecord {
     const padding = new Uint8Array(Math.max(0, size - 250))
-    return this.sign(this.publisher, 'settings', utf8(`setting ${this.count++}`), { padding })
+    return this.sign(this.publisher, 'snapshot-head', utf8(`setting ${this.count++}`), { padding })
   }
 
   records(n: number, size = 0): SignedRecord[] {

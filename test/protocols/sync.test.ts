@@ -9,7 +9,7 @@ import { readRange, writeRange } from '../../protocols/wire.js'
 import { ledgerOf, MESH, NOW, signer, unsigned } from './support.js'
 
 const POOL: SignedRecord[] = Array.from({ length: 3000 }, (_, i) =>
-  seal(signer(1), MESH, [NOW, i], 'settings', utf8(`${i}`), {}),
+  seal(signer(1), MESH, [NOW, i], 'snapshot-head', utf8(`${i}`), {}),
 )
 
 interface Course {

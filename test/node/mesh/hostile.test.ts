@@ -117,7 +117,7 @@ function spoilt(bytes: Uint8Array): Uint8Array {
 /** Sends a record as an honest person would, to the witness, and waits until the node has it as well. */
 async function honestTraffic(): Promise<void> {
   const person = apSigner(seed())
-  const honest = seal(person, realm, [Date.now(), 0], 'settings', utf8(hex(person.publicKey)), {})
+  const honest = seal(person, realm, [Date.now(), 0], 'snapshot-head', utf8(hex(person.publicKey)), {})
   await witness.client.post('/v1/records', honest.bytes)
   await eventually(
     'an honest record to reach the node',
@@ -341,10 +341,10 @@ test('beacons that are old change nothing, however they come', async () => {
 
 test('what is not as it should be is refused, whoever passes it on, and is in the events', async () => {
   const before = await digestOf(target)
-  const good = record('settings', utf8('good'), {})
+  const good = record('snapshot-head', utf8('good'), {})
   const sick = {
-    'wrong signature': spoilt(record('settings', utf8('x'), {}).bytes),
-    'another mesh': seal(signer, sha256(utf8('another')).slice(0, 20), [Date.now(), 0], 'settings', utf8('x'), {})
+    'wrong signature': spoilt(record('snapshot-head', utf8('x'), {}).bytes),
+    'another mesh': seal(signer, sha256(utf8('another')).slice(0, 20), [Date.now(), 0], 'snapshot-head', utf8('x'), {})
       .bytes,
     'another AP': record('goodbye', apKey(witness.id), { boot: 2 ** 40 }).bytes,
     'a beacon of another AP': record('beacon', apKey(witness.id), {}).bytes,
@@ -455,7 +455,7 @@ test('a sync that never ends does not fill the memory, whichever side the villai
   await unharmed(before, { changes: true })
 
   // Bad records without end: after a while the node has enough.
-  const bad = Array.from({ length: 200 }, (_, i) => spoilt(record('settings', utf8(`b${i}`), {}).bytes))
+  const bad = Array.from({ length: 200 }, (_, i) => spoilt(record('snapshot-head', utf8(`b${i}`), {}).bytes))
   let accepted = 0
   const { stream, frames: bombs } = await rogue(ids.sync)
   await dare(async () => {
@@ -551,7 +551,7 @@ test('one that accuses a live AP again and again does not kill it, is refuted, a
 test('one that does nothing but what is refused does not fill the events, nor the log', async () => {
   const [eventsBefore, logBefore] = [(await target.events()).length, target.log.length]
   for (let i = 0; i < 1500; i++) {
-    const bad = spoilt(record('settings', utf8(`f${i}`), {}).bytes)
+    const bad = spoilt(record('snapshot-head', utf8(`f${i}`), {}).bytes)
     await publish(i % 2 === 0 ? recordTopic : beaconTopic, bad)
   }
   for (let round = 0; round < 8; round++) {
@@ -559,7 +559,7 @@ test('one that does nothing but what is refused does not fill the events, nor th
       const { frames } = await rogue(ids.sync)
       await frames.write(['hello', new Uint8Array(16), Date.now()])
       for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
-      const bad = Array.from({ length: 300 }, (_, i) => spoilt(record('settings', utf8(`s${i}`), {}).bytes))
+      const bad = Array.from({ length: 300 }, (_, i) => spoilt(record('snapshot-head', utf8(`s${i}`), {}).bytes))
       await frames.write(['records', bad])
       await frames.read(syncFrame)
     })
