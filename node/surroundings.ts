@@ -15,6 +15,8 @@ const SIGN_EVERY = 5000
 /** How old an answer of a far AP may be where a person asks, and where this AP does. */
 const FRESH = 1000
 const ASK_EVERY = 2000
+/** How long an answer is remembered: what is not asked again has been seen by who asked. */
+const REMEMBERED = 10_000
 /** Far APs that are asked for one question: `ps` in a large mesh is no reason to ask everyone. */
 const ASKED_AT_ONCE = 64
 const MAX_ADDRESSES = 8
@@ -33,7 +35,7 @@ export interface SurroundingsOptions {
 }
 
 export class Surroundings {
-  /** What far APs said, and when. */
+  /** What far APs said of late. */
   readonly glimpses = new Map<string, Body<'beacon'>>()
   private readonly askedAt = new Map<string, number>()
   private neighbourhoods: Neighbourhoods | undefined
@@ -64,6 +66,7 @@ export class Surroundings {
   look(outlook: Outlook): void {
     const { neighbourhoods } = outlook
     if (neighbourhoods !== this.neighbourhoods) this.settle(neighbourhoods)
+    this.forget()
     const { options, self } = this
     const { signer, ledgerStore } = options
     const isAlive = (ap: string) => ap === self || outlook.candidates.get(ap)?.state === 'alive'
@@ -79,7 +82,15 @@ export class Surroundings {
     this.neighbourhoods = neighbourhoods
     const neighbours = neighbourhoods.of(this.self)?.members ?? []
     this.near = new Set([...neighbours.map(({ id }) => id), ...neighbourhoods.contactsOf(this.self)])
-    for (const ap of this.glimpses.keys()) if (neighbours.some(({ id }) => id === ap)) this.glimpses.delete(ap)
+  }
+
+  private forget(): void {
+    const before = this.options.now() - REMEMBERED
+    for (const [ap, at] of this.askedAt) {
+      if (at > before) continue
+      this.askedAt.delete(ap)
+      this.glimpses.delete(ap)
+    }
   }
 
   private showLife({ membership }: Outlook): void {
