@@ -656,7 +656,7 @@ export class Ap {
     // A box that knows nothing yet believes the first one that lets it in.
     if (ledger.size <= 2) clock.raise(ms)
     this.times.note(ap, ms, monotonic())
-    const corrected = this.times.correction(clock.now(), monotonic(), this.current.membership.members)
+    const corrected = this.times.correction(clock.now(), monotonic(), this.neighbours())
     if (corrected === undefined) return
     this.events.add('clock-corrected', { behind: corrected - clock.now() })
     clock.raise(corrected)

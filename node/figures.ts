@@ -55,12 +55,14 @@ export class Figures {
     this.lookedAt = now
     const migrations: Migration[] = []
     const servers = serversOf(outlook)
-    for (const { instance, chute, claim } of outlook.placed) {
+    for (const { instance, chute, claim, holder } of outlook.placed) {
       const by = servers.get(instance) ?? []
       const seen = this.seen.get(instance)
       const lack = this.lackOf(hex(chute.key))
       lack.duplicate += passed * Math.max(0, by.length - 1)
-      if (by.length === 0) {
+      if (by.length === 0 && holder !== undefined && isUnheard(outlook, holder)) {
+        this.seen.delete(instance) // it may well be served where nothing is heard of it
+      } else if (by.length === 0) {
         if (seen === undefined) continue // it never ran yet
         const before = seen.goneAt
         seen.goneAt ??= Math.min(now, lastHeard(seen.server) ?? now)
@@ -73,9 +75,8 @@ export class Figures {
         this.seen.set(instance, { server: by[0]!, goneAt: undefined })
       } else seen.goneAt = undefined
     }
-    for (const instance of this.seen.keys()) {
-      if (!outlook.placed.some((placed) => placed.instance === instance)) this.seen.delete(instance)
-    }
+    const wanted = new Set(outlook.placed.map(({ instance }) => instance))
+    for (const instance of this.seen.keys()) if (!wanted.has(instance)) this.seen.delete(instance)
     // What was handed over was never away: it would make the figures look better than they are.
     for (const { ms } of migrations) if (ms > 0) keep(this.migrations, ms)
     return migrations
@@ -101,6 +102,9 @@ export class Figures {
     return lack
   }
 }
+
+const isUnheard = ({ neighbourhoods, candidates }: Outlook, ap: string): boolean =>
+  neighbourhoods.all.length > 1 && candidates.get(ap)?.beacon === undefined
 
 /** AP ids of those that serve each instance, by what their beacons say. */
 function serversOf({ candidates }: Outlook): Map<string, string[]> {

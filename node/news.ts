@@ -3,6 +3,7 @@ import { apId, equalBytes, hex, unhex } from '../protocols/bytes.js'
 import type { SignedRecord } from '../protocols/envelope.js'
 import { newConflicts } from '../protocols/history.js'
 import { isKind, type RecordOf } from '../protocols/kinds.js'
+import type { Membership } from '../protocols/membership.js'
 import type { Outlook } from '../protocols/outlook.js'
 import type { Events } from './events.js'
 import type { Migration } from './figures.js'
@@ -23,11 +24,14 @@ export class News {
   }
 
   ofOutlook(before: Outlook, after: Outlook): void {
-    const [members, membersBefore] = [after.membership.members, before.membership.members]
-    for (const [ap, { name }] of members) if (!membersBefore.has(ap)) this.events.add('joined', { ap, name })
-    for (const [ap, { name }] of membersBefore) if (!members.has(ap)) this.events.add('forgotten', { ap, name })
+    if (before.membership !== after.membership) this.ofMembers(before.membership, after.membership)
     this.ofNames(before, after)
     this.ofVoters(before, after)
+  }
+
+  private ofMembers({ members: before }: Membership, { members: after }: Membership): void {
+    for (const [ap, { name }] of after) if (!before.has(ap)) this.events.add('joined', { ap, name })
+    for (const [ap, { name }] of before) if (!after.has(ap)) this.events.add('forgotten', { ap, name })
   }
 
   /** An instance was stopped here. Where another AP has it, data it leaves is a branch that nobody continues (decision 12). */

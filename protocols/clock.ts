@@ -47,11 +47,11 @@ export class MemberTimes {
    * The time that this AP should go on from: the latest one that a majority of the other members have reached, where that is
    * far later than its own. One that said nothing counts as one that has not reached it, and a single one is never enough:
    * whatever the others claim, where most of them are honest an honest one has come as far.
-   * @param members by AP id, this AP among them
+   * @param members those it hears of, this AP among them
    */
-  correction(nowMs: number, monotonicMs: number, members: ReadonlyMap<string, unknown>): number | undefined {
-    const vouchers = Math.max(2, majority(members.size - 1))
-    const told = [...this.offsets].filter(([ap]) => members.has(ap)).map(([, offset]) => offset + monotonicMs)
+  correction(nowMs: number, monotonicMs: number, members: readonly { id: string }[]): number | undefined {
+    const vouchers = Math.max(2, majority(members.length - 1))
+    const told = members.flatMap(({ id }) => this.offsets.get(id) ?? []).map((offset) => offset + monotonicMs)
     const reached = told.sort((a, b) => b - a)[vouchers - 1]
     return reached !== undefined && reached > nowMs + BEHIND ? Math.floor(reached) : undefined
   }

@@ -65,12 +65,13 @@ export class Gossip {
   }
 
   /** Says which neighbourhood this AP is in. Call it again and again: the former one is left a while after a change. */
-  follow(prefix: string): void {
+  follow(prefix: string, overlap = OVERLAP): void {
     const now = performance.now()
     const own = topics(this.mesh, prefix).beacons
     if (!this.beacons.has(own)) this.subscribe(own, this.handlers.onBeacon)
     for (const [topic, until] of this.beacons) {
-      if (until === Number.POSITIVE_INFINITY) this.beacons.set(topic, now + OVERLAP)
+      if (topic === own) continue
+      if (until === Number.POSITIVE_INFINITY) this.beacons.set(topic, now + overlap)
       else if (until < now) this.leave(topic)
     }
     this.beacons.set(own, Number.POSITIVE_INFINITY)

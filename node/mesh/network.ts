@@ -226,8 +226,8 @@ export class Network {
   }
 
   /** Says which neighbourhood this AP is in, and where those far away are to be found with whom it stays connected. */
-  follow(prefix: string, contacts: readonly string[]): void {
-    this.gossip.follow(prefix)
+  follow(prefix: string, contacts: readonly string[], overlap?: number): void {
+    this.gossip.follow(prefix, overlap)
     for (const ap of contacts) this.dialler.learn(ap, this.handlers.whereabouts(ap))
   }
 

@@ -2,7 +2,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { eventually, type TestAp, TestMesh } from '../support/mesh.js'
 
-const small = { NODE_OPTIONS: `--import ${new URL('../support/small-neighbourhoods.js', import.meta.url)}` }
+const small = { NODE_OPTIONS: `--import ${new URL('../support/small-mesh.js', import.meta.url)}` }
 const mesh = new TestMesh()
 const APS = 8
 

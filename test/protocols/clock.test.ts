@@ -73,7 +73,7 @@ const HOUR = 3_600_000
 
 /** What an AP that shows `own`, in a mesh of so many, goes on from after others told it their times. */
 function corrected(own: number, members: number, told: readonly number[], later = 0): number | undefined {
-  const ids = new Map(Array.from({ length: members }, (_, i) => [`ap${i}`, i]))
+  const ids = Array.from({ length: members }, (_, i) => ({ id: `ap${i}` }))
   const times = new MemberTimes()
   for (const [i, time] of told.entries()) times.note(`ap${i + 1}`, time, 500)
   return times.correction(own, 500 + later, ids)
@@ -108,18 +108,8 @@ test('one member alone cannot move a clock, even where there is no other, and wh
   assert.is(corrected(0, 3, [HOUR]), undefined)
   const times = new MemberTimes()
   for (const ap of ['a', 'b', 'c']) times.note(ap, HOUR, 0)
-  assert.is(
-    times.correction(
-      0,
-      0,
-      new Map([
-        ['self', 0],
-        ['a', 0],
-        ['d', 0],
-      ]),
-    ),
-    undefined,
-  )
+  const members = ['self', 'a', 'd'].map((id) => ({ id }))
+  assert.is(times.correction(0, 0, members), undefined)
 })
 
 test.run()

@@ -331,7 +331,7 @@ export class Ap {
     const { ledger, clock } = this.ledgerStore
     if (ledger.size <= 2) clock.raise(ms)
     this.times.note(ap, ms, this.time.monotonic())
-    const corrected = this.times.correction(clock.now(), this.time.monotonic(), this.current.membership.members)
+    const corrected = this.times.correction(clock.now(), this.time.monotonic(), this.neighbours())
     if (corrected === undefined) return
     this.tell('clock-corrected', { behind: corrected - clock.now() })
     clock.raise(corrected)
@@ -377,8 +377,7 @@ export class Ap {
     const now = this.time.monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
     if (this.isReady && !this.hasTwin) this.leases.tick()
-    if (now - this.lastBeaconAt > beaconPause(this.current.neighbourhoods.of(this.id)?.members.length ?? 0))
-      this.scheduleBeacon()
+    if (now - this.lastBeaconAt > beaconPause(this.neighbours().length)) this.scheduleBeacon()
   }
 
   private sendPulses(): void {
@@ -487,6 +486,10 @@ export class Ap {
     const record = seal(signer, ledgerStore.mesh, ledgerStore.clock.next(), 'beacon', signer.publicKey, body)
     checkKind(record)
     return record as RecordOf<'beacon'>
+  }
+
+  private neighbours(): readonly { id: string }[] {
+    return this.current.neighbourhoods.of(this.id)?.members ?? []
   }
 
   private beacons(): Uint8Array[] {

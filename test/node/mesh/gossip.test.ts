@@ -109,6 +109,32 @@ test('a beacon reaches all, once, and an older one nobody', async () => {
   assert.ok([b, c, d].every((peer) => peer.beacons.get(a.id)?.body.sequence === 20))
 })
 
+test('a beacon is heard in its neighbourhood alone, and for a while after a change in the former one too', async () => {
+  let sequence = 100
+  const hears = (peer: Peer) =>
+    until('a beacon to be heard', () => {
+      if (peer.beacons.get(a.id)?.body.sequence === sequence) return true
+      a.network.publishBeacon(realm.beacon(a.signer, ++sequence))
+      return false
+    })
+  const move = (peer: Peer, prefix: string) => {
+    for (let i = 0; i < 2; i++) peer.network.follow(prefix, [], -1)
+  }
+  d.network.follow('0', [])
+  await hears(d)
+  await hears(c)
+  move(a, '0')
+  await hears(d)
+  const last = sequence
+  await hears(d)
+  const record = realm.record()
+  await publish(a, record)
+  await everywhereOnDisk(record)
+  assert.ok((c.beacons.get(a.id)?.body.sequence ?? 0) <= last)
+  for (const peer of [a, d]) move(peer, '')
+  await hears(c)
+})
+
 test('a record bigger than one may be is never sent, for it would end the gossip between two APs', () => {
   const record = { ...realm.record(), bytes: new Uint8Array(MAX_RECORD + 1) }
   assert.throws(
