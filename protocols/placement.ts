@@ -126,10 +126,11 @@ export function place(
     })
   }
 
+  const eligible = homes && new Eligible(homes.neighbourhoods.all, candidates)
   return wanted.map(({ instance, known }) => {
     const entry = placed.get(instance)!
     if (entry.holder !== undefined || entry.waitsFor !== undefined) return entry
-    const turn = homes === undefined ? OWN_TURN : turnOf(entry, candidates, homes, nowMs)
+    const turn = eligible === undefined ? OWN_TURN : turnOf(entry, eligible, homes!, nowMs)
     const obstacles = new Map<string, string>()
     const open = candidatesOf(entry, candidates, turn.among).filter(([id, candidate]) => {
       const obstacle = whyNotClaim(entry, candidate, free.get(id)!, nowMs)
@@ -169,20 +170,20 @@ const HEARD: ReadonlySet<Cause> = new Set(['engine', 'lease', 'cannot', 'full'])
 
 function turnOf(
   { chute, copy, subject, instance, claim, cause }: Placed,
-  candidates: ReadonlyMap<string, Candidate>,
+  eligible: Eligible,
   homes: Homes,
   nowMs: number,
 ): Turn {
   const { neighbourhoods, self, own } = homes
   if (typeof copy !== 'number') return OWN_TURN
   const neighbours = own.members.map(({ id }) => id)
-  const order = rankedHomes(neighbourhoods.all, chute, subject, candidates)
   if (cause !== undefined && HEARD.has(cause)) {
     const home = neighbourhoods.of(apId(claim!.signer))
     if (home === own) return { among: neighbours }
     // An AP that knows nonetheless, as a watcher, takes it itself where those near the holder do not.
     return { elsewhere: home?.prefix, delay: HOME_PATIENCE, among: [self] }
   }
+  const order = eligible.ranked(chute, subject)
   const since = homes.since(chute, instance)
   const turn = Math.min(order.length - 1, Math.floor((nowMs - since) / HOME_PATIENCE))
   const mine = order.indexOf(own)
@@ -192,23 +193,37 @@ function turnOf(
   return { elsewhere, among: neighbours }
 }
 
-/** The neighbourhoods with any AP that may take an instance by what the ledger says, in the order of their turns. */
-function rankedHomes(
-  all: readonly Neighbourhood[],
-  chute: Chute,
-  subject: Uint8Array,
-  candidates: ReadonlyMap<string, Candidate>,
-): Neighbourhood[] {
-  const isEligible = ({ id }: { id: string }) => {
-    const { member, isGone } = candidates.get(id)!
-    return !isGone && !member.draining && unmetConstraint(chute, member) === undefined
+/** How many members of each neighbourhood may take a chute by what the ledger says; most chutes ask for the same. */
+class Eligible {
+  private readonly counts = new Map<string, { home: Neighbourhood; weight: number }[]>()
+
+  constructor(
+    private readonly all: readonly Neighbourhood[],
+    private readonly candidates: ReadonlyMap<string, Candidate>,
+  ) {}
+
+  /** The neighbourhoods with any, in the order of their turns. */
+  ranked(chute: Chute, subject: Uint8Array): Neighbourhood[] {
+    return this.of(chute)
+      .map(({ home, weight }) => ({ home, score: score('home 1', subject, utf8(home.prefix), weight) }))
+      .sort((a, b) => b.score - a.score || (a.home.prefix < b.home.prefix ? -1 : 1))
+      .map(({ home }) => home)
   }
-  return all
-    .map((home) => ({ home, weight: home.members.filter(isEligible).length }))
-    .filter(({ weight }) => weight > 0)
-    .map(({ home, weight }) => ({ home, score: score('home 1', subject, utf8(home.prefix), weight) }))
-    .sort((a, b) => b.score - a.score || (a.home.prefix < b.home.prefix ? -1 : 1))
-    .map(({ home }) => home)
+
+  private of(chute: Chute): { home: Neighbourhood; weight: number }[] {
+    const asked = JSON.stringify(chute.spec.constraints)
+    let counts = this.counts.get(asked)
+    if (counts === undefined) {
+      const isEligible = ({ id }: { id: string }) => {
+        const { member, isGone } = this.candidates.get(id)!
+        return !isGone && !member.draining && unmetConstraint(chute, member) === undefined
+      }
+      const all = this.all.map((home) => ({ home, weight: home.members.filter(isEligible).length }))
+      counts = all.filter(({ weight }) => weight > 0)
+      this.counts.set(asked, counts)
+    }
+    return counts
+  }
 }
 
 function candidatesOf(
