@@ -754,8 +754,8 @@ export class Ap {
     if (typeof own === 'object') this.roster.heard(ap, own, monotonic())
     else if (isReached) {
       // Another AP is believed that it reached this one, not the numbers it gives: a lie would outlast it.
-      const { boot, sequence } = this.roster.latestBeacon(ap)?.body ?? { boot: 0, sequence: 0 }
-      this.roster.heard(ap, { boot, sequence }, monotonic())
+      const sign = this.roster.lastSign(ap)
+      this.roster.heard(ap, sign, monotonic())
       this.roster.misjudged(monotonic())
       // What was heard meanwhile says more than a probe that was under way before.
     } else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap, own === 'refused')

@@ -81,7 +81,7 @@ export function lookOut(
   if (isAsBefore) return { ...outlook, placed: before.placed }
   const own = neighbourhoods.of(self.id)
   const since = (chute: Chute, instance: string) => unclaimedSince(ledger, chute, claims.get(instance)?.[0], nowMs)
-  const homes = own && isDivided ? { neighbourhoods, self: self.id, own, since } : undefined
+  const homes = own && isDivided ? { neighbourhoods, own, since } : undefined
   return { ...outlook, placed: place(chutes, claims, candidates, nowMs, homes) }
 }
 
@@ -193,7 +193,7 @@ export class Turns {
       const since = this.since.get(placed.instance) ?? nowMs
       this.since.set(placed.instance, since)
       const patience = placed.chute.spec.exclusive === undefined ? RANK_PATIENCE : EXCLUSIVE_RANK_PATIENCE
-      if (rank < 0 || nowMs - since < (placed.delay ?? 0) + rank * patience) continue
+      if (rank < 0 || nowMs - since < rank * patience) continue
       if (outlook.isBraked && !this.mayBegin(placed, nowMs)) continue
       claims.push(claimNext(outlook, placed, placed.cause ?? 'new'))
     }

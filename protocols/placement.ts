@@ -25,8 +25,7 @@ export interface Candidate {
 /** What placement needs to know of a mesh that is divided. */
 export interface Homes {
   readonly neighbourhoods: Neighbourhoods
-  /** The AP that asks, and its neighbourhood: of that alone it knows enough to rank anyone. */
-  readonly self: string
+  /** That of the AP that asks: of it alone it knows enough to rank anyone. */
   readonly own: Neighbourhood
   /** Since when nobody may hold an instance by what records say, in milliseconds since 1970. */
   since(chute: Chute, instance: string): number
@@ -56,8 +55,6 @@ export interface Placed {
   readonly elsewhere?: string | undefined
   /** When the turn of this AP's own neighbourhood comes, in milliseconds since 1970, where it has not come yet. */
   readonly opensAt?: number | undefined
-  /** How much longer than its rank says an AP waits with a claim, in milliseconds. */
-  readonly delay?: number | undefined
   /** The AP that has the data of an instance that does not migrate, while that AP cannot run it. */
   readonly waitsFor: string | undefined
   /** Why each AP that may not claim it may not: for people. */
@@ -158,14 +155,14 @@ export function place(
   })
 }
 
-interface Turn extends Pick<Placed, 'elsewhere' | 'opensAt' | 'delay'> {
+interface Turn extends Pick<Placed, 'elsewhere' | 'opensAt'> {
   /** Whom to rank, AP ids; undefined for everyone. */
   readonly among: readonly string[] | undefined
 }
 
 const OWN_TURN: Turn = { among: undefined }
 
-/** Causes that beacons tell, and not the ledger: who does not hear those of the holder does not know. */
+/** Causes that beacons tell, and not the ledger: only the holder's neighbours know, and one of them takes over. */
 const HEARD: ReadonlySet<Cause> = new Set(['engine', 'lease', 'cannot', 'full'])
 
 function turnOf(
@@ -174,15 +171,11 @@ function turnOf(
   homes: Homes,
   nowMs: number,
 ): Turn {
-  const { neighbourhoods, self, own } = homes
+  const { neighbourhoods, own } = homes
   if (typeof copy !== 'number') return OWN_TURN
   const neighbours = own.members.map(({ id }) => id)
-  if (cause !== undefined && HEARD.has(cause)) {
-    const home = neighbourhoods.of(apId(claim!.signer))
-    if (home === own) return { among: neighbours }
-    // An AP that knows nonetheless, as a watcher, takes it itself where those near the holder do not.
-    return { elsewhere: home?.prefix, delay: HOME_PATIENCE, among: [self] }
-  }
+  if (cause !== undefined && HEARD.has(cause) && neighbourhoods.of(apId(claim!.signer)) === own)
+    return { among: neighbours }
   const order = eligible.ranked(chute, subject)
   const since = homes.since(chute, instance)
   const turn = Math.min(order.length - 1, Math.floor((nowMs - since) / HOME_PATIENCE))

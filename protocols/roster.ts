@@ -212,8 +212,15 @@ export class Roster {
     of.isRefused = isRefused
   }
 
+  /** Of a neighbour. Those of others come by chance, and what they said may long be otherwise. */
   latestBeacon(ap: string): RecordOf<'beacon'> | undefined {
-    return this.heardOf.get(ap)?.beacon
+    return this.isNeighbour(ap) ? this.heardOf.get(ap)?.beacon : undefined
+  }
+
+  /** The latest that is known of it, by whatever way. */
+  lastSign(ap: string): { boot: number; sequence: number } {
+    const { boot, sequence } = this.heardOf.get(ap) ?? { boot: 0, sequence: 0 }
+    return { boot, sequence }
   }
 
   /** When the AP last gave a sign of itself to us, local milliseconds. */

@@ -145,7 +145,7 @@ function seenBy(self: string, chute: Chute, later: number, gone: string[] = [], 
     const isNear = HOODS.of(id) === own
     candidates.set(id, { member, isGone, state: isGone ? 'dead' : 'alive', beacon: isNear ? BEACON : undefined })
   }
-  const homes: Homes = { neighbourhoods: HOODS, self, own, since: () => NOW }
+  const homes: Homes = { neighbourhoods: HOODS, own, since: () => NOW }
   return place([chute], claimsOf(ledgerOf(claims), NOW), candidates, NOW + later, homes)[0]!
 }
 

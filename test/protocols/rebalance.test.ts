@@ -6,6 +6,7 @@ import { chuteKey } from '../../protocols/chute.js'
 import { type ChuteSpec, resourcesOf } from '../../protocols/deployment.js'
 import { type Chute, claimsOf, instanceOf } from '../../protocols/desired.js'
 import type { RecordOf } from '../../protocols/kinds.js'
+import { neighbourhoodsOf } from '../../protocols/neighbourhood.js'
 import { claimNext, claimsToMake, dutiesOf, type Outlook } from '../../protocols/outlook.js'
 import { BALANCE } from '../../protocols/pace.js'
 import { type Candidate, type Placed, place, REBALANCED } from '../../protocols/placement.js'
@@ -98,6 +99,7 @@ class TestMesh {
       ...{ chutes: this.chutes, claims, candidates, electorates: new Map() },
       placed: place(this.chutes, claims, candidates, this.now),
       isBraked: false,
+      neighbourhoods: neighbourhoodsOf(new Map(), new Map()),
     }
   }
 

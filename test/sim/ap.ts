@@ -411,8 +411,8 @@ export class Ap {
     let isConcluded = false
     const settle = () => {
       if (isConcluded || --left > 0) return
-      const { boot, sequence } = this.roster.latestBeacon(ap)?.body ?? { boot: 0, sequence: 0 }
-      conclude(own ?? (isReached ? { boot, sequence } : undefined))
+      const sign = this.roster.lastSign(ap)
+      conclude(own ?? (isReached ? sign : undefined))
       if (own === undefined && isReached) this.roster.misjudged(this.time.monotonic())
     }
     let hasAsked = false
