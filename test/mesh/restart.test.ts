@@ -163,13 +163,16 @@ test('an AP that reaches nobody waits for word of what moved, and then runs what
   const [ap1, ap2, ap3] = trio.aps
   await ap2!.crash()
   for (const ap of [ap1!, ap3!]) ap.signal('SIGSTOP')
-  await ap2!.start()
-  const [again] = await trio.running('only2')
+  const [again] = await ap2!
+    .start()
+    .then(() => trio.running('only2'))
+    .finally(() => {
+      for (const ap of [ap1!, ap3!]) ap.signal('SIGCONT')
+    })
   const up = ofKind(await ap2!.events(), 'up').at(-1)!
   const started = Date.parse((await trio.docker.getContainer(again!.id).inspect()).State.StartedAt)
   // Five seconds after the process began, which is a little before it said so.
   assert.ok(started - Date.parse(up.at) > 4000, `it was started after ${started - Date.parse(up.at)} ms`)
-  for (const ap of [ap1!, ap3!]) ap.signal('SIGCONT')
   await trio.settled()
 })
 
