@@ -58,6 +58,8 @@ export function nextMove(
       if (!isMovable(one.chute.spec, load) || !mayMove(one)) continue
       const needs = resourcesOf(one.chute.spec)
       const left = loadOf(from, needs, -1)
+      // Else what fits nowhere would take the room, and push out what is younger.
+      if (left > 1) continue
       // What moves off an overloaded AP must not overload another one.
       const most = Math.min((load + left) / 2, modeOf(one.chute.spec) === 'always' ? 1 : OVERLOAD)
       for (const to of receivers) {
