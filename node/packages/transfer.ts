@@ -21,7 +21,7 @@ const CHUNK_DEADLINE = 300_000
 
 export interface TransferOptions {
   readonly network: Network
-  readonly images: Images
+  readonly images: Pick<Images, 'has' | 'sizeOf' | 'export'>
   readonly isMember: (ap: string) => boolean
   /** The image of a chute with this config digest, in hex: nothing else on this engine is handed out. */
   readonly imageOf: (config: string) => ImageSpec | undefined
@@ -80,7 +80,7 @@ export interface Spare {
  */
 export async function fetchImage(
   network: Network,
-  images: Images,
+  images: Pick<Images, 'held' | 'import'>,
   ap: string,
   image: ImageSpec,
   spare?: Spare,
