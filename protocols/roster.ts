@@ -333,7 +333,15 @@ export class Roster {
     firsts.set(ap, first)
     if (now - first < this.timing.unwitnessed) return false
     const signers = new Set(accusations.map(({ signer }) => hex(signer)))
-    return this.watchers(ap).every((id) => signers.has(hex(this.members.get(id)!.key)) || this.isSilent(id))
+    const isGone = (id: string) => this.isSilent(id) || this.isLongAccused(id, now, firsts)
+    return this.watchers(ap).every((id) => signers.has(hex(this.members.get(id)!.key)) || isGone(id))
+  }
+
+  // Of watchers that died with those that they watched, and watched each other, none has a majority against it. One that
+  // lived would have refuted what was signed.
+  private isLongAccused(ap: string, now: number, firsts: ReadonlyMap<string, number>): boolean {
+    const first = firsts.get(ap)
+    return first !== undefined && now - first >= this.timing.unwitnessed && this.accusations(ap).length > 0
   }
 
   private hasLeft(ap: string): boolean {

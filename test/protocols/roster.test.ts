@@ -560,6 +560,22 @@ test('without a majority an AP is not dead, ever, while one watcher is there tha
   assert.is(observer.state(AP), 'suspect')
 })
 
+test('watchers that died too count as silent where nobody has a majority against them, and nobody but they refuted', () => {
+  const n = 20
+  const { watchers, others } = around(AP, n)
+  const [witness, ...gone] = watchers as [number, ...number[]]
+  const isBystander = (one: number) => !gone.some((ap) => around(ap, n).watchers.includes(one))
+  const observer = new Observer(others.find(isBystander)!, n).meet()
+  const living = [witness, ...others]
+  observer.know([AP, ...gone].map((ap) => statementOf(witness, ap, 1, 11)))
+  observer.run(TIMING.unwitnessed - TICK, ...living)
+  assert.is(observer.state(AP), 'suspect')
+  observer.run(2 * TICK, ...living)
+  assert.is(observer.state(AP), 'dead')
+  observer.roster.beacon(idOf(gone[0]!), beaconOf(gone[0]!, 1, 5000), observer.now)
+  assert.is(observer.state(AP), 'suspect')
+})
+
 test('without any statement an AP is not dead, however silent all are', () => {
   const observer = watching()
   observer.probe = 'hangs'
