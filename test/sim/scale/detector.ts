@@ -1,0 +1,177 @@
+// The detection of one AP: the real roster, told and asked in numbers of APs. The one file here that knows how a roster is
+// used; where node/ap.ts changes that, this file must follow.
+import { apId, sha256, utf8 } from '../../../protocols/bytes.js'
+import type { Body, RecordOf } from '../../../protocols/kinds.js'
+import type { Member } from '../../../protocols/membership.js'
+import { Neighbourhoods } from '../../../protocols/neighbourhood.js'
+import { Roster, type RosterEffect, type RosterState } from '../../../protocols/roster.js'
+
+/** Members of a mesh that never change, by number, and what follows from them. Nothing is signed: keys are hashes. */
+export class Members {
+  readonly ids: readonly string[]
+  readonly keys: readonly Uint8Array[]
+  readonly homes: readonly (readonly number[])[]
+  /** The number of its neighbourhood, by AP. */
+  readonly homeOf: readonly number[]
+  readonly watchers: readonly (readonly number[])[]
+  readonly watched: readonly (readonly number[])[]
+  /** Whom an AP keeps track of: its neighbourhood, those that it watches, and its watchers. */
+  readonly tracked: readonly (readonly number[])[]
+  private readonly members = new Map<string, Member>()
+  private readonly numbers = new Map<string, number>()
+  private readonly watcherIds = new Map<string, readonly string[]>()
+
+  constructor(count: number, siteOf: (ap: number) => string | undefined) {
+    this.keys = Array.from({ length: count }, (_, ap) => sha256(utf8(`ap ${ap}`)))
+    this.ids = this.keys.map(apId)
+    for (const [ap, id] of this.ids.entries()) {
+      const site = siteOf(ap)
+      const labels: Record<string, string> = site === undefined ? {} : { site }
+      const key = this.keys[ap]!
+      this.members.set(id, { id, key, name: `ap${ap}`, labels, role: 'ap', since: [ap, 0], draining: false })
+      this.numbers.set(id, ap)
+    }
+    const neighbourhoods = new Neighbourhoods(this.members, new Map())
+    this.homes = neighbourhoods.all.map(({ members }) => members.map(({ id }) => this.number(id)))
+    const homeOf: number[] = []
+    for (const [home, aps] of this.homes.entries()) for (const ap of aps) homeOf[ap] = home
+    this.homeOf = homeOf
+    for (const id of this.ids) this.watcherIds.set(id, neighbourhoods.watchersOf(id))
+    this.watchers = this.ids.map((id) => this.watcherIds.get(id)!.map((watcher) => this.number(watcher)))
+    const watched: number[][] = this.ids.map(() => [])
+    for (const [ap, watchers] of this.watchers.entries()) for (const watcher of watchers) watched[watcher]!.push(ap)
+    this.watched = watched
+    this.tracked = this.ids.map((_, ap) => [
+      ...new Set([...this.homes[homeOf[ap]!]!, ...watched[ap]!, ...this.watchers[ap]!]),
+    ])
+  }
+
+  private readonly watchersOf = (id: string): readonly string[] => this.watcherIds.get(id)!
+
+  number(id: string): number {
+    return this.numbers.get(id)!
+  }
+
+  roster(ap: number, now: number): Roster {
+    const roster = new Roster(this.ids[ap]!, now)
+    const tracked = this.tracked[ap]!.map((other) => this.ids[other]!)
+    roster.setMembers(this.members, now, { tracked, watchersOf: this.watchersOf })
+    return roster
+  }
+}
+
+export type Effect =
+  | { readonly do: 'probe'; readonly ap: number; readonly via: readonly number[] }
+  | { readonly do: 'accuse'; readonly ap: number; readonly statement: Body<'statement'> }
+  | { readonly do: 'tell'; readonly ap: number; readonly from: RosterState; readonly to: RosterState }
+
+export type Beacon = RecordOf<'beacon'>
+export type Statement = RecordOf<'statement'>
+
+export class Detector {
+  private readonly roster: Roster
+  /** The newest of each signer on each subject, as in a ledger. */
+  private readonly statements = new Map<number, Statement>()
+  private known: readonly Statement[] = []
+
+  constructor(
+    private readonly members: Members,
+    self: number,
+    now: number,
+    statements: readonly Statement[] = [],
+  ) {
+    this.roster = members.roster(self, now)
+    for (const statement of statements) this.statement(statement)
+  }
+
+  pulse(from: number, boot: number, sequence: number, now: number): void {
+    this.roster.pulse(this.members.ids[from]!, { boot, sequence }, now)
+  }
+
+  beacon(from: number, beacon: Beacon, now: number): boolean {
+    return this.roster.beacon(this.members.ids[from]!, beacon, now)
+  }
+
+  latestBeacon(ap: number): Beacon | undefined {
+    return this.roster.latestBeacon(this.members.ids[ap]!)
+  }
+
+  /** Returns false for one that is known, or older than what is. */
+  statement(statement: Statement): boolean {
+    const { members } = this
+    const key = members.number(apId(statement.signer)) * members.ids.length + members.number(apId(statement.subject))
+    const before = this.statements.get(key)
+    if (before !== undefined && before.clock[0] >= statement.clock[0]) return false
+    this.statements.set(key, statement)
+    this.known = [...this.statements.values()]
+    return true
+  }
+
+  allStatements(): readonly Statement[] {
+    return this.known
+  }
+
+  lost(ap: number, now: number): void {
+    this.roster.lost(this.members.ids[ap]!, now)
+  }
+
+  /** As node/ap.ts concludes a probe. @param own the life sign that came, or why none did */
+  probed(
+    ap: number,
+    own: { boot: number; sequence: number } | 'silent' | 'refused',
+    isReached: boolean,
+    began: number,
+    now: number,
+  ): void {
+    const id = this.members.ids[ap]!
+    if (typeof own === 'object') this.roster.heard(id, own, now)
+    else if (isReached) {
+      const { boot, sequence } = this.roster.latestBeacon(id)?.body ?? { boot: 0, sequence: 0 }
+      this.roster.heard(id, { boot, sequence }, now)
+      this.roster.misjudged(now)
+    } else if ((this.roster.lastHeard(id) ?? 0) <= began) this.roster.unreachable(id, own === 'refused')
+  }
+
+  tick(now: number): readonly Effect[] {
+    this.roster.setRecords(this.known, NONE, apId)
+    const effects = this.roster.tick(now)
+    return effects.length === 0 ? NONE : effects.map((effect) => this.inNumbers(effect))
+  }
+
+  state(ap: number, now: number): RosterState {
+    return this.roster.state(this.members.ids[ap]!, now)
+  }
+
+  isBraked(now: number): boolean {
+    return this.roster.isBraked(now)
+  }
+
+  private inNumbers(effect: RosterEffect): Effect {
+    const ap = this.members.number(effect.ap)
+    if (effect.do !== 'probe') return { ...effect, ap }
+    return { do: 'probe', ap, via: effect.via.map((id) => this.members.number(id)) }
+  }
+
+  beaconOf(self: number, boot: number, sequence: number, away?: number): Beacon {
+    return beaconOf(this.members.keys[self]!, boot, sequence, away)
+  }
+
+  statementOf(self: number, ap: number, body: Body<'statement'>, now: number): Statement {
+    const [signer, subject] = [this.members.keys[self]!, this.members.keys[ap]!]
+    return { ...UNSIGNED, kind: 'statement', signer, subject, clock: [now, 0], body }
+  }
+}
+
+const NONE: readonly never[] = []
+
+/** A record in memory alone: what was never sealed has no bytes. */
+const UNSIGNED = { bytes: new Uint8Array(), hash: new Uint8Array(32), format: 1, mesh: new Uint8Array(20) }
+const LEDGER = new Uint8Array(16)
+
+function beaconOf(key: Uint8Array, boot: number, sequence: number, away: number | undefined): Beacon {
+  const body = {
+    ...{ boot, sequence, version: '', away },
+    ...{ addresses: [], instances: [], cannot: [], images: [], ledger: LEDGER },
+  }
+  return { ...UNSIGNED, kind: 'beacon', signer: key, subject: key, clock: [0, 0], body }
+}
