@@ -728,6 +728,8 @@ export class Ap {
         .sign(this.signer, 'statement', this.current.membership.members.get(ap)!.key, effect.statement)
         .catch((error) => this.log.error({ reason: messageOf(error) }, 'a statement could not be written'))
     } else {
+      // What was signed against it before this AP started may be refuted, by a beacon that comes with the first sync.
+      if (effect.to === 'dead' && !this.isReady) return
       const kind = { suspect: 'suspected', dead: 'dead', alive: 'alive', left: 'left' }[effect.to]
       this.events.add(kind, { ap, name: this.nameOf(ap), ...this.causeOf(effect.to, ap) })
       if (effect.to === 'dead') this.network.hangUp(ap)
@@ -737,8 +739,9 @@ export class Ap {
 
   private causeOf(state: string, ap: string): object {
     if (state !== 'dead') return {}
-    const silence = Math.round(monotonic() - (this.roster.lastHeard(ap) ?? monotonic()))
-    this.figures.died(silence)
+    const heardAt = this.roster.lastHeard(ap)
+    const silence = heardAt === undefined ? null : Math.round(monotonic() - heardAt)
+    if (silence !== null) this.figures.died(silence)
     return { silence, witnesses: this.roster.accusations(ap).map(({ signer }) => this.nameOf(apId(signer))) }
   }
 

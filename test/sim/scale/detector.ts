@@ -6,6 +6,15 @@ import type { Member } from '../../../protocols/membership.js'
 import { Neighbourhoods } from '../../../protocols/neighbourhood.js'
 import { Roster, type RosterEffect, type RosterState } from '../../../protocols/roster.js'
 
+/** One AP finds whom it watches in a few hashes a member; for all of them together that would be too many. */
+class AllWatched extends Neighbourhoods {
+  readonly watchedByAp = new Map<string, readonly string[]>()
+
+  override watchedBy(ap: string): readonly string[] {
+    return this.watchedByAp.get(ap)!
+  }
+}
+
 /** Members of a mesh that never change, by number, and what follows from them. Nothing is signed: keys are hashes. */
 export class Members {
   readonly ids: readonly string[]
@@ -15,11 +24,11 @@ export class Members {
   readonly homeOf: readonly number[]
   readonly watchers: readonly (readonly number[])[]
   readonly watched: readonly (readonly number[])[]
-  /** Whom an AP keeps track of: its neighbourhood, those that it watches, and its watchers. */
+  /** Whom an AP keeps track of: its neighbourhood, and those that it watches. */
   readonly tracked: readonly (readonly number[])[]
   private readonly members = new Map<string, Member>()
   private readonly numbers = new Map<string, number>()
-  private readonly watcherIds = new Map<string, readonly string[]>()
+  private readonly neighbourhoods: Neighbourhoods
 
   constructor(count: number, siteOf: (ap: number) => string | undefined) {
     this.keys = Array.from({ length: count }, (_, ap) => sha256(utf8(`ap ${ap}`)))
@@ -31,22 +40,23 @@ export class Members {
       this.members.set(id, { id, key, name: `ap${ap}`, labels, role: 'ap', since: [ap, 0], draining: false })
       this.numbers.set(id, ap)
     }
-    const neighbourhoods = new Neighbourhoods(this.members, new Map())
+    const neighbourhoods = new AllWatched(this.members, new Map())
+    this.neighbourhoods = neighbourhoods
     this.homes = neighbourhoods.all.map(({ members }) => members.map(({ id }) => this.number(id)))
     const homeOf: number[] = []
     for (const [home, aps] of this.homes.entries()) for (const ap of aps) homeOf[ap] = home
     this.homeOf = homeOf
-    for (const id of this.ids) this.watcherIds.set(id, neighbourhoods.watchersOf(id))
-    this.watchers = this.ids.map((id) => this.watcherIds.get(id)!.map((watcher) => this.number(watcher)))
+    this.watchers = this.ids.map((id) => neighbourhoods.watchersOf(id).map((watcher) => this.number(watcher)))
     const watched: number[][] = this.ids.map(() => [])
     for (const [ap, watchers] of this.watchers.entries()) for (const watcher of watchers) watched[watcher]!.push(ap)
     this.watched = watched
-    this.tracked = this.ids.map((_, ap) => [
-      ...new Set([...this.homes[homeOf[ap]!]!, ...watched[ap]!, ...this.watchers[ap]!]),
-    ])
+    this.tracked = this.ids.map((_, ap) => [...new Set([...this.homes[homeOf[ap]!]!, ...watched[ap]!])])
+    for (const [ap, id] of this.ids.entries())
+      neighbourhoods.watchedByAp.set(
+        id,
+        watched[ap]!.map((other) => this.ids[other]!),
+      )
   }
-
-  private readonly watchersOf = (id: string): readonly string[] => this.watcherIds.get(id)!
 
   number(id: string): number {
     return this.numbers.get(id)!
@@ -54,8 +64,7 @@ export class Members {
 
   roster(ap: number, now: number): Roster {
     const roster = new Roster(this.ids[ap]!, now)
-    const tracked = this.tracked[ap]!.map((other) => this.ids[other]!)
-    roster.setMembers(this.members, now, { tracked, watchersOf: this.watchersOf })
+    roster.setMembers(this.members, now, this.neighbourhoods)
     return roster
   }
 }
@@ -133,7 +142,7 @@ export class Detector {
   }
 
   tick(now: number): readonly Effect[] {
-    this.roster.setRecords(this.known, NONE, apId)
+    this.roster.setRecords(this.known, NONE, NONE, apId)
     const effects = this.roster.tick(now)
     return effects.length === 0 ? NONE : effects.map((effect) => this.inNumbers(effect))
   }
