@@ -10,8 +10,10 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   'join-failed': (e) => `not let in yet: ${e.reason}`,
   suspected: (e) => `${who(e)} is suspected: it gives no sign of life`,
   accused: (e) => `${e.by} could not reach ${who(e)} for ${e.silence} ms and signed it`,
-  dead: (e) =>
-    `${who(e)} is dead, ${e.silence} ms after its last sign; witnesses: ${(e.witnesses as string[]).join(', ')}`,
+  dead: (e) => {
+    const after = e.silence === null ? '' : `, ${e.silence} ms after its last sign`
+    return `${who(e)} is dead${after}; witnesses: ${(e.witnesses as string[]).join(', ')}`
+  },
   alive: (e) => `${who(e)} is alive`,
   left: (e) => `${who(e)} left as planned`,
   draining: (e) => `${who(e)} is being drained`,

@@ -7,7 +7,7 @@ import { LEASE } from './leases.js'
 import type { Ledger } from './ledger.js'
 import { type Membership, membershipOf } from './membership.js'
 import { divisionsOf, type Neighbourhoods, neighbourhoodsOf } from './neighbourhood.js'
-import { arePlacedAlike, type Candidate, type Placed, place, REBALANCED } from './placement.js'
+import { arePlacedAlike, type Candidate, type Placed, place } from './placement.js'
 import type { Roster } from './roster.js'
 import { type Electorate, electoratesOf } from './voters.js'
 
@@ -221,8 +221,7 @@ export interface Leased {
 
 /**
  * What an AP claims when its turns have come, and what it needs a lease for, be it to claim it or to run what it has
- * claimed. An exclusive instance is claimed by whoever has its lease, and with the epoch of that; but for one that is to move,
- * whose claim makes the holder give up the lease.
+ * claimed. An exclusive instance is claimed by whoever has its lease, and with the epoch of that.
  * @param self AP id
  * @param holds the epoch by which it may run an instance now, if it has the lease
  */
@@ -233,11 +232,9 @@ export function claimsToMake(
   holds: (instance: string) => number | undefined,
 ): { due: ClaimToMake[]; leased: Leased[] } {
   const isLeased = ({ chute }: Placed) => chute.spec.exclusive !== undefined
-  const due = turns.filter(({ placed, cause }) => !isLeased(placed) || cause === REBALANCED)
+  const due = turns.filter(({ placed }) => !isLeased(placed))
   const leased = new Map<string, Leased>()
-  for (const turn of turns) {
-    if (isLeased(turn.placed) && turn.cause !== REBALANCED) leased.set(turn.placed.instance, turn)
-  }
+  for (const turn of turns) if (isLeased(turn.placed)) leased.set(turn.placed.instance, turn)
   for (const placed of all) {
     const { instance, claim, holder, cause } = placed
     if (!isLeased(placed) || claim === undefined || apId(claim.signer) !== self) continue

@@ -229,13 +229,13 @@ function candidatesOf(
 }
 
 /**
- * The AP that ranks first whatever the scores say. What was moved for the sake of balance goes back to where it was well, and may
- * still run; but first who claimed it gets the time to take over the lease.
+ * The AP that ranks first whatever the scores say: what was moved for the sake of balance goes back to where it was well, and may
+ * still run.
  */
-function favouriteOf({ claim, cause }: Placed, known: readonly RecordOf<'claim'>[]): string | undefined {
+function favouriteOf({ claim }: Placed, known: readonly RecordOf<'claim'>[]): string | undefined {
   if (claim?.body.cause !== REBALANCED) return undefined
   const { previous } = claim.body
-  const of = cause === 'lease' ? claim : known.find(({ hash }) => previous !== undefined && equalBytes(hash, previous))
+  const of = known.find(({ hash }) => previous !== undefined && equalBytes(hash, previous))
   return of && apId(of.signer)
 }
 

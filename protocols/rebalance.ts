@@ -80,10 +80,10 @@ export function nextMove(
 const modeOf = (spec: ChuteSpec) => spec.rebalance ?? DEFAULT_REBALANCE
 
 function isMovable(spec: ChuteSpec, load: number): boolean {
-  if (spec.replicas === 'everywhere' || isPinnedByData(spec)) return false
+  // An exclusive one would have to stand still while it moves.
+  if (spec.replicas === 'everywhere' || isPinnedByData(spec) || spec.exclusive !== undefined) return false
   const mode = modeOf(spec)
-  // An exclusive one stands still while it moves, so that its publisher must have asked for it.
-  return mode === 'always' || (mode === 'overloaded' && load > OVERLOAD && spec.exclusive === undefined)
+  return mode === 'always' || (mode === 'overloaded' && load > OVERLOAD)
 }
 
 /** The share of its nominal capacity that is taken, of the scarcer of CPUs and memory. */

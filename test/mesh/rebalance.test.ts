@@ -2,22 +2,16 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ensureBusybox } from '../support/busybox.js'
-import { Copies } from '../support/copies.js'
 import { HASTE } from '../support/haste.js'
 import { eventually, type TestAp, TestMesh } from '../support/mesh.js'
 
 const mesh = new TestMesh()
-const MARKER = `31536000.${process.pid}`
-const copies = new Copies(MARKER)
 test.before(async () => {
   await ensureBusybox(mesh.docker)
   await mesh.add('ap1', { env: HASTE })
   assert.is((await mesh.cli(['keys', 'new', 'alice'])).status, 0)
 })
-test.after(async () => {
-  copies.stop()
-  await mesh.close()
-})
+test.after(() => mesh.close())
 
 const always = { 'x-dropmesh': { rebalance: 'always' } }
 const CHUTES = ['stays', 'roams', 'rambles']
@@ -74,28 +68,6 @@ test('an AP that was dead gets its share again once it is back', async () => {
   await eventually('one to have moved', async () => shared(await places(ap1)))
   const causes = (await ap1.events()).filter(({ kind }) => kind === 'migrated').map(({ cause }) => cause)
   assert.equal(causes, ['rebalance', 'dead', 'rebalance'])
-})
-
-test('an exclusive chute that may always move stands still while it does, and two copies never run', async () => {
-  const pair = { labels: ['pair=yes'], env: HASTE }
-  await mesh.add('ap3', pair)
-  await mesh.settled()
-  const [ap1] = mesh.aps as [TestAp]
-  const alone = { command: ['sleep', MARKER] }
-  for (const chute of ['alone', 'apart']) {
-    const args = ['--exclusive', '--on', 'pair=yes']
-    await mesh.publish(ap1, chute, chute === 'alone' ? alone : {}, args, chute === 'alone' ? always : {})
-  }
-  const rowOf = async (chute: string) => (await ap1.instances()).find((row) => row.chute === chute)!
-  assert.equal([(await rowOf('alone')).apName, (await rowOf('apart')).apName], ['ap3', 'ap3'])
-  await mesh.add('ap4', pair)
-  const row = await eventually('it to have moved', async () => {
-    const now = await rowOf('alone')
-    return now.apName === 'ap4' && now.state === 'running' && now
-  })
-  assert.equal([row.epoch, row.cause, (await rowOf('apart')).apName], [2, 'rebalance', 'ap3'])
-  assert.is(copies.alive().length, 1)
-  assert.equal(copies.twins(), [])
 })
 
 test.run()

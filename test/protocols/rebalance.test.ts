@@ -7,7 +7,7 @@ import { type ChuteSpec, resourcesOf } from '../../protocols/deployment.js'
 import { type Chute, claimsOf, instanceOf } from '../../protocols/desired.js'
 import type { RecordOf } from '../../protocols/kinds.js'
 import { neighbourhoodsOf } from '../../protocols/neighbourhood.js'
-import { claimNext, claimsToMake, dutiesOf, type Outlook } from '../../protocols/outlook.js'
+import { dutiesOf, type Outlook } from '../../protocols/outlook.js'
 import { BALANCE } from '../../protocols/pace.js'
 import { type Candidate, type Placed, place, REBALANCED } from '../../protocols/placement.js'
 import { type Move, nextMove, OVERLOAD, Rebalancing } from '../../protocols/rebalance.js'
@@ -299,10 +299,10 @@ test('what is never to be balanced stays even on a crowded AP', () => {
   assert.is(mixed.balance(), 1)
 })
 
-test('an exclusive chute moves only where it asks for that', () => {
+test('an exclusive chute never moves', () => {
   const others = several(7, { mode: 'never' as const })
-  assert.is(crowded([...others, { isExclusive: true }]).next(), undefined)
-  assert.is(crowded([...others, { isExclusive: true, mode: 'always' }]).next()?.placed.chute.id.name, 'chute7')
+  assert.is(crowded([...others, { isExclusive: true, mode: 'always' }]).next(), undefined)
+  assert.is(crowded([...others, { mode: 'always' }]).next()?.placed.chute.id.name, 'chute7')
 })
 
 test('what fits nowhere counts where it was claimed, and gets room by a move only if that pushes nothing out', () => {
@@ -427,16 +427,14 @@ test('what does not serve where it is does not move', () => {
   assert.equal(course.at(steady), [])
 })
 
-test('the copy that is left behind runs on until the new one serves, and an exclusive one does not', () => {
-  for (const isExclusive of [false, true]) {
-    const course = new Course(crowded(several(2, { mode: 'always', isExclusive })))
-    const [move] = course.go(steady)
-    course.mesh.failing.add(idOf(1))
-    const keeps = () => dutiesOf(course.mesh.outlook(), idOf(0)).kept.has(move!.instance)
-    assert.is(keeps(), !isExclusive)
-    course.mesh.failing.clear()
-    assert.is(keeps(), false)
-  }
+test('the copy that is left behind runs on until the new one serves', () => {
+  const course = new Course(crowded(several(2, { mode: 'always' })))
+  const [move] = course.go(steady)
+  course.mesh.failing.add(idOf(1))
+  const keeps = () => dutiesOf(course.mesh.outlook(), idOf(0)).kept.has(move!.instance)
+  assert.is(keeps(), true)
+  course.mesh.failing.clear()
+  assert.is(keeps(), false)
 })
 
 test('what the receiver cannot run goes back to where it came from, and is not tried again for an hour', () => {
@@ -463,23 +461,6 @@ test('what the receiver cannot run goes back to where it came from, and is not t
   mesh.claim(Buffer.from(other!.instance, 'hex'), 0)
   assert.equal(course.at(steady + rest - 1), [])
   assert.is(course.at(steady + rest)[0]?.instance, instance)
-})
-
-test('a move of an exclusive instance is claimed without the lease; who claimed it asks for that, and for a while alone', () => {
-  const course = new Course(crowded(several(2, { mode: 'always', isExclusive: true })))
-  const { mesh } = course
-  const outlook = mesh.outlook()
-  const { placed } = nextMove(outlook.placed, outlook.candidates, NOW)!
-  const turn = claimNext(outlook, placed, REBALANCED)
-  const asked = claimsToMake([turn], outlook, idOf(1), () => undefined)
-  assert.equal(asked, { due: [turn], leased: [] })
-  mesh.claim(placed.subject, 1, REBALANCED)
-  const after = mesh.outlook()
-  const { leased } = claimsToMake([], after, idOf(1), () => undefined)
-  assert.equal(
-    leased.map(({ placed: { instance }, epoch }) => [instance, epoch]),
-    [[placed.instance, turn.epoch]],
-  )
 })
 
 test.run()

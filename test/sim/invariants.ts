@@ -178,8 +178,8 @@ export class Checks {
     this.counts.moves++
     if (cause === REBALANCED) {
       this.counts.balanced++
-      const { rebalance, exclusive } = placed.chute.spec
-      if (exclusive === undefined) this.balanced.set(placed.instance, { from: holder, at: world.scheduler.now })
+      const { rebalance } = placed.chute.spec
+      this.balanced.set(placed.instance, { from: holder, at: world.scheduler.now })
       if (rebalance !== 'always')
         this.violate('nothing moves without a cause', `${instance} moves, and no AP is overloaded`)
       return
