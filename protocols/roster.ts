@@ -67,7 +67,8 @@ interface Heard {
   sequence: number
   /** The boot of its last pulse, undefined where none came since we started. */
   pulsed: number | undefined
-  readonly arrivals: Arrivals
+  /** The gaps between its pulses, of that boot. */
+  arrivals: Arrivals
   /** When it last gave a sign of itself, local milliseconds; undefined if never since we started. */
   at: number | undefined
   /** When we first knew of it as a member. */
@@ -159,6 +160,8 @@ export class Roster {
   pulse(ap: string, sign: { boot: number; sequence: number }, now: number): void {
     const of = this.heardOf.get(ap)
     if (of === undefined || sign.boot < of.boot) return
+    // The silence of a restart says nothing of how it is heard.
+    if (of.pulsed !== sign.boot) of.arrivals = new Arrivals()
     of.pulsed = sign.boot
     of.arrivals.note(now)
     this.heard(ap, sign, now)

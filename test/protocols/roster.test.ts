@@ -424,6 +424,20 @@ test('an AP that is usually late is given as much longer before it is probed and
   assert.ok(longest >= 6000 && longest < 6500, `${longest}`)
 })
 
+test('an AP that restarts is not given longer for the gap that this made', () => {
+  const observer = watching()
+  observer.run(1500, ...EVERYONE_ELSE)
+  observer.probe = 'answers'
+  observer.run(3000, ...EVERYONE_ELSE)
+  observer.probe = 'fails'
+  observer.roster.beacon(idOf(AP), beaconOf(AP, 2, 1), observer.now)
+  observer.boot = 2
+  observer.run(10_000, ...numbers(N))
+  const heardAt = observer.now
+  observer.run(20_000, ...EVERYONE_ELSE)
+  assert.is(observer.of('accuse', AP).at(-1)!.at - heardAt, TIMING.accuse)
+})
+
 test('an observer that does not keep time itself waits longer, and for a while after', () => {
   const observer = watching()
   const slow = () => {
