@@ -759,7 +759,8 @@ export class Ap {
       // Another AP is believed that it reached this one, not the numbers it gives: a lie would outlast it.
       const sign = this.roster.lastSign(ap)
       this.roster.heard(ap, sign, monotonic())
-      this.roster.misjudged(monotonic())
+      // One that was dead is coming back.
+      if (this.current.candidates.get(ap)?.state !== 'dead') this.roster.misjudged(monotonic())
       // What was heard meanwhile says more than a probe that was under way before.
     } else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap, own === 'refused')
   }

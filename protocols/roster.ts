@@ -189,7 +189,8 @@ export class Roster {
     if (of === undefined || (of.beacon !== undefined && !isNewer(record.body, of.beacon.body))) return false
     of.beacon = record
     if (isNewer(record.body, of)) {
-      if (of.accused !== '' && of.boot === record.body.boot) this.misjudged(now)
+      // One that comes back in another boot was down indeed.
+      if (of.accused.startsWith(`${record.body.boot}.`)) this.misjudged(now)
       of.accused = ''
     }
     of.awayUntil = record.body.away === undefined ? Number.NEGATIVE_INFINITY : now + record.body.away

@@ -480,6 +480,7 @@ test('an observer that was wrong about an AP, or could not reach what others rea
       observer.run(2500, ...silent, AP)
       assert.is(observer.of('accuse', other!).length, 1)
       observer.roster.misjudged(observer.now)
+      observer.roster.pulse(idOf(other!), { boot, sequence: 4999 }, observer.now)
       observer.roster.beacon(idOf(other!), beaconOf(other!, boot, 5000), observer.now)
     })
   assert.ok(refuted(1) > refuted(2), 'who restarted was down')
