@@ -45,7 +45,7 @@ export async function failover(): Promise<void> {
     })
     report('Crash of an AP (node and containers SIGKILLed) in a mesh of three, image already there', [
       `crash → dead     ${summary(dead, 's')}`,
-      `crash → serving  ${summary(serving, 's')}; target 4 s, Docker Swarm takes 16 s`,
+      `crash → serving  ${summary(serving, 's')}; target 1.5 s`,
     ])
   } finally {
     await mesh.close()
