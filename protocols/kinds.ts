@@ -9,6 +9,7 @@ import { describe, FORMAT, type SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
 import { verify } from './keys.js'
 import { DEPLOYMENT_HISTORY, HISTORY, MAX_AWAY, MAX_GENERATION } from './limits.js'
+import { isPrefix } from './neighbourhood.js'
 import { isBound } from './voters.js'
 
 const instance = byteString(25, 53).refine(isInstanceSubject, 'an instance')
@@ -93,6 +94,12 @@ const goodbye = z.object({ boot: uint })
 /** Subject: the AP's key. Signer: the AP itself, or an admin. */
 const drain = z.object({ draining: z.boolean() })
 
+/** Subject: the AP's key, also the signer: it lives, and refutes every statement that names no later sign of it. */
+const alive = z.object({ boot: uint, sequence: uint })
+
+/** Subject: a part of the mesh by the prefix of its positions. Signer: any member. */
+const settings = z.object({ split: z.boolean() })
+
 const instanceState = z.enum([
   'waiting',
   'fetching',
@@ -166,7 +173,9 @@ const meshKinds = {
   voters,
   statement,
   goodbye,
+  alive,
   drain,
+  settings,
   beacon,
 }
 
@@ -178,7 +187,7 @@ export interface RecordOf<K extends Kind> extends SignedRecord {
 }
 
 /** Kinds whose content a later version fills. They are registers like the others: stored, merged and forwarded. */
-export const RESERVED = ['ticket-use', 'revocation', 'lease', 'snapshot-head', 'settings'] as const
+export const RESERVED = ['ticket-use', 'revocation', 'lease', 'snapshot-head'] as const
 
 const isKey = (subject: Uint8Array) => subject.length === 32
 const isSigner = (record: SignedRecord) => equalBytes(record.subject, record.signer)
@@ -198,7 +207,9 @@ const rules: { [K in Kind]: (record: RecordOf<K>) => boolean } = {
   voters: (r) => r.subject.length === 20,
   statement: (r) => isKey(r.subject) && !isSigner(r),
   goodbye: isSigner,
+  alive: isSigner,
   drain: (r) => isKey(r.subject),
+  settings: (r) => isPrefix(r.subject),
   beacon: isSigner,
 }
 

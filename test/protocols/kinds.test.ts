@@ -9,6 +9,7 @@ import { open, type SignedRecord, seal } from '../../protocols/envelope.js'
 import type { Signer } from '../../protocols/keys.js'
 import { admissionBytes, checkKind, historyOf, isKind, type Kind, RESERVED } from '../../protocols/kinds.js'
 import { DEPLOYMENT_HISTORY, HISTORY, MAX_GENERATION } from '../../protocols/limits.js'
+import { writePrefix } from '../../protocols/neighbourhood.js'
 import { signMember } from '../../protocols/ticket.js'
 import { creationOf, MESH, NOW, OWNER, refused, sealRaw, serviceOf, signer, specOf } from './support.js'
 
@@ -51,6 +52,8 @@ const GOOD: { [K in Kind]: Sample } = {
     body: { boot: 1, sequence: 2, silence: 1800, probes: 1, heard: true, watchers: new Uint8Array(16) },
   },
   goodbye: { by: AP, subject: AP.publicKey, body: { boot: 1 } },
+  alive: { by: AP, subject: AP.publicKey, body: { boot: 1, sequence: 3 } },
+  settings: { by: AP, subject: writePrefix('01'), body: { split: true } },
   drain: { by: AP, subject: AP.publicKey, body: { draining: true } },
   beacon: {
     by: AP,
@@ -237,8 +240,8 @@ test('nobody makes a statement about itself', () => {
   fails('statement', { by: AP, subject: AP.publicKey })
 })
 
-test('a goodbye or a beacon of another AP is refused', () => {
-  for (const kind of ['goodbye', 'beacon'] as const) {
+test('a goodbye, a sign of life or a beacon of another AP is refused', () => {
+  for (const kind of ['goodbye', 'alive', 'beacon'] as const) {
     fails(kind, { by: OTHER })
     fails(kind, { subject: OTHER.publicKey })
   }
