@@ -233,7 +233,7 @@ export class Ap {
     return kept.map((statement) => ({ statement, stands: standing.has(hex(statement.hash)) }))
   }
 
-  watchers(ap: string): string[] {
+  watchers(ap: string): readonly string[] {
     return this.roster.watchers(ap)
   }
 

@@ -1,6 +1,6 @@
 // The roster: what an AP believes of the others. It hears of pulses, beacons, broken connections, probes and signed
 // statements, and says whom to probe, what to sign, and who is alive, suspect, dead or left.
-import { compareBytes, equalBytes, hex, sha256 } from './bytes.js'
+import { apId, compareBytes, equalBytes, hex, sha256 } from './bytes.js'
 import type { Body, RecordOf } from './kinds.js'
 import type { Member } from './membership.js'
 import { Arrivals, Health } from './patience.js'
@@ -89,13 +89,19 @@ interface Heard {
 export const isNewer = (a: { boot: number; sequence: number }, b: { boot: number; sequence: number }): boolean =>
   a.boot !== b.boot ? a.boot > b.boot : a.sequence > b.sequence
 
+/** What neighbourhoods leave of a mesh to one AP. Watchers may be members that it does not keep track of. */
+export interface Surroundings {
+  /** AP ids: its neighbourhood, those that it watches, and its watchers. */
+  readonly tracked: Iterable<string>
+  watchersOf(ap: string): readonly string[]
+}
+
 /** Pure: time comes in as local milliseconds on any monotonic scale. Statements and goodbyes come from the ledger. */
 export class Roster {
   private members: ReadonlyMap<string, Member> = new Map()
-  /** Hex. */
-  private memberKeys: ReadonlySet<string> = new Set()
+  private surroundings: Surroundings | undefined
   private readonly heardOf = new Map<string, Heard>()
-  private readonly watcherCache = new Map<string, string[]>()
+  private readonly watcherCache = new Map<string, readonly string[]>()
   private statements = new Map<string, RecordOf<'statement'>[]>()
   private goodbyes = new Map<string, number>()
   private lastRecords: readonly unknown[] = []
@@ -111,17 +117,20 @@ export class Roster {
     this.lastTick = startedAt
   }
 
-  setMembers(members: ReadonlyMap<string, Member>, now: number): void {
-    if (members === this.members) return
+  /** Without `surroundings` an AP keeps track of all members, and any of them may be a watcher. */
+  setMembers(members: ReadonlyMap<string, Member>, now: number, surroundings?: Surroundings): void {
+    if (members === this.members && surroundings === this.surroundings) return
     const isSame = members.size === this.members.size && [...members.keys()].every((id) => this.members.has(id))
-    if (!isSame) this.watcherCache.clear() // watchers follow from the members' keys alone
-    this.memberKeys = new Set([...members.values()].map(({ key }) => hex(key)))
+    // Without neighbourhoods watchers follow from the members' keys alone.
+    if (!isSame || surroundings !== this.surroundings) this.watcherCache.clear()
     this.members = members
-    for (const id of members.keys()) {
+    this.surroundings = surroundings
+    const tracked = new Set(surroundings?.tracked ?? members.keys())
+    for (const id of tracked) {
       if (id !== this.self && !this.heardOf.has(id)) this.heardOf.set(id, newlyKnown(now))
     }
     for (const id of this.heardOf.keys()) {
-      if (members.has(id)) continue
+      if (tracked.has(id)) continue
       this.heardOf.delete(id)
       this.firstAccused.delete(id)
     }
@@ -209,11 +218,12 @@ export class Roster {
     return this.heardOf.get(ap)?.at
   }
 
-  watchers(ap: string): string[] {
+  watchers(ap: string): readonly string[] {
     let watchers = this.watcherCache.get(ap)
     if (watchers === undefined) {
       const member = this.members.get(ap)
-      watchers = member === undefined ? [] : watchersOf(member.key, ap, this.members)
+      if (member === undefined) watchers = []
+      else watchers = this.surroundings?.watchersOf(ap) ?? watchersOf(member.key, ap, this.members)
       this.watcherCache.set(ap, watchers)
     }
     return watchers
@@ -225,7 +235,7 @@ export class Roster {
     if (statements === undefined) return NO_STATEMENTS
     const beacon = this.heardOf.get(ap)?.beacon?.body
     return statements.filter(
-      ({ body, signer }) => (beacon === undefined || !isNewer(beacon, body)) && this.memberKeys.has(hex(signer)),
+      ({ body, signer }) => (beacon === undefined || !isNewer(beacon, body)) && this.members.has(apId(signer)),
     )
   }
 
@@ -242,8 +252,7 @@ export class Roster {
   certificate(ap: string, accusations = this.accusations(ap)): RecordOf<'statement'>[] | undefined {
     if (accusations.length === 0) return undefined
     const watchers = this.watchers(ap)
-    const isWatcher = (key: Uint8Array) => watchers.some((id) => equalBytes(this.members.get(id)!.key, key))
-    const counted = accusations.filter(({ signer, body }) => body.heard && isWatcher(signer))
+    const counted = accusations.filter(({ signer, body }) => body.heard && watchers.includes(apId(signer)))
     return counted
       .map(({ body }) => counted.filter((other) => equalBytes(other.body.watchers, body.watchers)))
       .find((together) => together.length >= majority(watchers.length))
@@ -290,8 +299,8 @@ export class Roster {
     const first = this.firstAccused.get(ap) ?? now
     this.firstAccused.set(ap, first)
     if (now - first < this.timing.unwitnessed) return false
-    const signers = new Set(accusations.map(({ signer }) => hex(signer)))
-    return this.watchers(ap).every((id) => signers.has(hex(this.members.get(id)!.key)) || this.isSilent(id))
+    const signers = new Set(accusations.map(({ signer }) => apId(signer)))
+    return this.watchers(ap).every((id) => signers.has(id) || this.isSilent(id))
   }
 
   private hasLeft(ap: string, of: Heard): boolean {
