@@ -78,6 +78,8 @@ interface Heard {
   failedProbes: number
   /** The last probe found its host, and no process. */
   isRefused: boolean
+  /** Whether this AP is one of its watchers. */
+  isWatched: boolean
   /** Since when it is not alive to us. */
   goneSince: number | undefined
   beacon: RecordOf<'beacon'> | undefined
@@ -106,6 +108,9 @@ export class Roster {
   private goodbyes = new Map<string, number>()
   private lastRecords: readonly unknown[] = []
   private readonly firstAccused = new Map<string, number>()
+  private watched: readonly Heard[] = []
+  /** True while nothing changes with time, but that one of those it watches may be late. */
+  private isSettled = false
   private lastTick: number
   private readonly health = new Health()
 
@@ -134,6 +139,9 @@ export class Roster {
       this.heardOf.delete(id)
       this.firstAccused.delete(id)
     }
+    for (const [id, of] of this.heardOf) of.isWatched = this.watchers(id).includes(this.self)
+    this.watched = [...this.heardOf.values()].filter(({ isWatched }) => isWatched)
+    this.isSettled = false
   }
 
   /** Takes the effective statements and goodbyes of the ledger. */
@@ -144,6 +152,7 @@ export class Roster {
   ): void {
     if (isSameList(this.lastRecords, [statements, goodbyes])) return
     this.lastRecords = [statements, goodbyes]
+    this.isSettled = false
     this.statements = new Map()
     for (const statement of statements) {
       const ap = idOf(statement.subject)
@@ -165,7 +174,10 @@ export class Roster {
   heard(ap: string, sign: { boot: number; sequence: number }, now: number): void {
     const of = this.heardOf.get(ap)
     if (of === undefined || sign.boot < of.boot) return
-    if (isNewer(sign, of)) Object.assign(of, { boot: sign.boot, sequence: sign.sequence })
+    if (isNewer(sign, of)) {
+      of.boot = sign.boot
+      of.sequence = sign.sequence
+    }
     of.at = now
     of.suspectedAt = undefined
     of.failedProbes = 0
@@ -182,6 +194,7 @@ export class Roster {
     const of = this.heardOf.get(ap)
     if (of === undefined || (of.beacon !== undefined && !isNewer(record.body, of.beacon.body))) return false
     of.beacon = record
+    if (of.told !== 'alive') this.isSettled = false
     if (isNewer(record.body, of)) {
       if (of.accused !== '' && of.boot === record.body.boot) this.misjudged(now)
       of.accused = ''
@@ -195,7 +208,9 @@ export class Roster {
   /** The last connection to an AP broke: suspect at once, and probe. */
   lost(ap: string, now: number): void {
     const of = this.heardOf.get(ap)
-    if (of !== undefined && now >= of.awayUntil) of.suspectedAt ??= now
+    if (of === undefined || now < of.awayUntil) return
+    of.suspectedAt ??= now
+    this.isSettled = false
   }
 
   /**
@@ -316,9 +331,8 @@ export class Roster {
   }
 
   // An AP answers for those it watches, and for those whose watchers are all gone.
-  private answersFor(ap: string): boolean {
-    const watchers = this.watchers(ap)
-    return watchers.includes(this.self) || watchers.every((id) => this.isSilent(id))
+  private answersFor(ap: string, of: Heard): boolean {
+    return of.isWatched || this.watchers(ap).every((id) => this.isSilent(id))
   }
 
   /** Call it at least every `probe` milliseconds. */
@@ -330,14 +344,24 @@ export class Roster {
       this.postpone(gap, now)
       this.health.worsen(now)
     }
+    if (this.isSettled && this.watched.every((of) => !this.isLate(of, now))) return effects
+    this.isSettled = true
     for (const [ap, of] of this.heardOf) {
       const before = of.told
       of.told = this.state(ap, now)
       if (of.told !== before) effects.push({ do: 'tell', ap, from: before, to: of.told })
       of.goneSince = of.told === 'alive' ? undefined : (of.goneSince ?? now)
-      if (of.told !== 'left' && this.answersFor(ap)) effects.push(...this.watch(ap, of, now))
+      const isAnswered = of.told !== 'left' && this.answersFor(ap, of)
+      if (isAnswered) effects.push(...this.watch(ap, of, now))
+      const isStill = !isAnswered || (of.isWatched && of.suspectedAt === undefined && of.at !== undefined)
+      if (of.told === 'suspect' || !isStill) this.isSettled = false
     }
     return effects
+  }
+
+  /** Late at the least: whoever is not, nothing needs to be done about. */
+  private isLate(of: Heard, now: number): boolean {
+    return of.told !== 'left' && now - Math.max(of.at ?? of.knownAt, of.awayUntil) > this.timing.ask
   }
 
   // What we waited for may have come while we slept, so every wait goes on where it stood. What woke us is newer than that.
@@ -354,9 +378,8 @@ export class Roster {
   private watch(ap: string, of: Heard, now: number): RosterEffect[] {
     const silence = now - Math.max(of.at ?? of.knownAt, of.awayUntil)
     if (silence < 0) return [] // it said that it would be silent
-    const isWatcher = this.watchers(ap).includes(this.self)
     // One that does not watch hears beacons, not pulses, and one that was not heard in this life may just be late.
-    const isExpected = isWatcher && of.at !== undefined
+    const isExpected = of.isWatched && of.at !== undefined
     if (silence > (isExpected ? this.patience('suspect', of, now) : this.timing.unwitnessed)) of.suspectedAt ??= now
     const isQuiet = isExpected && silence > this.patience('ask', of, now)
     if (of.suspectedAt === undefined && !isQuiet) return []
@@ -401,6 +424,7 @@ const newlyKnown = (now: number): Heard => ({
   probedAt: Number.NEGATIVE_INFINITY,
   failedProbes: 0,
   isRefused: false,
+  isWatched: false,
   goneSince: now,
   beacon: undefined,
   told: 'suspect',
