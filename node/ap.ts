@@ -477,7 +477,7 @@ export class Ap {
         forgets: (ap) =>
           this.current.membership.forgotten.has(ap) ? this.ledgerStore.ledger.history('forget', apKey(ap)) : [],
         sign: () => this.nextSign(),
-        beacons: (ap) => this.beaconsFor(ap),
+        beacons: (ap) => this.beaconsOf(ap),
         onBeacon: (beacon) => this.takeBeacon(beacon),
         onPulse: (from, sign) => this.roster.pulse(from, sign, monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
@@ -871,10 +871,10 @@ export class Ap {
     return this.current.neighbourhoods.of(ap)?.members ?? []
   }
 
-  /** What this AP has heard of the neighbours of another one, and its own. */
-  private beaconsFor(ap: string): Uint8Array[] {
+  /** What this AP has heard of the neighbours of an AP, and its own. */
+  private beaconsOf(ap: string): RecordOf<'beacon'>[] {
     const others = this.neighbours(ap).map(({ id }) => this.roster.latestBeacon(id))
-    return [this.beacon, ...others].flatMap((beacon) => (beacon === undefined ? [] : [beacon.bytes]))
+    return [this.beacon, ...others].flatMap((beacon) => beacon ?? [])
   }
 
   // --- images -----------------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ export const REFRESH = 1000
 
 /** How soon one beacon may follow another, and how long a change waits for others that come with it. */
 export const BEACON_MIN = 100
-const BEACON_SLOW = 5000
-const BEACON_PER_MEMBER = 1000
+const BEACON_EACH = 6000
 
-/** After how long without a change a beacon goes out all the same. */
-export const beaconPause = (members: number): number => Math.max(BEACON_SLOW, members * BEACON_PER_MEMBER)
+/**
+ * After how long without a change a beacon goes out all the same: so that one each six seconds is heard, of however many.
+ * That an AP lives its pulses say, and a beacon that was lost comes with the next sync.
+ */
+export const beaconPause = (members: number): number => members * BEACON_EACH
 
 /** Alone in the dark, an AP waits so long for news before it starts what it held. */
 const DARK_PATIENCE = 5000

@@ -84,8 +84,12 @@ const range = z.union([
 ])
 type RangeFrame = z.infer<typeof range>
 
+/** The latest beacon that is known of an AP: its key, boot, sequence. */
+const beaconMark = z.tuple([byteString(32), uint, uint])
+export type BeaconMark = z.infer<typeof beaconMark>
+
 export const syncFrame = z.union([
-  z.tuple([z.literal('hello'), byteString(16), uint]),
+  z.tuple([z.literal('hello'), byteString(16), uint, z.array(beaconMark).max(256)]),
   z.tuple([z.literal('ranges'), z.array(range).max(1024)]),
   z.tuple([z.literal('want'), hashes]),
   z.tuple([z.literal('records'), z.array(envelope).max(4096)]),

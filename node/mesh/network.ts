@@ -56,8 +56,8 @@ export interface NetworkHandlers {
   /** The records by which an AP was forgotten; none where it never was a member. */
   forgets(ap: string): SignedRecord[]
   sign(): LifeSign
-  /** The latest beacons that a member needs. */
-  beacons(ap: string): Uint8Array[]
+  /** The latest beacons that are known here of an AP's neighbours, and this one's. */
+  beacons(ap: string): RecordOf<'beacon'>[]
   /** Returns whether it was newer than what is known. */
   onBeacon(beacon: RecordOf<'beacon'>): boolean
   onPulse(from: string, sign: LifeSign): void
@@ -359,7 +359,8 @@ export class Network {
   private syncDependencies(ap: string) {
     return {
       store: this.store,
-      beacons: () => this.handlers.beacons(ap),
+      ownBeacons: () => this.handlers.beacons(this.options.self),
+      peerBeacons: () => this.handlers.beacons(ap),
       onBeacon: (beacon: SignedRecord) => void this.takeBeacon(beacon),
       onRefused: (error: MeshError) => this.handlers.onRefused(ap, error),
       onTime: (ms: number) => {

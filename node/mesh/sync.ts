@@ -1,12 +1,14 @@
 // Sync: makes the ledgers of two APs equal, at a cost that follows their difference. What is compared with what,
 // protocols/sync.ts decides; here it travels. protocols/README.md says how.
 import type { Stream } from '@libp2p/interface'
-import { concat, equalBytes } from '../../protocols/bytes.js'
+import { concat, equalBytes, hex } from '../../protocols/bytes.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
+import type { RecordOf } from '../../protocols/kinds.js'
 import { MAX_SYNC_FRAME } from '../../protocols/limits.js'
+import { isNewer } from '../../protocols/roster.js'
 import { compareRange, type Range, wholeRange } from '../../protocols/sync.js'
-import { readRange, type SyncFrame, splitHashes, syncFrame, writeRange } from '../../protocols/wire.js'
+import { type BeaconMark, readRange, type SyncFrame, splitHashes, syncFrame, writeRange } from '../../protocols/wire.js'
 import type { LedgerStore } from '../store/ledger-store.js'
 import { Frames } from './frames.js'
 
@@ -31,10 +33,13 @@ export type SyncFrames = Pick<Frames, 'read' | 'write'>
 /** @param stream a fresh one */
 export const syncFrames = (stream: Stream): SyncFrames => new Frames(stream, MAX_SYNC_FRAME, FRAME_DEADLINE, DEADLINE)
 
+type Beacon = RecordOf<'beacon'>
+
 export interface SyncDependencies {
   readonly store: LedgerStore
-  /** Latest beacons of everyone, which travel along. */
-  beacons(): Uint8Array[]
+  /** The latest beacons of this AP's neighbours and of the peer's, as far as they are known here. Both know their own. */
+  ownBeacons(): Beacon[]
+  peerBeacons(): Beacon[]
   onBeacon(beacon: SignedRecord): void
   /** A record that the peer sent is provably bad. */
   onRefused(error: MeshError): void
@@ -50,11 +55,11 @@ export interface SyncResult {
 /** Initiates an exchange. When it resolves, both sides have synced to disk what they got. */
 export async function initiateSync(frames: SyncFrames, deps: SyncDependencies): Promise<SyncResult> {
   const exchange = new Exchange(frames, deps)
-  await exchange.write(['hello', deps.store.ledger.digest(), deps.store.clock.now()])
-  const [, , time] = await exchange.expect('hello')
+  await exchange.greet()
+  const [, , time, known] = await exchange.expect('hello')
   deps.onTime?.(time)
   await exchange.takeTurn()
-  await exchange.send('beacons', deps.beacons())
+  await exchange.send('beacons', newsIn(deps.peerBeacons(), known))
   if (await exchange.giveTurn()) await exchange.alternate()
   return exchange.result
 }
@@ -62,15 +67,15 @@ export async function initiateSync(frames: SyncFrames, deps: SyncDependencies): 
 /** Answers an exchange. */
 export async function answerSync(frames: SyncFrames, deps: SyncDependencies): Promise<SyncResult> {
   const exchange = new Exchange(frames, deps)
-  const { ledger, clock } = deps.store
-  const [, theirs, time] = await exchange.expect('hello')
+  const { ledger } = deps.store
+  const [, theirs, time, known] = await exchange.expect('hello')
   deps.onTime?.(time)
   const digest = ledger.digest()
   const whole = wholeRange(ledger)
   // What is said to be here is taken to be safe here, also where the two prove equal and nothing more is said.
   await deps.store.saved()
-  await exchange.write(['hello', digest, clock.now()])
-  await exchange.send('beacons', deps.beacons())
+  await exchange.greet(digest)
+  await exchange.send('beacons', newsIn(deps.peerBeacons(), known))
   if (!equalBytes(theirs, digest)) exchange.ask(whole)
   await exchange.giveTurn()
   await exchange.alternate()
@@ -84,9 +89,8 @@ export async function answerForgotten(
   records: SignedRecord[],
 ): Promise<void> {
   const exchange = new Exchange(frames, deps)
-  const { ledger, clock } = deps.store
   await exchange.expect('hello')
-  await exchange.write(['hello', ledger.digest(), clock.now()])
+  await exchange.write(['hello', deps.store.ledger.digest(), deps.store.clock.now(), []])
   await exchange.write(['records', records.map(({ bytes }) => bytes)])
   await exchange.write(['end'])
   while ((await exchange.read())[0] !== 'end');
@@ -113,6 +117,10 @@ class Exchange {
 
   get result(): SyncResult {
     return { received: this.received, sent: this.given.size }
+  }
+
+  greet(digest = this.deps.store.ledger.digest()): Promise<void> {
+    return this.write(['hello', digest, this.deps.store.clock.now(), this.deps.ownBeacons().map(markOf)])
   }
 
   write(frame: SyncFrame): Promise<void> {
@@ -220,6 +228,18 @@ class Exchange {
     this.refused += refused.length
     if (this.refused > MAX_REFUSED) throw new MeshError('malformed', `a sync with ${this.refused} bad records`)
   }
+}
+
+const markOf = ({ signer, body }: Beacon): BeaconMark => [signer, body.boot, body.sequence]
+
+/** What is newer than what the peer says it knows. */
+function newsIn(beacons: readonly Beacon[], known: readonly BeaconMark[]): Uint8Array[] {
+  const marks = new Map(known.map(([key, boot, sequence]) => [hex(key), { boot, sequence }]))
+  const isNews = ({ signer, body }: Beacon) => {
+    const mark = marks.get(hex(signer))
+    return mark === undefined || isNewer(body, mark)
+  }
+  return beacons.filter(isNews).map(({ bytes }) => bytes)
 }
 
 const unexpected = (frame: SyncFrame): MeshError => new MeshError('malformed', `a ${frame[0]} frame where none belongs`)

@@ -83,7 +83,13 @@ async function measured(a: Peer, b: Peer): Promise<{ bytes: number; roundTrips: 
     isOurTurn = true
     return send(data)
   }
-  const deps = { store: a.ledgerStore, beacons: () => [], onBeacon: () => {}, onRefused: () => {} }
+  const deps = {
+    store: a.ledgerStore,
+    ownBeacons: () => [],
+    peerBeacons: () => [],
+    onBeacon: () => {},
+    onRefused: () => {},
+  }
   const { sent, received } = await exchange(stream, () => initiateSync(syncFrames(stream), deps))
   return { bytes, roundTrips, moved: sent + received }
 }

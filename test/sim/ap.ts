@@ -492,9 +492,9 @@ export class Ap {
     return this.current.neighbourhoods.of(this.id)?.members ?? []
   }
 
-  private beacons(): Uint8Array[] {
+  private beacons(): RecordOf<'beacon'>[] {
     const others = [...this.current.membership.members.keys()].map((ap) => this.roster.latestBeacon(ap))
-    return [this.beacon, ...others].flatMap((beacon) => (beacon === undefined ? [] : [beacon.bytes]))
+    return [this.beacon, ...others].flatMap((beacon) => beacon ?? [])
   }
 
   // --- images -----------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ export interface MeshHandlers {
   isMember(ap: string): boolean
   forgets(ap: string): SignedRecord[]
   sign(): LifeSign
-  beacons(): Uint8Array[]
+  beacons(): RecordOf<'beacon'>[]
   onBeacon(beacon: RecordOf<'beacon'>): boolean
   onPulse(from: string, sign: LifeSign): void
   onLease(from: string, message: LeaseMessage): Promise<LeaseAnswer[]>
@@ -437,7 +437,8 @@ export class Mesh {
   private syncDependencies(ap: string) {
     return {
       store: this.store,
-      beacons: this.handlers.beacons,
+      ownBeacons: this.handlers.beacons,
+      peerBeacons: this.handlers.beacons,
       onBeacon: (beacon: SignedRecord) => void this.takeBeacon(beacon),
       onRefused: (error: MeshError) => this.handlers.onRefused(ap, error),
       onTime: (ms: number) => {

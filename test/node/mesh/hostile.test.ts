@@ -328,7 +328,7 @@ test('beacons that are old change nothing, however they come', async () => {
   await publish(beaconTopic, old!.bytes)
   const { stream, frames } = await rogue(ids.sync)
   await exchange(stream, async () => {
-    await frames.write(['hello', new Uint8Array(16), Date.now()])
+    await frames.write(['hello', new Uint8Array(16), Date.now(), []])
     for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
     await frames.write(['records', Array.from({ length: 500 }, () => old!.bytes)])
     await frames.write(['end'])
@@ -359,7 +359,7 @@ test('what is not as it should be is refused, whoever passes it on, and is in th
   // Through sync first, all at once, since gossip soon does not listen any more.
   const { stream, frames } = await rogue(ids.sync)
   await exchange(stream, async () => {
-    await frames.write(['hello', new Uint8Array(16), Date.now()])
+    await frames.write(['hello', new Uint8Array(16), Date.now(), []])
     for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
     const { 'too big': tooBig, ...fitting } = sick
     await frames.write(['records', Object.values(fitting)])
@@ -404,7 +404,7 @@ test('a sync that never ends does not fill the memory, whichever side the villai
   // Hashes of records that the node does not have: 2.5 million of them.
   const endless = await rogue(ids.sync)
   await dare(async () => {
-    await endless.frames.write(['hello', new Uint8Array(16), Date.now()])
+    await endless.frames.write(['hello', new Uint8Array(16), Date.now(), []])
     for (let i = 0; i < 600; i++) await endless.frames.write(['ranges', [['hashes', hex(Uint8Array.of(i)), fresh()]]])
   })
   await unharmed(before, { changes: true })
@@ -419,7 +419,7 @@ test('a sync that never ends does not fill the memory, whichever side the villai
       exchange(stream, async () => {
         const frames = new Frames(stream, 16 * 1024 ** 2, 20_000)
         await frames.read(syncFrame)
-        await frames.write(['hello', new Uint8Array(16), Date.now()])
+        await frames.write(['hello', new Uint8Array(16), Date.now(), []])
         await frames.write(['ranges', [['digests', '', new Uint8Array(256 * 16)]]])
         await frames.write(['end'])
         const known: Uint8Array[] = []
@@ -459,7 +459,7 @@ test('a sync that never ends does not fill the memory, whichever side the villai
   let accepted = 0
   const { stream, frames: bombs } = await rogue(ids.sync)
   await dare(async () => {
-    await bombs.write(['hello', new Uint8Array(16), Date.now()])
+    await bombs.write(['hello', new Uint8Array(16), Date.now(), []])
     for (let ended = false; !ended; ) ended = (await bombs.read(syncFrame))[0] === 'end'
     for (; accepted < 200; accepted++) {
       await bombs.write(['records', bad])
@@ -480,7 +480,7 @@ test('a record of the future is kept and handed on, and does nothing yet', async
     await dare(async () => {
       const { stream, frames } = await rogue(ids.sync)
       await exchange(stream, async () => {
-        await frames.write(['hello', new Uint8Array(16), Date.now()])
+        await frames.write(['hello', new Uint8Array(16), Date.now(), []])
         for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
         await frames.write(['records', [future.bytes]])
         await frames.write(['end'])
@@ -506,7 +506,7 @@ test('one that accuses a live AP again and again does not kill it, is refuted, a
   await eventually('all accusations to be taken in', async () => {
     const { stream, frames } = await rogue(ids.sync)
     await exchange(stream, async () => {
-      await frames.write(['hello', new Uint8Array(16), Date.now()])
+      await frames.write(['hello', new Uint8Array(16), Date.now(), []])
       for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
       for (let i = 0; i < 10; i++) {
         // As much as a statement can say: the accused must still be able to say more.
@@ -557,7 +557,7 @@ test('one that does nothing but what is refused does not fill the events, nor th
   for (let round = 0; round < 8; round++) {
     await dare(async () => {
       const { frames } = await rogue(ids.sync)
-      await frames.write(['hello', new Uint8Array(16), Date.now()])
+      await frames.write(['hello', new Uint8Array(16), Date.now(), []])
       for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
       const bad = Array.from({ length: 300 }, (_, i) => spoilt(record('snapshot-head', utf8(`s${i}`), {}).bytes))
       await frames.write(['records', bad])

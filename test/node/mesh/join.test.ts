@@ -131,7 +131,13 @@ test('one that says welcome without being a member itself is not believed, nor i
   store.clock.now = () => ages
   await impostor.handle(ids.sync, async (stream) => {
     await exchange(stream, () =>
-      answerSync(syncFrames(stream), { store, beacons: () => [], onBeacon: () => {}, onRefused: () => {} }),
+      answerSync(syncFrames(stream), {
+        store,
+        ownBeacons: () => [],
+        peerBeacons: () => [],
+        onBeacon: () => {},
+        onRefused: () => {},
+      }),
     )
   })
   await impostor.start()

@@ -78,7 +78,7 @@ export class Peer {
         ownBeacon: () => peer.beacons.get(peer.id)?.bytes,
         forgets: () => [],
         sign: () => ({ boot: 1, sequence: ++peer.sequence }),
-        beacons: () => [...peer.beacons.values()].map(({ bytes }) => bytes),
+        beacons: () => [...peer.beacons.values()],
         onBeacon: (beacon) => peer.takeBeacon(beacon),
         onPulse: (from, sign) => peer.pulses.push({ from, sign, at: performance.now() }),
         onLease: async () => [],
@@ -141,6 +141,14 @@ export class Peer {
     else delete socket.send
   }
 
+  takeBeacon(beacon: RecordOf<'beacon'>): boolean {
+    const ap = apId(beacon.signer)
+    const known = this.beacons.get(ap)
+    if (!this.members.has(ap) || (known !== undefined && !isNewer(beacon.body, known.body))) return false
+    this.beacons.set(ap, beacon)
+    return true
+  }
+
   async stop(): Promise<void> {
     await this.network.stop()
     await this.store.close()
@@ -151,14 +159,6 @@ export class Peer {
     const before = this.members.size
     this.members = membershipOf(ledger, this.realm.owner.publicKey, clock.now()).members
     if (this.members.size > before) this.network?.membersChanged()
-  }
-
-  private takeBeacon(beacon: RecordOf<'beacon'>): boolean {
-    const ap = apId(beacon.signer)
-    const known = this.beacons.get(ap)
-    if (!this.members.has(ap) || (known !== undefined && !isNewer(beacon.body, known.body))) return false
-    this.beacons.set(ap, beacon)
-    return true
   }
 }
 

@@ -4,6 +4,7 @@ import * as assert from 'uvu/assert'
 import { exchange } from '../../../node/mesh/frames.js'
 import { openStream } from '../../../node/mesh/host.js'
 import { initiateSync, syncFrames } from '../../../node/mesh/sync.js'
+import type { RecordOf } from '../../../protocols/kinds.js'
 import { protocolIds } from '../../../protocols/wire.js'
 import { until } from '../../support/until.js'
 import { hashes } from '../realm.js'
@@ -33,7 +34,7 @@ async function measured(): Promise<{ bytes: number; received: number; sent: numb
     return send(data)
   }
   const { ledgerStore: store } = a
-  const deps = { store, beacons: () => [], onBeacon: () => {}, onRefused: () => {} }
+  const deps = { store, ownBeacons: () => [], peerBeacons: () => [], onBeacon: () => {}, onRefused: () => {} }
   return { ...(await exchange(stream, () => initiateSync(syncFrames(stream), deps))), bytes }
 }
 
@@ -79,6 +80,32 @@ test('what an exchange costs follows the difference, not the ledger', async () =
   const twenty = await measured()
   assert.equal([twenty.sent, twenty.received], [10, 10])
   assert.ok(twenty.bytes < digests + 20 * 2500, `${twenty.bytes} bytes for twenty records`)
+})
+
+test('of beacons an exchange brings those that are newer than what the other side knows, and no others', async () => {
+  const { signer } = a
+  const heard: string[] = []
+  for (const [name, peer] of Object.entries({ a, b })) {
+    const takeBeacon = peer.takeBeacon.bind(peer)
+    peer.takeBeacon = (beacon) => {
+      heard.push(`${name} ${beacon.body.sequence}`)
+      return takeBeacon(beacon)
+    }
+  }
+  const fetched = async (by: Peer, from: Peer) => {
+    heard.length = 0
+    await by.network.sync(from.id)
+    return heard.join(' and ')
+  }
+  const tell = (peer: Peer, sequence: number) => peer.takeBeacon(realm.beacon(signer, sequence) as RecordOf<'beacon'>)
+  tell(a, 1)
+  assert.is(await fetched(b, a), 'b 1')
+  assert.is(await fetched(b, a), '')
+  tell(a, 3)
+  tell(b, 2)
+  assert.is(await fetched(b, a), 'b 3')
+  tell(b, 4)
+  assert.is(await fetched(a, b), 'a 4')
 })
 
 test('a ledger that grows while an exchange begins does not break it', async () => {
