@@ -482,10 +482,7 @@ export class Ap {
         onPulse: (from, sign) => this.roster.pulse(from, sign, monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
         onTime: (ap, ms) => this.noteTime(ap, ms),
-        onConnected: () => {
-          this.scheduleBeacon()
-          this.sendPulses() // who has never heard this AP could not tell that it died
-        },
+        onConnected: () => this.sendPulses(), // who has never heard this AP could not tell that it died
         onLost: (ap) => this.roster.lost(ap, monotonic()),
         onAddresses: (known) => void this.knownPeers.save(known).catch(() => {}),
         onSynced: (ap, { received, sent }) => {

@@ -114,10 +114,7 @@ export class Ap {
         onPulse: (from, sign) => this.roster.pulse(from, sign, time.monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
         onTime: (ap, ms) => this.noteTime(ap, ms),
-        onConnected: () => {
-          this.scheduleBeacon()
-          this.sendPulses()
-        },
+        onConnected: () => this.sendPulses(),
         onLost: (ap) => this.roster.lost(ap, time.monotonic()),
         onPeers: (known) => void host.disk.write('peers', known).catch(() => {}),
         onSynced: (ap, { received, sent }) => {
