@@ -80,6 +80,8 @@ interface Heard {
   failedProbes: number
   /** The last probe found its host, and no process. */
   isRefused: boolean
+  /** Whether this AP is one of its watchers. */
+  isWatched: boolean
   /** Since when it is not alive to us. */
   goneSince: number | undefined
   beacon: RecordOf<'beacon'> | undefined
@@ -108,6 +110,9 @@ export class Roster {
   /** When the first of the statements came that stand against an AP; and that stand by the ledger alone. */
   private readonly firstAccused = new Map<string, number>()
   private readonly firstInLedger = new Map<string, number>()
+  private watched: readonly [ap: string, of: Heard][] = []
+  /** True while all are alive or have left, and nothing but the silence of those that are watched can change that with time. */
+  private isSettled = false
   private lastTick: number
   private readonly health = new Health()
 
@@ -133,6 +138,9 @@ export class Roster {
     tracked.delete(this.self)
     for (const id of tracked) if (!this.heardOf.has(id)) this.heardOf.set(id, newlyKnown(now))
     for (const id of this.heardOf.keys()) if (!tracked.has(id)) this.heardOf.delete(id)
+    for (const [id, of] of this.heardOf) of.isWatched = this.watchers(id).includes(this.self)
+    this.watched = [...this.heardOf].filter(([, { isWatched }]) => isWatched)
+    this.isSettled = false
     for (const first of [this.firstAccused, this.firstInLedger])
       for (const id of first.keys()) if (!members.has(id)) first.delete(id)
   }
@@ -147,6 +155,7 @@ export class Roster {
     const records = [statements, goodbyes, alives]
     if (isSameList(this.lastRecords, records)) return
     this.lastRecords = records
+    this.isSettled = false
     this.statements = new Map()
     for (const statement of statements) {
       const ap = idOf(statement.subject)
@@ -171,7 +180,11 @@ export class Roster {
   heard(ap: string, sign: { boot: number; sequence: number }, now: number): void {
     const of = this.heardOf.get(ap)
     if (of === undefined || sign.boot < of.boot) return
-    if (isNewer(sign, of)) Object.assign(of, { boot: sign.boot, sequence: sign.sequence })
+    if (isNewer(sign, of)) {
+      of.boot = sign.boot
+      of.sequence = sign.sequence
+    }
+    if (of.told !== 'alive') this.isSettled = false
     of.at = now
     of.suspectedAt = undefined
     of.failedProbes = 0
@@ -187,6 +200,7 @@ export class Roster {
   beacon(ap: string, record: RecordOf<'beacon'>, now: number): boolean {
     const of = this.heardOf.get(ap)
     if (of === undefined || (of.beacon !== undefined && !isNewer(record.body, of.beacon.body))) return false
+    if (of.told !== 'alive' || of.beacon === undefined) this.isSettled = false
     of.beacon = record
     if (isNewer(record.body, of)) {
       // One that comes back in another boot was down indeed.
@@ -202,7 +216,9 @@ export class Roster {
   /** The last connection to an AP broke: suspect at once, and probe. */
   lost(ap: string, now: number): void {
     const of = this.heardOf.get(ap)
-    if (of !== undefined && now >= of.awayUntil) of.suspectedAt ??= now
+    if (of === undefined || now < of.awayUntil) return
+    of.suspectedAt ??= now
+    this.isSettled = false
   }
 
   /**
@@ -363,9 +379,8 @@ export class Roster {
   }
 
   // An AP answers for those it watches, and for those whose watchers are all gone.
-  private answersFor(ap: string): boolean {
-    const watchers = this.watchers(ap)
-    return watchers.includes(this.self) || watchers.every((id) => this.isSilent(id))
+  private answersFor(ap: string, of: Heard): boolean {
+    return of.isWatched || this.watchers(ap).every((id) => this.isSilent(id))
   }
 
   /** Call it at least every `probe` milliseconds. */
@@ -377,14 +392,29 @@ export class Roster {
       this.postpone(gap, now)
       this.health.worsen(now)
     }
-    for (const [ap, of] of this.heardOf) {
+    const looked = this.isSettled ? this.watched.filter(([, of]) => this.isLate(of, now)) : this.heardOf
+    this.isSettled = true
+    for (const [ap, of] of looked) {
       const before = of.told
       of.told = this.state(ap, now)
       if (of.told !== before) effects.push({ do: 'tell', ap, from: before, to: of.told })
       of.goneSince = of.told === 'alive' ? undefined : (of.goneSince ?? now)
-      if (of.told !== 'left' && this.answersFor(ap)) effects.push(...this.watch(ap, of, now))
+      if (of.told === 'left') continue
+      const isAnswered = this.answersFor(ap, of)
+      if (isAnswered) effects.push(...this.watch(ap, of, now))
+      const isCalm = of.told === 'alive' && of.suspectedAt === undefined
+      if (!isCalm || isAnswered !== of.isWatched) this.isSettled = false
     }
     return effects
+  }
+
+  /** Nothing is done about one that is watched before it is late at the least. */
+  private isLate(of: Heard, now: number): boolean {
+    return of.told !== 'left' && this.silence(of, now) > this.timing.ask
+  }
+
+  private silence(of: Heard, now: number): number {
+    return now - Math.max(of.at ?? of.knownAt, of.awayUntil)
   }
 
   // What we waited for may have come while we slept, so every wait goes on where it stood. What woke us is newer than that.
@@ -400,11 +430,10 @@ export class Roster {
   }
 
   private watch(ap: string, of: Heard, now: number): RosterEffect[] {
-    const silence = now - Math.max(of.at ?? of.knownAt, of.awayUntil)
+    const silence = this.silence(of, now)
     if (silence < 0) return [] // it said that it would be silent
-    const isWatcher = this.watchers(ap).includes(this.self)
     // One that does not watch hears beacons, not pulses, and one that was not heard in this life may just be late.
-    const isExpected = isWatcher && of.at !== undefined
+    const isExpected = of.isWatched && of.at !== undefined
     if (silence > (isExpected ? this.patience('suspect', of, now) : this.timing.unwitnessed)) of.suspectedAt ??= now
     const isQuiet = isExpected && silence > this.patience('ask', of, now)
     if (of.suspectedAt === undefined && !isQuiet) return []
@@ -451,6 +480,7 @@ const newlyKnown = (now: number): Heard => ({
   probedAt: Number.NEGATIVE_INFINITY,
   failedProbes: 0,
   isRefused: false,
+  isWatched: false,
   goneSince: now,
   beacon: undefined,
   told: 'suspect',
