@@ -55,7 +55,6 @@ export function lookOut(
     ledger.effective('statement', nowMs),
     ledger.effective('goodbye', nowMs),
     ledger.effective('alive', nowMs),
-    apId,
   )
   const isDivided = neighbourhoods.all.length > 1
   const candidates = new Map<string, Candidate>()

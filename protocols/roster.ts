@@ -1,6 +1,6 @@
 // The roster: what an AP believes of the others. It hears of pulses, beacons, broken connections, probes and signed
 // statements, and says whom to probe, what to sign, and who is alive, suspect, dead or left.
-import { compareBytes, equalBytes, hex, sha256 } from './bytes.js'
+import { apId, compareBytes, equalBytes, hex, sha256 } from './bytes.js'
 import type { Body, RecordOf } from './kinds.js'
 import type { Member } from './membership.js'
 import { type Divisions, type Neighbourhoods, neighbourhoodsOf } from './neighbourhood.js'
@@ -99,17 +99,18 @@ export const isNewer = (a: { boot: number; sequence: number }, b: { boot: number
  */
 export class Roster {
   private members: ReadonlyMap<string, Member> = new Map()
-  /** Hex. */
-  private memberKeys: ReadonlySet<string> = new Set()
   private readonly heardOf = new Map<string, Heard>()
   private neighbourhoods: Neighbourhoods = neighbourhoodsOf(this.members, UNDIVIDED)
+  /** By AP: those by members that no `alive` refutes. */
   private statements = new Map<string, RecordOf<'statement'>[]>()
   private goodbyes = new Map<string, number>()
   private alives = new Map<string, Body<'alive'>>()
   private lastRecords: readonly unknown[] = []
+  private lastStatements: readonly RecordOf<'statement'>[] = []
   /** When the first of the statements came that stand against an AP; and that stand by the ledger alone. */
   private readonly firstAccused = new Map<string, number>()
   private readonly firstInLedger = new Map<string, number>()
+  private readonly electorates = new Map<string, Uint8Array>()
   private watched: readonly [ap: string, of: Heard][] = []
   /** True while all are alive or have left, and nothing but the silence of those that are watched can change that with time. */
   private isSettled = false
@@ -131,7 +132,6 @@ export class Roster {
   ): void {
     if (neighbourhoods === this.neighbourhoods) return
     this.neighbourhoods = neighbourhoods
-    this.memberKeys = new Set([...members.values()].map(({ key }) => hex(key)))
     this.members = members
     const tracked = new Set(this.neighbourhoods.watchedBy(this.self))
     for (const { id } of neighbourhoods.of(this.self)?.members ?? []) tracked.add(id)
@@ -140,7 +140,8 @@ export class Roster {
     for (const id of this.heardOf.keys()) if (!tracked.has(id)) this.heardOf.delete(id)
     for (const [id, of] of this.heardOf) of.isWatched = this.watchers(id).includes(this.self)
     this.watched = [...this.heardOf].filter(([, { isWatched }]) => isWatched)
-    this.isSettled = false
+    this.electorates.clear()
+    this.sortStatements()
     for (const first of [this.firstAccused, this.firstInLedger])
       for (const id of first.keys()) if (!members.has(id)) first.delete(id)
   }
@@ -150,19 +151,28 @@ export class Roster {
     statements: readonly RecordOf<'statement'>[],
     goodbyes: readonly RecordOf<'goodbye'>[],
     alives: readonly RecordOf<'alive'>[],
-    idOf: (key: Uint8Array) => string,
   ): void {
     const records = [statements, goodbyes, alives]
     if (isSameList(this.lastRecords, records)) return
     this.lastRecords = records
+    this.lastStatements = statements
+    this.goodbyes = new Map(goodbyes.map((goodbye) => [apId(goodbye.subject), goodbye.body.boot]))
+    this.alives = new Map(alives.map(({ subject, body }) => [apId(subject), body]))
+    this.sortStatements()
+  }
+
+  private sortStatements(): void {
     this.isSettled = false
-    this.statements = new Map()
-    for (const statement of statements) {
-      const ap = idOf(statement.subject)
-      this.statements.set(ap, [...(this.statements.get(ap) ?? []), statement])
+    this.statements.clear()
+    for (const statement of this.lastStatements) {
+      const ap = apId(statement.subject)
+      const alive = this.alives.get(ap)
+      const isRefuted = alive !== undefined && isNewer(alive, statement.body)
+      if (isRefuted || !this.members.has(apId(statement.signer))) continue
+      const others = this.statements.get(ap)
+      if (others === undefined) this.statements.set(ap, [statement])
+      else others.push(statement)
     }
-    this.goodbyes = new Map(goodbyes.map((goodbye) => [idOf(goodbye.subject), goodbye.body.boot]))
-    this.alives = new Map(alives.map(({ subject, body }) => [idOf(subject), body]))
   }
 
   /** A pulse: as `heard`, and who has heard one of this boot may sign that it heard no more. */
@@ -253,25 +263,26 @@ export class Roster {
   }
 
   /** The statements that stand against an AP: by members, and not refuted by a newer beacon, or an `alive` in the ledger. */
-  accusations(ap: string): RecordOf<'statement'>[] {
-    const beacon = this.heardOf.get(ap)?.beacon?.body
+  accusations(ap: string): readonly RecordOf<'statement'>[] {
     const unrefuted = this.accusationsInLedger(ap)
+    if (unrefuted.length === 0) return unrefuted
+    const beacon = this.heardOf.get(ap)?.beacon?.body
     return beacon === undefined ? unrefuted : unrefuted.filter(({ body }) => !isNewer(beacon, body))
   }
 
-  private accusationsInLedger(ap: string): RecordOf<'statement'>[] {
-    const statements = this.statements.get(ap)
-    if (statements === undefined) return NO_STATEMENTS
-    const alive = this.alives.get(ap)
-    return statements.filter(
-      ({ body, signer }) => (alive === undefined || !isNewer(alive, body)) && this.memberKeys.has(hex(signer)),
-    )
+  private accusationsInLedger(ap: string): readonly RecordOf<'statement'>[] {
+    return this.statements.get(ap) ?? NO_STATEMENTS
   }
 
   /** What a statement says of who else may sign: a digest of the keys of the AP's watchers, as the signer knows them. */
   private electorate(ap: string): Uint8Array {
-    const keys = this.watchers(ap).map((id) => this.members.get(id)!.key)
-    return sha256(...keys.sort(compareBytes)).slice(0, 16)
+    let electorate = this.electorates.get(ap)
+    if (electorate === undefined) {
+      const keys = this.watchers(ap).map((id) => this.members.get(id)!.key)
+      electorate = sha256(...keys.sort(compareBytes)).slice(0, 16)
+      this.electorates.set(ap, electorate)
+    }
+    return electorate
   }
 
   /**
@@ -281,11 +292,14 @@ export class Roster {
   certificate(ap: string, accusations = this.accusations(ap)): RecordOf<'statement'>[] | undefined {
     if (accusations.length === 0) return undefined
     const watchers = this.watchers(ap)
-    const isWatcher = (key: Uint8Array) => watchers.some((id) => equalBytes(this.members.get(id)!.key, key))
-    const counted = accusations.filter(({ signer, body }) => body.heard && isWatcher(signer))
-    return counted
-      .map(({ body }) => counted.filter((other) => equalBytes(other.body.watchers, body.watchers)))
-      .find((together) => together.length >= majority(watchers.length))
+    const counted = accusations.filter(({ signer, body }) => body.heard && watchers.includes(apId(signer)))
+    const needed = majority(watchers.length)
+    if (counted.length < needed) return undefined
+    for (const { body } of counted) {
+      const together = counted.filter((other) => equalBytes(other.body.watchers, body.watchers))
+      if (together.length >= needed) return together
+    }
+    return undefined
   }
 
   state(ap: string, now: number): RosterState {
@@ -352,9 +366,9 @@ export class Roster {
     const first = firsts.get(ap) ?? now
     firsts.set(ap, first)
     if (now - first < this.timing.unwitnessed) return false
-    const signers = new Set(accusations.map(({ signer }) => hex(signer)))
+    const signers = accusations.map(({ signer }) => apId(signer))
     const isGone = (id: string) => this.isSilent(id) || this.isLongAccused(id, now, firsts)
-    return this.watchers(ap).every((id) => signers.has(hex(this.members.get(id)!.key)) || isGone(id))
+    return this.watchers(ap).every((id) => signers.includes(id) || isGone(id))
   }
 
   // Of watchers that died with those that they watched, and watched each other, none has a majority against it. One that
@@ -466,7 +480,7 @@ export class Roster {
 
 const UNDIVIDED: Divisions = new Map()
 
-const NO_STATEMENTS: RecordOf<'statement'>[] = []
+const NO_STATEMENTS: readonly RecordOf<'statement'>[] = []
 
 const newlyKnown = (now: number): Heard => ({
   boot: 0,

@@ -2,7 +2,6 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { mustShowLife } from '../../protocols/alive.js'
-import { apId } from '../../protocols/bytes.js'
 import { chuteKey, instanceSubject } from '../../protocols/chute.js'
 import type { ChuteSpec } from '../../protocols/deployment.js'
 import { type Chute, claimsOf } from '../../protocols/desired.js'
@@ -46,7 +45,7 @@ function stateOf(
 ): string {
   const roster = new Roster(SELF, 0)
   roster.setMembers(MEMBERS, 0, HOODS)
-  roster.setRecords(statements, goodbyes, alives, apId)
+  roster.setRecords(statements, goodbyes, alives)
   for (const id of broken) roster.lost(id, 0)
   roster.state(ap, 0)
   return roster.state(ap, after)

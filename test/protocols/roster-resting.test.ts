@@ -2,7 +2,6 @@
 import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { apId } from '../../protocols/bytes.js'
 import type { RecordOf } from '../../protocols/kinds.js'
 import type { Member } from '../../protocols/membership.js'
 import { Neighbourhoods } from '../../protocols/neighbourhood.js'
@@ -58,7 +57,7 @@ class Run {
 
   private give(): void {
     const { statements, goodbyes, alives } = this.records
-    this.roster.setRecords(statements, goodbyes, alives, apId)
+    this.roster.setRecords(statements, goodbyes, alives)
   }
 
   /** @param age by how much others came before it that were sent later */

@@ -106,7 +106,7 @@ class Observer {
   }
 
   know(statements: RecordOf<'statement'>[], goodbyes: RecordOf<'goodbye'>[] = []): void {
-    this.roster.setRecords(statements, goodbyes, [], apId)
+    this.roster.setRecords(statements, goodbyes, [])
   }
 
   state(ap: number): string {
@@ -843,7 +843,7 @@ class Mesh {
     const known = [...this.statements.values()].filter(
       ({ signer }) => this.side(numberOf.get(apId(signer))!) === this.side(ap),
     )
-    roster.setRecords(known, [], [], apId)
+    roster.setRecords(known, [], [])
     const accusations = known.filter(({ subject, hash }) => apId(subject) === idOf(ap) && !this.refuted.has(hash))
     if (accusations.length > 0) this.beacon(ap)
     for (const { hash } of accusations) this.refuted.add(hash)

@@ -142,7 +142,7 @@ export class Detector {
   }
 
   tick(now: number): readonly Effect[] {
-    this.roster.setRecords(this.known, NONE, NONE, apId)
+    this.roster.setRecords(this.known, NONE, NONE)
     const effects = this.roster.tick(now)
     return effects.length === 0 ? NONE : effects.map((effect) => this.inNumbers(effect))
   }
