@@ -4,7 +4,7 @@ import { apId, sha256, utf8 } from '../../../protocols/bytes.js'
 import type { Body, RecordOf } from '../../../protocols/kinds.js'
 import type { Member } from '../../../protocols/membership.js'
 import { Neighbourhoods } from '../../../protocols/neighbourhood.js'
-import { Roster, type RosterEffect, type RosterState } from '../../../protocols/roster.js'
+import { isNewer, Roster, type RosterEffect, type RosterState } from '../../../protocols/roster.js'
 
 /** One AP finds whom it watches in a few hashes a member; for all of them together that would be too many. */
 class AllWatched extends Neighbourhoods {
@@ -62,6 +62,18 @@ export class Members {
     return this.numbers.get(id)!
   }
 
+  /**
+   * For whom something may follow from a statement about an AP: those who keep track of it, and, where it watches others
+   * that die with it, those who keep track of these. Neighbourhoods of which all are, and others, by number.
+   */
+  concernedBy(ap: number): { readonly near: readonly number[]; readonly far: readonly number[] } {
+    const { homeOf, watchers, watched } = this
+    const subjects = [ap, ...watched[ap]!]
+    const near = [...new Set(subjects.map((subject) => homeOf[subject]!))]
+    const far = subjects.flatMap((subject) => watchers[subject]!).filter((other) => !near.includes(homeOf[other]!))
+    return { near, far: [...new Set(far)] }
+  }
+
   roster(ap: number, now: number): Roster {
     const roster = new Roster(this.ids[ap]!, now)
     roster.setMembers(this.members, now, this.neighbourhoods)
@@ -76,21 +88,25 @@ export type Effect =
 
 export type Beacon = RecordOf<'beacon'>
 export type Statement = RecordOf<'statement'>
+export type Alive = RecordOf<'alive'>
 
 export class Detector {
   private readonly roster: Roster
   /** The newest of each signer on each subject, as in a ledger. */
   private readonly statements = new Map<number, Statement>()
   private known: readonly Statement[] = []
+  private readonly alives = new Map<number, Alive>()
+  private knownAlives: readonly Alive[] = []
 
   constructor(
     private readonly members: Members,
     self: number,
     now: number,
-    statements: readonly Statement[] = [],
+    /** Whose records it has; its own, of an earlier life. */
+    ledger?: Detector,
   ) {
     this.roster = members.roster(self, now)
-    for (const statement of statements) this.statement(statement)
+    if (ledger !== undefined) this.sync(ledger)
   }
 
   pulse(from: number, boot: number, sequence: number, now: number): void {
@@ -116,8 +132,31 @@ export class Detector {
     return true
   }
 
-  allStatements(): readonly Statement[] {
-    return this.known
+  alive(alive: Alive): boolean {
+    const ap = this.members.number(apId(alive.signer))
+    const before = this.alives.get(ap)
+    if (before !== undefined && before.clock[0] >= alive.clock[0]) return false
+    this.alives.set(ap, alive)
+    this.knownAlives = [...this.alives.values()]
+    return true
+  }
+
+  /** True where something is signed against it that its latest `alive` does not refute. */
+  isAccused(ap: number): boolean {
+    const key = this.members.keys[ap]!
+    const alive = this.alives.get(ap)?.body
+    return this.known.some(({ subject, body }) => subject === key && (alive === undefined || !isNewer(alive, body)))
+  }
+
+  /** As digests of their ledgers tell. */
+  differsFrom(other: Detector): boolean {
+    return this.known.length !== other.known.length || this.knownAlives.length !== other.knownAlives.length
+  }
+
+  /** Takes the records that another one has. */
+  sync(other: Detector): void {
+    for (const statement of other.known) this.statement(statement)
+    for (const alive of other.knownAlives) this.alive(alive)
   }
 
   lost(ap: number, now: number): void {
@@ -135,14 +174,13 @@ export class Detector {
     const id = this.members.ids[ap]!
     if (typeof own === 'object') this.roster.heard(id, own, now)
     else if (isReached) {
-      const { boot, sequence } = this.roster.latestBeacon(id)?.body ?? { boot: 0, sequence: 0 }
-      this.roster.heard(id, { boot, sequence }, now)
-      this.roster.misjudged(now)
+      this.roster.heard(id, this.roster.lastSign(id), now)
+      if (this.roster.state(id, now) !== 'dead') this.roster.misjudged(now)
     } else if ((this.roster.lastHeard(id) ?? 0) <= began) this.roster.unreachable(id, own === 'refused')
   }
 
   tick(now: number): readonly Effect[] {
-    this.roster.setRecords(this.known, NONE, NONE)
+    this.roster.setRecords(this.known, NONE, this.knownAlives)
     const effects = this.roster.tick(now)
     return effects.length === 0 ? NONE : effects.map((effect) => this.inNumbers(effect))
   }
@@ -168,6 +206,12 @@ export class Detector {
   statementOf(self: number, ap: number, body: Body<'statement'>, now: number): Statement {
     const [signer, subject] = [this.members.keys[self]!, this.members.keys[ap]!]
     return { ...UNSIGNED, kind: 'statement', signer, subject, clock: [now, 0], body }
+  }
+
+  aliveOf(self: number, boot: number, sequence: number, now: number): Alive {
+    const key = this.members.keys[self]!
+    const body = { boot, sequence, addresses: [] }
+    return { ...UNSIGNED, kind: 'alive', signer: key, subject: key, clock: [now, 0], body }
   }
 }
 

@@ -4,7 +4,7 @@
 import { BEACON_MIN, beaconPause, TICK } from '../../../protocols/pace.js'
 import { type RosterState, TIMING } from '../../../protocols/roster.js'
 import { Random } from '../random.js'
-import { type Beacon, Detector, type Effect, type Members, type Statement } from './detector.js'
+import { type Alive, type Beacon, Detector, type Effect, type Members, type Statement } from './detector.js'
 import { Queue } from './queue.js'
 import type { Sizes } from './sizes.js'
 
@@ -20,6 +20,7 @@ const PROBE_HEAD_START = 100
 const REFRESH_AFTER = 10
 const RENEW_KEYS = 15_000
 const SYNC_EVERY = 30_000
+const SHOW_LIFE_EVERY = 5000
 /** As in node/mesh/host.ts, and gossipsub's own. */
 const DEGREE = 8
 const LEAST_DEGREE = 6
@@ -31,7 +32,7 @@ const TOLD = 3
 const HANDSHAKES = 4
 /** Linux's least timeout of a retransmission. */
 const RTO_MIN = 200
-/** A watcher from another neighbourhood gives what it signs to so many of the accused's, beside the accused and its watchers. */
+/** Gossip of the whole mesh comes to so many of a neighbourhood from outside. */
 const INTO_OTHERS = 3
 /** What is still not there by then counts as if it were, in milliseconds: nothing waits for it any more. */
 const LONGEST_WAIT = 15_000
@@ -46,21 +47,22 @@ const HEARTBEATS = 3
 const REFRESHES = 4
 const BEACON_DUE = 5
 const LINKED = 6
-const LAST_OF_A_LIFE = LINKED
-const PROBE_WAITED = 7
-const ASK_AGAIN = 8
-const ASK_BY_STREAM = 9
-const ASK_ENDS = 10
-const TROUBLE = 11
+const LIFE_DUE = 7
+const LAST_OF_A_LIFE = LIFE_DUE
+const PROBE_WAITED = 8
+const ASK_AGAIN = 9
+const ASK_BY_STREAM = 10
+const ASK_ENDS = 11
+const TROUBLE = 12
 const LAST_TIMER = TROUBLE
-const PULSE_IN = 12
-const STREAMED_PULSE_IN = 13
-const ASK_IN = 14
-const STREAMED_ASK_IN = 15
-const ANSWER_IN = 16
-const REFUSAL_IN = 17
-const MESSAGE_IN = 18
-const LOST = 19
+const PULSE_IN = 13
+const STREAMED_PULSE_IN = 14
+const ASK_IN = 15
+const STREAMED_ASK_IN = 16
+const ANSWER_IN = 17
+const REFUSAL_IN = 18
+const MESSAGE_IN = 19
+const LOST = 20
 
 const MOST_WATCHERS = 5
 /** Answers of a pulse that may be under way at once to one AP. */
@@ -133,7 +135,7 @@ type Purpose = 'pulses' | 'probes' | 'beacons' | 'told' | 'keys' | 'syncs'
 
 interface Message {
   readonly home: number
-  readonly record: Beacon | Statement
+  readonly record: Beacon | Statement | Alive
   readonly bytes: number
   readonly from: number
   readonly about: number
@@ -172,6 +174,8 @@ export class World {
   private readonly lastBeaconAt: Float64Array
   private readonly isBeaconDue: Uint8Array
   private readonly isRefreshDue: Uint8Array
+  private readonly lastAliveAt: Float64Array
+  private readonly isLifeDue: Uint8Array
   // Of links from an AP to its watchers, five a piece.
   private readonly watcherAt: Int32Array
   private readonly isHearing: Uint8Array
@@ -222,6 +226,8 @@ export class World {
     this.lookedAt = perAp()
     this.isBeaconDue = new Uint8Array(n)
     this.isRefreshDue = new Uint8Array(n)
+    this.lastAliveAt = perAp().fill(Number.NEGATIVE_INFINITY)
+    this.isLifeDue = new Uint8Array(n)
     this.recent = members.homes.map(() => new Map())
     this.place = new Int32Array(n)
     const links = n * MOST_WATCHERS
@@ -332,10 +338,11 @@ export class World {
     this.busyUntil[ap] = this.now
     this.isBeaconDue[ap] = 0
     this.isRefreshDue[ap] = 0
+    this.isLifeDue[ap] = 0
     this.lastBeaconAt[ap] = this.now
     const wait = 2 * HANDSHAKES * this.latency() + this.random.between(0, 100)
     this.linkedAt[ap] = this.now + wait
-    this.detectors[ap] = new Detector(this.members, ap, this.now, this.detectors[ap]!.allStatements())
+    this.detectors[ap] = new Detector(this.members, ap, this.now, this.detectors[ap]!)
     this.startTimers(ap, 1)
     this.queue.add(wait, LINKED, ap, this.boots[ap]!, 0)
   }
@@ -413,6 +420,7 @@ export class World {
       this.tick(ap)
     } else if (kind === BEACON_DUE) this.sendBeacon(ap)
     else if (kind === LINKED) this.catchUp(ap)
+    else if (kind === LIFE_DUE) this.sendAlive(ap)
   }
 
   private tick(ap: number): void {
@@ -431,7 +439,7 @@ export class World {
       this.watch.signed(by, ap, statement, this.now)
       this.detectors[by]!.statement(statement)
       this.scheduleRefresh(by)
-      this.publishStatement(by, ap, statement)
+      this.publishRecord(by, ap, statement)
     } else {
       this.watch.told(by, ap, effect.to, this.now)
       this.scheduleRefresh(by)
@@ -742,35 +750,43 @@ export class World {
   private sendBeacon(ap: number, away?: number): void {
     this.isBeaconDue[ap] = 0
     this.lastBeaconAt[ap] = this.now
-    const { homeOf, watchers, watched } = this.members
     const beacon = this.detectors[ap]!.beaconOf(ap, this.boots[ap]!, ++this.sequences[ap]!, away)
-    const home = homeOf[ap]!
-    const message = this.publish(ap, ap, home, beacon, this.sizes.beacon)
-    // Those of other neighbourhoods that watch it, and that it watches, get it from itself.
-    for (const other of watchers[ap]!) if (homeOf[other] !== home) this.sendDirectly(ap, other, message)
-    for (const other of watched[ap]!) {
-      if (homeOf[other] !== home && !watchers[ap]!.includes(other)) this.sendDirectly(ap, other, message)
-    }
-    this.dropIfDone(message)
+    this.dropIfDone(this.publish(ap, ap, this.members.homeOf[ap]!, beacon, this.sizes.beacon))
   }
 
-  private publishStatement(by: number, ap: number, statement: Statement): void {
-    const { homeOf, homes, watchers } = this.members
-    const home = homeOf[ap]!
-    const message = this.publish(by, ap, home, statement, this.sizes.statement)
-    const isInside = homeOf[by] === home
-    for (const other of watchers[ap]!) {
-      if (other !== by && (!isInside || homeOf[other] !== home)) this.sendDirectly(by, other, message)
+  /** Where beacons are not heard by all, an AP that is accused shows so that it lives. */
+  private scheduleAlive(ap: number): void {
+    if (this.members.homes.length === 1 || this.isLifeDue[ap]) return
+    this.isLifeDue[ap] = 1
+    const wait = Math.max(REFRESH_AFTER, this.lastAliveAt[ap]! + SHOW_LIFE_EVERY - this.now)
+    this.queue.add(wait, LIFE_DUE, ap, this.boots[ap]!, 0)
+  }
+
+  private sendAlive(ap: number): void {
+    this.isLifeDue[ap] = 0
+    this.lastAliveAt[ap] = this.now
+    const alive = this.detectors[ap]!.aliveOf(ap, this.boots[ap]!, ++this.sequences[ap]!, this.now)
+    this.detectors[ap]!.alive(alive)
+    this.publishRecord(ap, ap, alive)
+  }
+
+  /** Records go to the whole mesh. Here they go to those for whom something may follow from them. */
+  private publishRecord(by: number, ap: number, record: Statement | Alive): void {
+    const { homeOf, homes } = this.members
+    const { near, far } = this.members.concernedBy(ap)
+    for (const home of near) {
+      const message = this.publish(by, ap, home, record, this.sizes.statement)
+      if (homeOf[by] !== home) {
+        const living = homes[home]!.filter((other) => this.isUp[other])
+        for (const other of this.random.shuffled(living).slice(0, INTO_OTHERS)) this.sendAcross(by, other, message)
+      }
+      if (home === homeOf[ap]) for (const other of far) if (other !== by) this.sendAcross(by, other, message)
+      this.dropIfDone(message)
     }
-    // All watchers inside may be gone with it, so some others get it too, and gossip it.
-    const living = isInside ? [] : homes[home]!.filter((other) => this.isUp[other] && !watchers[ap]!.includes(other))
-    for (const other of this.random.shuffled(living).slice(0, INTO_OTHERS)) this.sendDirectly(by, other, message)
-    if (!isInside) this.sendDirectly(by, ap, message)
-    this.dropIfDone(message)
   }
 
   /** Begins to gossip in a neighbourhood, where the sender is one of it. */
-  private publish(from: number, about: number, home: number, record: Beacon | Statement, bytes: number): number {
+  private publish(from: number, about: number, home: number, record: Message['record'], bytes: number): number {
     const seen = new Uint8Array(this.members.homes[home]!.length)
     const id = ++this.lastId
     const message: Message = { home, record, bytes, from, about, at: this.now, seen, underWay: 0 }
@@ -794,11 +810,19 @@ export class World {
     }
   }
 
-  private sendDirectly(from: number, to: number, id: number): void {
+  private sendDirectly(from: number, to: number, id: number, hops = 1): void {
     const message = this.messages.get(id)!
     if (!this.isUp[to] || !this.isLinked(from, to)) return
+    let delay = 0
+    for (let hop = 0; hop < hops; hop++) delay += this.byStream('beacons', from, to, 1, message.bytes) + HANDLING
+    if (delay >= LONGEST_WAIT) return
     message.underWay++
-    this.queue.add(this.byStream('beacons', from, to, 1, message.bytes) + HANDLING, MESSAGE_IN, to, id, 0)
+    this.queue.add(delay, MESSAGE_IN, to, id, 0)
+  }
+
+  /** By gossip of the whole mesh, in which each hands on to some that have not heard it. */
+  private sendAcross(from: number, to: number, id: number): void {
+    this.sendDirectly(from, to, id, Math.ceil(Math.log(this.count) / Math.log(DEGREE - 1)))
   }
 
   private arrived(id: number): Message {
@@ -827,10 +851,12 @@ export class World {
   private take(ap: number, { record, from, about }: Message): boolean {
     const detector = this.detectors[ap]!
     if (record.kind === 'beacon') return detector.beacon(from, record, this.now)
-    if (!detector.statement(record)) return false
+    if (!(record.kind === 'alive' ? detector.alive(record) : detector.statement(record))) return false
     // An AP that is accused shows that it lives.
-    if (about === ap) this.sendBeacon(ap)
-    else this.scheduleRefresh(ap)
+    if (about === ap) {
+      this.sendBeacon(ap)
+      this.scheduleAlive(ap)
+    } else this.scheduleRefresh(ap)
     return true
   }
 
@@ -841,15 +867,26 @@ export class World {
     const detector = this.detectors[ap]!
     if (others.length > 0) {
       const from = this.random.pick(others)
-      for (const statement of this.detectors[from]!.allStatements()) detector.statement(statement)
+      this.sync(ap, from)
       for (const other of tracked[ap]!) {
         const beacon = other === ap ? undefined : this.detectors[from]!.latestBeacon(other)
         if (beacon !== undefined) detector.beacon(other, beacon, this.now)
       }
-      this.chargeSync(from, ap)
     }
     this.scheduleBeacon(ap)
     for (const other of tracked[ap]!) if (other !== ap && this.isUp[other]) this.scheduleBeacon(other)
+  }
+
+  private sync(a: number, b: number): void {
+    this.chargeSync(a, b)
+    if (!this.isUp[b] || !this.isLinked(a, b)) return
+    for (const [to, from] of [
+      [a, b],
+      [b, a],
+    ] as const) {
+      this.detectors[to]!.sync(this.detectors[from]!)
+      if (this.detectors[to]!.isAccused(to)) this.scheduleAlive(to)
+    }
   }
 
   // Both give each other all beacons that they have.
@@ -899,7 +936,7 @@ export class World {
     }
   }
 
-  /** What goes on beside: keys are made anew and ledgers compared, from which nothing follows. */
+  /** What goes on beside: keys are made anew, and ledgers compared. */
   private heartbeat(ap: number): void {
     const { sizes, random } = this
     const home = this.members.homes[this.members.homeOf[ap]!]!
@@ -911,6 +948,8 @@ export class World {
       this.charge('keys', ap, other, 4, sizes.opening + sizes.streamed)
       this.charge('keys', other, ap, 4, sizes.opening + sizes.streamed)
     }
-    if (random.chance(HEARTBEAT / SYNC_EVERY)) this.chargeSync(ap, random.pick(home))
+    const neighbour = random.pick(home)
+    const isDue = this.isUp[neighbour] === 1 && this.detectors[ap]!.differsFrom(this.detectors[neighbour]!)
+    if (isDue || random.chance(HEARTBEAT / SYNC_EVERY)) this.sync(ap, neighbour)
   }
 }
