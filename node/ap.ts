@@ -748,9 +748,7 @@ export class Ap {
     const direct = probes.direct(ap)
     const first = await Promise.race([direct, pause(PROBE_HEAD_START).then(() => 'silent' as const)])
     const isAnswered = typeof first === 'object'
-    const others = isAnswered ? [] : via.map((other) => probes.indirect(ap, other))
-    const [own, ...answers] = await Promise.all([direct, ...others])
-    const isReached = answers.some((answer) => typeof answer === 'object')
+    const [own, isReached] = await Promise.all([direct, !isAnswered && probes.through(ap, via)])
     if (typeof own === 'object') this.roster.heard(ap, own, monotonic())
     else if (isReached) {
       // Another AP is believed that it reached this one, not the numbers it gives: a lie would outlast it.

@@ -53,6 +53,9 @@ const UNUSUAL = { ask: 3.1, suspect: 4.3, accuse: 5.6 }
 /** However irregularly an AP is heard, nobody waits longer, or one could make itself impossible to miss. */
 const LONGEST = 6000
 
+/** Through so many others a probe goes: of those that died with it, nobody has heard yet. */
+const VIA = 3
+
 export type RosterState = 'alive' | 'suspect' | 'dead' | 'left'
 
 export type RosterEffect =
@@ -455,7 +458,7 @@ export class Roster {
     if (now - of.probedAt >= this.timing.probe) {
       of.probedAt = now
       const via = this.watchers(ap).filter((id) => id !== this.self && !this.isSilent(id))
-      effects.push({ do: 'probe', ap, via: via.slice(0, 2) })
+      effects.push({ do: 'probe', ap, via: via.slice(0, VIA) })
     }
     // Who never had a pulse of this boot cannot say that they ended, only that the AP has not come for a long time.
     const heard = of.pulsed === of.boot

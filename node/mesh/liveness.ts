@@ -166,6 +166,8 @@ export class Pulses {
 /** Deadline of each probe, in milliseconds: direct ones on loopback or a LAN take a few. */
 const PROBE_DEADLINE = 700
 const INDIRECT_DEADLINE = 2 * PROBE_DEADLINE
+/** So many others that say that they did not reach an AP are enough. */
+const ENOUGH_FAILED = 2
 /**
  * A probe by datagram is repeated, for each may be lost, and has a head start before the one by stream, in milliseconds. The
  * answer of who probes for us takes a probe of its own, and a stream for nothing is dear.
@@ -185,8 +187,11 @@ const IN_A_ROW = 2000
 
 const NOT_REACHED: ProbeReply = { boot: 0, sequence: 0, reached: false }
 
-/** What a probe comes to: a life sign, silence, or the word of its host that nothing listens there. */
-export type Probed = LifeSign | 'silent' | 'refused'
+/**
+ * What a probe comes to: a life sign, silence, the word of its host that nothing listens there, or that of another AP that it
+ * did not reach it.
+ */
+export type Probed = LifeSign | 'silent' | 'refused' | 'unreached'
 
 /** Asks whether an AP is there: directly, or through another one. */
 export class Probes {
@@ -252,6 +257,22 @@ export class Probes {
     return probe
   }
 
+  /** True where one of some other APs reaches it. Who died with it says nothing, so not all are waited for. */
+  through(ap: string, via: readonly string[]): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      let waiting = via.length
+      let failed = 0
+      if (waiting === 0) resolve(false)
+      const count = (outcome: Probed) => {
+        waiting--
+        if (outcome === 'unreached') failed++
+        if (typeof outcome === 'object') resolve(true)
+        else if (waiting === 0 || failed === ENOUGH_FAILED) resolve(false)
+      }
+      for (const other of via) this.indirect(ap, other).then(count, reject)
+    })
+  }
+
   /** Lets another AP reach it. */
   indirect(ap: string, via: string): Promise<Probed> {
     return this.ask(via, { ap: apKey(ap) }, INDIRECT_DEADLINE, INDIRECT_HEAD_START)
@@ -274,7 +295,7 @@ export class Probes {
       if (isAsked && (reply === undefined || isRefused)) reply = await until(began + PATIENCE)
       if (typeof reply !== 'object') return isRefused ? 'refused' : 'silent'
       const { reached, ...sign } = reply
-      return reached ? sign : 'silent'
+      return reached ? sign : 'unreached'
     } finally {
       clearInterval(repeating)
       this.questions.delete(number)

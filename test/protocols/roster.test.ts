@@ -146,7 +146,7 @@ test('pulses keep an AP alive: nobody is probed, suspected or accused', () => {
   assert.equal(tells, [])
 })
 
-test('an AP that missed two pulses is probed, directly and through two other watchers, and after three it is suspect', () => {
+test('an AP that missed two pulses is probed, directly and through three other watchers, and after three it is suspect', () => {
   const observer = watching()
   observer.run(TIMING.ask, ...EVERYONE_ELSE)
   assert.is(observer.of('probe', AP).length, 0)
@@ -156,7 +156,7 @@ test('an AP that missed two pulses is probed, directly and through two other wat
   observer.run(TICK, ...EVERYONE_ELSE)
   assert.is(observer.state(AP), 'suspect')
   const { via } = observer.of('probe', AP)[0]!.effect
-  assert.is(via.length, 2)
+  assert.is(via.length, 3)
   for (const id of via) assert.ok(COLLEAGUES.includes(numberOf.get(id)!))
   observer.run(TICK, ...EVERYONE_ELSE)
   const { from, to } = observer.of('tell', AP).at(-1)!.effect

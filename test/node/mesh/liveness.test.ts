@@ -1,5 +1,7 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import type { Probed } from '../../../node/mesh/liveness.js'
 import { TIMING } from '../../../protocols/roster.js'
 import { until } from '../../support/until.js'
 import { type Peer, Peers } from './support.js'
@@ -108,7 +110,7 @@ test('a probe that cannot get through ends in time, without an answer', async ()
   await gone.stop()
   const began = performance.now()
   assert.is(await b.network.probes.direct(gone.id), 'refused', 'its host is there')
-  assert.is(await b.network.probes.indirect(gone.id, a.id), 'silent')
+  assert.is(await b.network.probes.indirect(gone.id, a.id), 'unreached')
   assert.is(await b.network.probes.indirect(a.id, gone.id), 'refused')
   assert.ok(performance.now() - began < 5000)
 })
@@ -120,6 +122,26 @@ test('an AP that cannot be reached directly is reached through another one', asy
   await e.meet(a)
   assert.is(await e.network.probes.direct(d.id), 'silent', 'e knows no address of d')
   assert.equal(await e.network.probes.indirect(d.id, a.id), { boot: 1, sequence: d.sequence })
+})
+
+test('one that reaches an AP is enough, two that do not are too, and who does not answer is waited for in vain', async () => {
+  const through = async (...outcomes: (Probed | 'never')[]) => {
+    const { probes } = a.network
+    const named = new Map(outcomes.map((outcome, n) => [`${n}`, outcome]))
+    probes.indirect = async (_, via) => {
+      const outcome = named.get(via)!
+      return outcome === 'never' ? new Promise(() => {}) : outcome
+    }
+    const answer = probes.through('', [...named.keys()])
+    return Promise.race([answer, turn()]).finally(() => Reflect.deleteProperty(probes, 'indirect'))
+  }
+  const sign = { boot: 1, sequence: 1 }
+  assert.is(await through('never', 'never', sign), true)
+  assert.is(await through('unreached', 'never', 'unreached'), false)
+  assert.is(await through('silent', 'refused', 'unreached'), false)
+  assert.is(await through('unreached', 'silent', sign), true)
+  assert.is(await through('unreached', 'silent', 'never'), undefined)
+  assert.is(await through(), false)
 })
 
 test('a probe that its receiver fails to answer is none, and the next one is', async () => {

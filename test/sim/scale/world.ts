@@ -12,6 +12,7 @@ import type { Sizes } from './sizes.js'
 const REPEAT_PULSE = 200
 const PROBE_DEADLINE = 700
 const INDIRECT_DEADLINE = 2 * PROBE_DEADLINE
+const ENOUGH_FAILED = 2
 const REPEAT_PROBE = 100
 const HEAD_START = 100
 const INDIRECT_HEAD_START = 400
@@ -67,8 +68,10 @@ const LOST = 20
 const MOST_WATCHERS = 5
 /** Answers of a pulse that may be under way at once to one AP. */
 const RING = 8
+/** What comes of a question, where it is no sequence: nothing, the word of its host, or of another one that it was not reached. */
 const SILENT = -1
 const REFUSED = -2
+const NOT_REACHED = -3
 
 export interface Conditions {
   /** Of a packet, each way. */
@@ -128,6 +131,7 @@ interface Probe {
   ownBoot: number
   hasAskedOthers: boolean
   waiting: number
+  failed: number
   isReached: boolean
 }
 
@@ -613,7 +617,7 @@ export class World {
     this.probes++
     const probe: Probe = {
       ...{ id: ++this.lastId, by, boot: this.boots[by]!, ap, via, began: this.now },
-      ...{ own: undefined, ownBoot: 0, hasAskedOthers: false, waiting: 0, isReached: false },
+      ...{ own: undefined, ownBoot: 0, hasAskedOthers: false, waiting: 0, failed: 0, isReached: false },
     }
     this.waitingProbes.set(probe.id, probe)
     this.queue.add(PROBE_HEAD_START, PROBE_WAITED, by, probe.id, 0)
@@ -692,7 +696,7 @@ export class World {
     }
   }
 
-  /** @param outcome the sequence of the life sign, or SILENT, or REFUSED */
+  /** @param outcome the sequence of the life sign, or SILENT, REFUSED, NOT_REACHED */
   private settle(id: number, outcome: number): void {
     const ask = this.asks.get(id)
     if (ask === undefined) return
@@ -703,7 +707,7 @@ export class World {
     if (ask.boot !== this.boots[from]) return
     for (const { ask: relayed, isStreamed } of ask.relayed) {
       this.answering.delete(relayed.id)
-      if (relayed.to === from) this.answer(relayed, outcome >= 0 ? outcome : SILENT, ask.signBoot, isStreamed)
+      if (relayed.to === from) this.answer(relayed, outcome >= 0 ? outcome : NOT_REACHED, ask.signBoot, isStreamed)
     }
     for (const probe of ask.probes) {
       if (about === NOBODY) {
@@ -711,13 +715,19 @@ export class World {
         probe.ownBoot = ask.signBoot
         if (outcome >= 0 && !probe.hasAskedOthers) this.conclude(probe)
         else if (!probe.hasAskedOthers) this.askOthers(probe.id)
-        else if (probe.waiting === 0) this.conclude(probe)
+        else this.concludeIfSure(probe)
       } else {
         probe.waiting--
         if (outcome >= 0) probe.isReached = true
-        if (probe.waiting === 0 && probe.own !== undefined) this.conclude(probe)
+        else if (outcome === NOT_REACHED) probe.failed++
+        this.concludeIfSure(probe)
       }
     }
+  }
+
+  private concludeIfSure(probe: Probe): void {
+    const isSure = probe.isReached || probe.failed >= ENOUGH_FAILED || probe.waiting === 0
+    if (isSure && probe.own !== undefined) this.conclude(probe)
   }
 
   private askOthers(id: number): void {
@@ -728,7 +738,7 @@ export class World {
     for (const via of probe.via) {
       this.ask(probe.by, via, probe.ap, INDIRECT_DEADLINE, INDIRECT_HEAD_START).probes.push(probe)
     }
-    if (probe.waiting === 0 && probe.own !== undefined) this.conclude(probe)
+    this.concludeIfSure(probe)
   }
 
   private conclude(probe: Probe): void {
