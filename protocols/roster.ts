@@ -115,7 +115,7 @@ export class Roster {
   private readonly firstInLedger = new Map<string, number>()
   private readonly electorates = new Map<string, Uint8Array>()
   private watched: readonly [ap: string, of: Heard][] = []
-  /** True while all are alive or have left, and nothing but the silence of those that are watched can change that with time. */
+  /** True while nothing that is believed of the others can change with time, but by the silence of those that are watched. */
   private isSettled = false
   private lastTick: number
   private readonly health = new Health()
@@ -409,7 +409,7 @@ export class Roster {
       this.postpone(gap, now)
       this.health.worsen(now)
     }
-    const looked = this.isSettled ? this.watched.filter(([, of]) => this.isLate(of, now)) : this.heardOf
+    const looked = this.isSettled ? this.watched.filter(([, of]) => this.mayBeDue(of, now)) : this.heardOf
     this.isSettled = true
     for (const [ap, of] of looked) {
       const before = of.told
@@ -419,15 +419,16 @@ export class Roster {
       if (of.told === 'left') continue
       const isAnswered = this.answersFor(ap, of)
       if (isAnswered) effects.push(...this.watch(ap, of, now))
-      const isCalm = of.told === 'alive' && of.suspectedAt === undefined
-      if (!isCalm || isAnswered !== of.isWatched) this.isSettled = false
+      const isSettled =
+        of.told === 'alive' ? of.suspectedAt === undefined : of.told === 'dead' && this.certificate(ap) !== undefined
+      if (!isSettled || isAnswered !== of.isWatched) this.isSettled = false
     }
     return effects
   }
 
-  /** Nothing is done about one that is watched before it is late at the least. */
-  private isLate(of: Heard, now: number): boolean {
-    return of.told !== 'left' && this.silence(of, now) > this.timing.ask
+  /** Nothing is done about one that is watched before it is late at the least, or was suspected. */
+  private mayBeDue(of: Heard, now: number): boolean {
+    return of.told !== 'left' && (of.suspectedAt !== undefined || this.silence(of, now) > this.timing.ask)
   }
 
   private silence(of: Heard, now: number): number {

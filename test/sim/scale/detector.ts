@@ -94,9 +94,9 @@ export class Detector {
   private readonly roster: Roster
   /** The newest of each signer on each subject, as in a ledger. */
   private readonly statements = new Map<number, Statement>()
-  private known: readonly Statement[] = []
   private readonly alives = new Map<number, Alive>()
-  private knownAlives: readonly Alive[] = []
+  /** All of these, until there are more. */
+  private known: { readonly statements: readonly Statement[]; readonly alives: readonly Alive[] } | undefined
 
   constructor(
     private readonly members: Members,
@@ -125,19 +125,18 @@ export class Detector {
   statement(statement: Statement): boolean {
     const { members } = this
     const key = members.number(apId(statement.signer)) * members.ids.length + members.number(apId(statement.subject))
-    const before = this.statements.get(key)
-    if (before !== undefined && before.clock[0] >= statement.clock[0]) return false
-    this.statements.set(key, statement)
-    this.known = [...this.statements.values()]
-    return true
+    return this.take(this.statements, key, statement)
   }
 
   alive(alive: Alive): boolean {
-    const ap = this.members.number(apId(alive.signer))
-    const before = this.alives.get(ap)
-    if (before !== undefined && before.clock[0] >= alive.clock[0]) return false
-    this.alives.set(ap, alive)
-    this.knownAlives = [...this.alives.values()]
+    return this.take(this.alives, this.members.number(apId(alive.signer)), alive)
+  }
+
+  private take<R extends Statement | Alive>(records: Map<number, R>, key: number, record: R): boolean {
+    const before = records.get(key)
+    if (before !== undefined && before.clock[0] >= record.clock[0]) return false
+    records.set(key, record)
+    this.known = undefined
     return true
   }
 
@@ -145,18 +144,25 @@ export class Detector {
   isAccused(ap: number): boolean {
     const key = this.members.keys[ap]!
     const alive = this.alives.get(ap)?.body
-    return this.known.some(({ subject, body }) => subject === key && (alive === undefined || !isNewer(alive, body)))
+    return this.all().statements.some(
+      ({ subject, body }) => subject === key && (alive === undefined || !isNewer(alive, body)),
+    )
   }
 
   /** As digests of their ledgers tell. */
   differsFrom(other: Detector): boolean {
-    return this.known.length !== other.known.length || this.knownAlives.length !== other.knownAlives.length
+    return this.statements.size !== other.statements.size || this.alives.size !== other.alives.size
   }
 
   /** Takes the records that another one has. */
   sync(other: Detector): void {
-    for (const statement of other.known) this.statement(statement)
-    for (const alive of other.knownAlives) this.alive(alive)
+    for (const [key, statement] of other.statements) this.take(this.statements, key, statement)
+    for (const [key, alive] of other.alives) this.take(this.alives, key, alive)
+  }
+
+  private all() {
+    this.known ??= { statements: [...this.statements.values()], alives: [...this.alives.values()] }
+    return this.known
   }
 
   lost(ap: number, now: number): void {
@@ -180,7 +186,8 @@ export class Detector {
   }
 
   tick(now: number): readonly Effect[] {
-    this.roster.setRecords(this.known, NONE, this.knownAlives)
+    const { statements, alives } = this.all()
+    this.roster.setRecords(statements, NONE, alives)
     const effects = this.roster.tick(now)
     return effects.length === 0 ? NONE : effects.map((effect) => this.inNumbers(effect))
   }
