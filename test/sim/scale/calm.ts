@@ -3,9 +3,9 @@
 import { fork } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { Members } from './detector.js'
 import { Figures } from './figures.js'
+import { COMMON, CommandLine } from './options.js'
 import { sizesWith } from './sizes.js'
 import { type Conditions, type Troubles, World } from './world.js'
 
@@ -133,13 +133,22 @@ async function main(): Promise<void> {
     await new Promise((resolve) => process.once('disconnect', resolve))
     return
   }
-  const args = readArgs()
+  const line = new CommandLine(USAGE)
+  const args = line.read({
+    ...COMMON,
+    'ap-days': { type: 'string', default: '100' },
+    aps: { type: 'string', default: '50' },
+    pause: { type: 'string', default: '1000' },
+    'pause-every': { type: 'string' },
+    starve: { type: 'string', default: '30' },
+    'starve-every': { type: 'string' },
+    outage: { type: 'string', default: '1000' },
+    'outage-every': { type: 'string' },
+  })
   const [aps, days] = [Number(args.aps), Number(args['ap-days'])]
-  const conditions = { loss: Number(args.loss), latency: Number(args.latency), jitter: Number(args.jitter) }
+  if (!(aps >= 2 && aps <= 1000 && days > 0)) line.stop('--aps takes 2 to 1000, --ap-days more than 0')
+  const conditions = line.conditions(args)
   const { loss, latency, jitter } = conditions
-  if (!(aps >= 2 && aps <= 1000 && days > 0)) stop('--aps takes 2 to 1000, --ap-days more than 0')
-  if (!(loss >= 0 && loss < 1 && latency >= jitter && jitter >= 0))
-    stop('--loss takes less than 1, --latency no less than the jitter')
   const seconds = (value: string | undefined) => (value === undefined ? undefined : Number(value) * 1000)
   const troubles: Troubles = {
     ...{ pause: Number(args.pause), pauseEvery: seconds(args['pause-every']) },
@@ -161,34 +170,6 @@ async function main(): Promise<void> {
       `${slow.length > 0 ? `; APs ${slow.join(' and ')}` : ''}`,
   )
   await direct(chunks)
-}
-
-function readArgs() {
-  try {
-    return parseArgs({
-      options: {
-        'ap-days': { type: 'string', default: '100' },
-        aps: { type: 'string', default: '50' },
-        loss: { type: 'string', default: '0.01' },
-        latency: { type: 'string', default: '20' },
-        jitter: { type: 'string', default: '10' },
-        pause: { type: 'string', default: '1000' },
-        'pause-every': { type: 'string' },
-        starve: { type: 'string', default: '30' },
-        'starve-every': { type: 'string' },
-        outage: { type: 'string', default: '1000' },
-        'outage-every': { type: 'string' },
-        seed: { type: 'string', default: '1' },
-      },
-    }).values
-  } catch (error) {
-    return stop((error as Error).message)
-  }
-}
-
-function stop(why: string): never {
-  console.error(`${why}\n\n${USAGE}`)
-  process.exit(2)
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await main()

@@ -1,8 +1,8 @@
 // `npm run sim:scale`: meshes of growing size idle, through restarts, the crash of one AP in twenty, and the loss of a site.
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { Members } from './detector.js'
 import { Figures, quantile } from './figures.js'
+import { COMMON, CommandLine } from './options.js'
 import { sizesWith } from './sizes.js'
 import { type Conditions, World } from './world.js'
 
@@ -153,19 +153,23 @@ function detected(figures: Figures, world: World, died: readonly number[]): [str
 const range = (numbers: readonly number[]): string => `${Math.min(...numbers)}–${Math.max(...numbers)}`
 
 function main(): void {
-  const args = readArgs()
-  const [loss, latency, jitter] = [Number(args.loss), Number(args.latency), Number(args.jitter)]
+  const line = new CommandLine(USAGE)
+  const args = line.read({
+    ...COMMON,
+    aps: { type: 'string', default: '50,500,5000,10000' },
+    instances: { type: 'string', default: '4' },
+  })
   const sizes = args.aps.split(',').map(Number)
-  if (!sizes.every((aps) => aps >= 2 && aps <= 20_000)) stop('--aps takes 2 to 20000')
-  if (!(loss >= 0 && loss < 1 && latency >= jitter && jitter >= 0))
-    stop('--loss takes less than 1, --latency no less than the jitter')
+  if (!sizes.every((aps) => aps >= 2 && aps <= 20_000)) line.stop('--aps takes 2 to 20000')
+  const conditions = line.conditions(args)
+  const { loss, latency, jitter } = conditions
   console.log(
     `${100 * loss} % loss, ${latency} ± ${jitter} ms one way, ${args.instances} instances an AP, seed ${args.seed}\n`,
   )
   let failed = false
   for (const aps of sizes) {
     const { rows, figures } = playMesh({
-      ...{ aps, conditions: { loss, latency, jitter }, instances: Number(args.instances), seed: args.seed },
+      ...{ aps, conditions, instances: Number(args.instances), seed: args.seed },
     })
     console.log(`${aps} APs`)
     for (const [name, value] of rows) console.log(`  ${name.padEnd(40)}${value}`)
@@ -174,28 +178,6 @@ function main(): void {
     failed ||= figures.falseDeaths.length > 0
   }
   process.exitCode = failed ? 1 : 0
-}
-
-function readArgs() {
-  try {
-    return parseArgs({
-      options: {
-        aps: { type: 'string', default: '50,500,5000,10000' },
-        loss: { type: 'string', default: '0.01' },
-        latency: { type: 'string', default: '20' },
-        jitter: { type: 'string', default: '10' },
-        instances: { type: 'string', default: '4' },
-        seed: { type: 'string', default: '1' },
-      },
-    }).values
-  } catch (error) {
-    return stop((error as Error).message)
-  }
-}
-
-function stop(why: string): never {
-  console.error(`${why}\n\n${USAGE}`)
-  process.exit(2)
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) main()
