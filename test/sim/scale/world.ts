@@ -347,6 +347,9 @@ export class World {
     const wait = 2 * HANDSHAKES * this.latency() + this.random.between(0, 100)
     this.linkedAt[ap] = this.now + wait
     this.detectors[ap] = new Detector(this.members, ap, this.now, this.detectors[ap]!)
+    // No process that was its peer knows the new one.
+    for (const other of this.overlay[ap]!) this.overlay[other] = this.overlay[other]!.filter((peer) => peer !== ap)
+    this.overlay[ap] = []
     this.startTimers(ap, 1)
     this.queue.add(wait, LINKED, ap, this.boots[ap]!, 0)
   }
@@ -875,6 +878,7 @@ export class World {
     const { tracked, homes, homeOf } = this.members
     const others = homes[homeOf[ap]!]!.filter((other) => other !== ap && this.isUp[other] && this.isLinked(ap, other))
     const detector = this.detectors[ap]!
+    this.graft(ap)
     if (others.length > 0) {
       const from = this.random.pick(others)
       this.sync(ap, from)
@@ -911,18 +915,24 @@ export class World {
     }
   }
 
+  private graft(ap: number): void {
+    const home = this.members.homes[this.members.homeOf[ap]!]!
+    const peers = this.overlay[ap]!
+    for (let tries = 0; peers.length < Math.min(LEAST_DEGREE, home.length - 1) && tries < DEGREE; tries++) {
+      const other = this.random.pick(home)
+      if (other === ap || peers.includes(other) || !this.isUp[other] || !this.isLinked(ap, other)) continue
+      peers.push(other)
+      if (!this.overlay[other]!.includes(ap)) this.overlay[other]!.push(ap)
+    }
+  }
+
   // Gossipsub takes new peers for those that are gone, and tells others of what it has, who then ask for what they missed.
   private tellOfMessages(ap: number): void {
     const { random, sizes } = this
     const homeNumber = this.members.homeOf[ap]!
     const home = this.members.homes[homeNumber]!
     const peers = this.overlay[ap]!
-    for (let tries = 0; peers.length < Math.min(LEAST_DEGREE, home.length - 1) && tries < DEGREE; tries++) {
-      const other = random.pick(home)
-      if (other === ap || peers.includes(other) || !this.isUp[other] || !this.isLinked(ap, other)) continue
-      peers.push(other)
-      if (!this.overlay[other]!.includes(ap)) this.overlay[other]!.push(ap)
-    }
+    this.graft(ap)
     const recent = this.recent[homeNumber]!
     for (const [id, { at }] of recent) {
       if (this.now - at <= TOLD * HEARTBEAT) break
