@@ -1,5 +1,6 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { TIMING } from '../../../protocols/roster.js'
 import { playCalm } from './calm.js'
 import { Members } from './detector.js'
 import { Figures, quantile } from './figures.js'
@@ -33,6 +34,37 @@ test('at 1 % loss half of all power cuts are known to the watchers after 2.0 s, 
   assert.ok(quantile(times, 0.5) <= 2000, `${quantile(times, 0.5)} ms`)
   assert.ok(quantile(times, 0.99) <= 3500, `${quantile(times, 0.99)} ms`)
   assert.ok(Math.min(...times) >= 1000, `${Math.min(...times)} ms`)
+  assert.is(figures.falseDeaths.length, 0, figures.stories.join('\n'))
+})
+
+test('nine of ten power cuts are known to the watchers after 2.0 s also where three of 50 APs go at once', () => {
+  const { world, figures } = mesh(LAN, 'several')
+  const times: number[] = []
+  for (let round = 0; round < 10; round++) {
+    const crashed = [0, 1, 2].map((n) => round * 3 + n)
+    for (const ap of crashed) world.cutPower(ap)
+    world.runUntil(world.now + 10_037)
+    times.push(...figures.detection(crashed, (ap) => world.members.watchers[ap]!))
+    for (const ap of crashed) world.start(ap)
+    world.runUntil(world.now + 5000)
+  }
+  assert.ok(quantile(times, 0.9) <= 2000, `${quantile(times, 0.9)} ms`)
+  assert.is(figures.falseDeaths.length, 0, figures.stories.join('\n'))
+})
+
+test('all that watch an AP of a lost site know of its death within 35 s, also where most watchers died with it', () => {
+  const figures = new Figures()
+  const members = new Members(200, (ap) => (ap < 40 ? 'lost' : undefined))
+  const world = new World(members, LAN, sizesWith(0), figures, 'site')
+  figures.world = world
+  world.runUntil(20_000)
+  const lost = Array.from({ length: 40 }, (_, ap) => ap)
+  for (const ap of lost) world.cutPower(ap)
+  world.runUntil(world.now + 40_000)
+  const times = figures.detection(lost, (ap) => members.watchers[ap]!)
+  assert.ok(times.length > 80)
+  assert.ok(Math.max(...times) < 35_000, `${Math.max(...times)} ms`)
+  assert.ok(Math.max(...times) > TIMING.unwitnessed, 'of none did most watchers die')
   assert.is(figures.falseDeaths.length, 0, figures.stories.join('\n'))
 })
 
