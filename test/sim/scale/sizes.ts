@@ -67,6 +67,8 @@ export const sizesWith = (instances: number) => ({
   ack: IP_TCP,
   beacon: gossiped(envelopeOf('beacon', beaconBody(instances))),
   statement: gossiped(envelopeOf('statement', statementBody)),
+  /** In a sync: the beacon that is known of one AP. */
+  mark: encode([signer.publicKey, SIGN.boot, SIGN.sequence]).length,
   ihave: IP_TCP + STREAM + RPC,
   id: ID,
 })

@@ -878,10 +878,12 @@ export class World {
     const { tracked, homes, homeOf } = this.members
     const others = homes[homeOf[ap]!]!.filter((other) => other !== ap && this.isUp[other] && this.isLinked(ap, other))
     const detector = this.detectors[ap]!
+    const homeSize = this.homeSize(ap)
     this.graft(ap)
     if (others.length > 0) {
       const from = this.random.pick(others)
       this.sync(ap, from)
+      this.charge('syncs', from, ap, homeSize, homeSize * this.sizes.beacon)
       for (const other of tracked[ap]!) {
         const beacon = other === ap ? undefined : this.detectors[from]!.latestBeacon(other)
         if (beacon !== undefined) detector.beacon(other, beacon, this.now)
@@ -903,14 +905,14 @@ export class World {
     }
   }
 
-  // Both give each other all beacons that they have.
+  // Both say which beacons they know. There are hardly any that gossip did not bring.
   private chargeSync(a: number, b: number): void {
     const { sizes } = this
     for (const [from, to] of [
       [a, b],
       [b, a],
     ] as const) {
-      const bytes = sizes.opening + 2 * sizes.streamed + this.homeSize(from) * sizes.beacon
+      const bytes = sizes.opening + 2 * sizes.streamed + this.homeSize(from) * sizes.mark
       this.charge('syncs', from, to, 3 + Math.ceil(bytes / 1400), bytes)
     }
   }
