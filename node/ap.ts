@@ -758,6 +758,7 @@ export class Ap {
       if (this.current.candidates.get(ap)?.state !== 'dead') this.roster.misjudged(monotonic())
       // What was heard meanwhile says more than a probe that was under way before.
     } else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap, own === 'refused')
+    if (own === 'refused') this.guarded(() => this.tick())
   }
 
   // --- joining ----------------------------------------------------------------------------------------------------

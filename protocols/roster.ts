@@ -23,7 +23,10 @@ export interface Timing {
   probe: number
   /** Silence after which a watcher whose probes all failed signs. Above `suspect`, or a restart of the process would move work. */
   accuse: number
-  /** The same where its host is there and refuses connections: the process has ended. */
+  /**
+   * The same where its host is there and refuses a connection that is asked for after so long: the process has ended. One that
+   * is started again at once listens by then.
+   */
   accuseRefused: number
   /** What replaces a majority where most watchers are gone too, and silence where an AP was not heard in this life. */
   unwitnessed: number
@@ -39,7 +42,7 @@ export const TIMING: Timing = {
   suspect: 1500,
   probe: 400,
   accuse: 1800,
-  accuseRefused: 700,
+  accuseRefused: 1200,
   unwitnessed: 30_000,
   pause: 400,
   atOnce: 300_000,
@@ -456,14 +459,17 @@ export class Roster {
     const isQuiet = isExpected && silence > this.patience('ask', of, now)
     if (of.suspectedAt === undefined && !isQuiet) return []
     const effects: RosterEffect[] = []
-    if (now - of.probedAt >= this.timing.probe) {
+    const refusalCounts = now - silence + this.patience('accuseRefused', of, now)
+    const isRefused = of.isRefused && of.probedAt >= refusalCounts
+    if (now - of.probedAt >= this.timing.probe || (of.isRefused && !isRefused && now >= refusalCounts)) {
       of.probedAt = now
+      of.isRefused = false
       const via = this.watchers(ap).filter((id) => id !== this.self && !this.isSilent(id))
       effects.push({ do: 'probe', ap, via: via.slice(0, VIA) })
     }
     // Who never had a pulse of this boot cannot say that they ended, only that the AP has not come for a long time.
     const heard = of.pulsed === of.boot
-    const enough = heard ? this.patience(of.isRefused ? 'accuseRefused' : 'accuse', of, now) : this.timing.unwitnessed
+    const enough = heard ? this.patience(isRefused ? 'accuseRefused' : 'accuse', of, now) : this.timing.unwitnessed
     if (silence < enough || of.failedProbes === 0) return effects
     const watchers = this.electorate(ap)
     const mark = `${of.boot}.${of.sequence} ${hex(watchers)}`

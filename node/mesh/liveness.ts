@@ -175,7 +175,7 @@ const ENOUGH_FAILED = 2
 const REPEAT_PROBE = 100
 const HEAD_START = 100
 const INDIRECT_HEAD_START = 400
-/** Where no stream can be had at all, as with a process that ended, datagrams still get so long to tell otherwise. */
+/** Where no stream can be had at all, datagrams still get so long to tell otherwise. A refusal came as late as they would. */
 const PATIENCE = 300
 
 /**
@@ -289,11 +289,12 @@ export class Probes {
     const until = (end: number) => Promise.race([question, pause(Math.max(0, end - performance.now()), undefined)])
     try {
       let reply: ProbeReply | 'refused' | undefined
-      if (isAsked) reply = await until(began + headStart)
+      // A process that ended has no connections any more, and its host refuses one faster than datagrams stay unanswered.
+      if (isAsked && connectionTo(this.host, ap) !== undefined) reply = await until(began + headStart)
       reply ??= await Promise.race([question, this.askByStream(ap, request, began + deadline)])
-      const isRefused = reply === 'refused'
-      if (isAsked && (reply === undefined || isRefused)) reply = await until(began + PATIENCE)
-      if (typeof reply !== 'object') return isRefused ? 'refused' : 'silent'
+      if (reply === 'refused') return reply
+      if (isAsked) reply ??= await until(began + PATIENCE)
+      if (reply === undefined) return 'silent'
       const { reached, ...sign } = reply
       return reached ? sign : 'unreached'
     } finally {

@@ -7,6 +7,7 @@ import { neighbourhood } from './neighbourhood.js'
 import { powercut } from './powercut.js'
 import { publish } from './publish.js'
 import { pulses } from './pulses.js'
+import { restart } from './restart.js'
 import { standstill } from './standstill.js'
 
 const benches: Record<string, () => Promise<void>> = {
@@ -16,6 +17,7 @@ const benches: Record<string, () => Promise<void>> = {
   idle,
   ledger,
   pulses,
+  restart,
   standstill,
   neighbourhood,
 }

@@ -9,7 +9,7 @@ import { repeat, report, summary } from './measure.js'
 
 const APS = 50
 /** So many start at a time. */
-const BATCH = 7
+const BATCH = 3
 const RUNS = 5
 const WINDOW_MS = 20_000
 /** What starting leaves to do takes longer than a window. */
@@ -30,7 +30,7 @@ export async function neighbourhood(): Promise<void> {
     }
     // Asking all of them again and again would be more work than they have.
     const isComplete = async () => (await measured.aps()).filter(({ state }) => state === 'alive').length === APS
-    await until(`all ${APS} to be alive`, isComplete, { deadlineMs: 300_000, everyMs: 2000 })
+    await until(`all ${APS} to be alive`, isComplete, { deadlineMs: 400_000, everyMs: 2000 })
     await rest(SETTLING_MS)
     const [received, sent, cpu]: number[][] = [[], [], []]
     await repeat(RUNS, async () => {

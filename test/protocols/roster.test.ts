@@ -61,7 +61,7 @@ class Observer {
   readonly roster: Roster
   readonly effects: { at: number; effect: RosterEffect }[] = []
   /** What becomes of a probe: an answer, none, or nothing at all yet. */
-  probe: 'answers' | 'fails' | 'hangs' = 'fails'
+  probe: 'answers' | 'fails' | 'refuses' | 'hangs' = 'fails'
   /** Of those that pulse. */
   boot = 1
   private sequence = 1
@@ -100,7 +100,7 @@ class Observer {
     for (const effect of this.roster.tick(this.now)) {
       this.effects.push({ at: this.now, effect })
       if (effect.do !== 'probe' || this.probe === 'hangs') continue
-      if (this.probe === 'fails') this.roster.unreachable(effect.ap)
+      if (this.probe !== 'answers') this.roster.unreachable(effect.ap, this.probe === 'refuses')
       else this.pulse(numberOf.get(effect.ap)!)
     }
   }
@@ -344,21 +344,45 @@ test('a lost connection suspects and probes at once, but does not accuse early',
   assert.is(observer.of('accuse', AP)[0]!.at - heardAt, TIMING.accuse)
 })
 
-test('an AP whose host is there and refuses is accused sooner, and not where the next probe finds silence', () => {
+test('an AP whose host is there and refuses is accused sooner, by a refusal that was asked for after that time', () => {
   const observer = watching()
-  observer.probe = 'hangs'
+  const { heardAt } = observer
+  observer.probe = 'refuses'
+  observer.run(2 * TICK, ...EVERYONE_ELSE)
   observer.roster.lost(idOf(AP), observer.now)
-  observer.run(3 * TICK, ...EVERYONE_ELSE)
-  observer.roster.unreachable(idOf(AP), true)
-  observer.roster.unreachable(idOf(AP), false)
-  observer.run(6 * TICK, ...EVERYONE_ELSE)
-  assert.is(observer.of('accuse', AP).length, 0)
-  observer.roster.unreachable(idOf(AP), true)
-  observer.run(TICK, ...EVERYONE_ELSE)
+  observer.run(3000, ...EVERYONE_ELSE)
   const [accusation] = observer.of('accuse', AP)
-  assert.ok(
-    accusation!.at - observer.heardAt >= TIMING.accuseRefused && accusation!.at - observer.heardAt < TIMING.suspect,
-  )
+  const { at } = accusation!
+  assert.ok(at - heardAt >= TIMING.accuseRefused && at - heardAt <= TIMING.accuseRefused + 2 * TICK, `${at - heardAt}`)
+  const decisive = observer.of('probe', AP).filter((probe) => probe.at < at)
+  assert.ok(decisive.at(-1)!.at - heardAt >= TIMING.accuseRefused)
+})
+
+test('an AP that refused, and listens again by then, is not accused', () => {
+  const observer = watching()
+  observer.probe = 'refuses'
+  observer.roster.lost(idOf(AP), observer.now)
+  observer.run(TIMING.accuseRefused - TICK, ...EVERYONE_ELSE)
+  assert.ok(observer.of('probe', AP).length > 1)
+  observer.probe = 'answers'
+  observer.run(2 * TICK, ...EVERYONE_ELSE)
+  assert.is(observer.of('accuse', AP).length, 0)
+  assert.is(observer.state(AP), 'alive')
+})
+
+test('a refusal that is followed by silence counts as silence, and what was asked again counts once it is answered', () => {
+  const observer = watching()
+  observer.probe = 'refuses'
+  observer.roster.lost(idOf(AP), observer.now)
+  observer.run(TIMING.accuseRefused - TICK, ...EVERYONE_ELSE)
+  observer.probe = 'hangs'
+  observer.run(3 * TICK, ...EVERYONE_ELSE)
+  assert.is(observer.of('accuse', AP).length, 0)
+  observer.probe = 'fails'
+  observer.run(TIMING.accuse - TIMING.accuseRefused - 4 * TICK, ...EVERYONE_ELSE)
+  assert.is(observer.of('accuse', AP).length, 0)
+  observer.run(3 * TICK, ...EVERYONE_ELSE)
+  assert.is(observer.of('accuse', AP).length, 1)
 })
 
 test('a watcher that had no pulse of this boot says so when it accuses, after 30 s', () => {

@@ -16,7 +16,6 @@ const ENOUGH_FAILED = 2
 const REPEAT_PROBE = 100
 const HEAD_START = 100
 const INDIRECT_HEAD_START = 400
-const PATIENCE = 300
 const PROBE_HEAD_START = 100
 const REFRESH_AFTER = 10
 const RENEW_KEYS = 15_000
@@ -672,10 +671,10 @@ export class World {
     if (delay < LONGEST_WAIT) this.queue.add(delay, STREAMED_ASK_IN, to, id, 0)
   }
 
-  // A host that is there refuses at once, and datagrams get a little longer to tell otherwise.
+  // A host that is there refuses at once, and datagrams get no longer to tell otherwise.
   private takeRefusal(id: number): void {
     const ask = this.asks.get(id)
-    if (ask !== undefined) this.queue.add(ask.began + PATIENCE - this.now, ASK_ENDS, ask.from, id, REFUSED)
+    if (ask !== undefined) this.queue.add(0, ASK_ENDS, ask.from, id, REFUSED)
   }
 
   private takeAsk(by: number, id: number, isStreamed: boolean): void {
