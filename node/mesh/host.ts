@@ -4,7 +4,7 @@ import { type GossipSub, gossipsub } from '@chainsafe/libp2p-gossipsub'
 import { bootstrap } from '@libp2p/bootstrap'
 import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
 import { type Identify, identify } from '@libp2p/identify'
-import type { Connection, Libp2p, PeerId, Stream } from '@libp2p/interface'
+import type { Connection, Libp2p, PeerDiscovery, PeerId, Startable, Stream } from '@libp2p/interface'
 import { mdns } from '@libp2p/mdns'
 import { noise } from '@libp2p/noise'
 import { peerIdFromString } from '@libp2p/peer-id'
@@ -26,6 +26,13 @@ const MAX_WINDOW = 1024 ** 2
 /** Bytes of one message of gossipsub itself, which can carry many records to one that asked for them. */
 const MAX_GOSSIP_MESSAGE = 4 * 1024 ** 2
 
+/**
+ * How often an AP asks on the LAN for others, in milliseconds: often while it knows none, and hardly ever once it does. All answer
+ * to all, so that of fifty APs that asked each ten seconds each would hear 250 answers a second.
+ */
+const SEEK_EVERY = 10_000
+const ASK_EVERY = 1_800_000
+
 export type Host = Libp2p<{ identify: Identify; ping: Ping; pubsub: GossipSub }>
 
 export interface HostOptions {
@@ -44,6 +51,12 @@ export interface HostOptions {
 }
 
 export async function createHost(options: HostOptions): Promise<Host> {
+  let lan: Startable | undefined
+  const onLan = (components: Parameters<ReturnType<typeof mdns>>[0]) => {
+    const discovery = mdns({ serviceTag: mdnsService(options.mesh), interval: ASK_EVERY })(components)
+    lan = discovery as PeerDiscovery & Startable
+    return discovery
+  }
   const host: Host = await createLibp2p({
     start: false,
     privateKey: await generateKeyPairFromSeed('Ed25519', options.seed),
@@ -52,7 +65,7 @@ export async function createHost(options: HostOptions): Promise<Host> {
     connectionEncrypters: [noise()],
     streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: MAX_WINDOW } })],
     peerDiscovery: [
-      ...(options.mdns ? [mdns({ serviceTag: mdnsService(options.mesh) })] : []),
+      ...(options.mdns ? [onLan] : []),
       ...(options.bootstrap.length > 0 ? [bootstrap({ list: [...options.bootstrap], timeout: 0 })] : []),
     ],
     // Pulses tell more, and cost less than a ping stream per connection every ten seconds.
@@ -102,6 +115,14 @@ export async function createHost(options: HostOptions): Promise<Host> {
       }),
     },
   })
+  // It asks when it starts.
+  const seeking = setInterval(async () => {
+    if (host.status !== 'started' || host.getPeers().some((peer) => options.isMember(peer.toString()))) return
+    await lan?.stop()
+    if (host.status === 'started') await lan?.start()
+  }, SEEK_EVERY)
+  seeking.unref()
+  host.addEventListener('stop', () => clearInterval(seeking))
   return host
 }
 

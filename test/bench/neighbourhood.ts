@@ -1,15 +1,17 @@
 // What a node costs that has nothing to do in a full neighbourhood: traffic each way, CPU. It has a network of its own, so
 // that the counters of its one interface are its traffic, Ethernet and IP headers included.
 import { readFile } from 'node:fs/promises'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
 import { type Host, makeHosts, whyNoHosts } from '../support/hosts.js'
-import { type ApOptions, on, TestMesh } from '../support/mesh.js'
+import { on, TestMesh } from '../support/mesh.js'
 import { until } from '../support/until.js'
 import { cpuSeconds, rest } from './idle.js'
 import { repeat, report, summary } from './measure.js'
 
 const APS = 50
-/** So many start at a time. */
-const BATCH = 3
+/** Processes that share the others. */
+const CROWDS = 4
 const RUNS = 5
 const WINDOW_MS = 20_000
 /** What starting leaves to do takes longer than a window. */
@@ -21,12 +23,15 @@ export async function neighbourhood(): Promise<void> {
   const lan = await makeHosts(2)
   const mesh = new TestMesh()
   const [alone, together] = lan.hosts as [Host, Host]
-  const quiet = (host: Host): ApOptions => ({ ...on(host), args: ['--docker-host', 'unix:///no/engine'] })
+  const crowds = Array.from({ length: CROWDS }, (_, i) =>
+    together.exec([process.execPath, crowdScript, mesh.dir, `crowd${i}`], { stdio: ['pipe', 'pipe', 'inherit'] }),
+  )
   try {
-    const measured = await mesh.add('measured', quiet(alone))
-    for (let i = 1; i < APS; i += BATCH) {
-      const batch = Array.from({ length: Math.min(BATCH, APS - i) }, (_, k) => `ap${i + k}`)
-      await Promise.all(batch.map((name) => mesh.add(name, quiet(together))))
+    const measured = await mesh.add('measured', on(alone))
+    const answers = crowds.map(({ stdout }) => createInterface(stdout!)[Symbol.asyncIterator]())
+    for (let i = 0; i < APS - 1; i++) {
+      crowds[i % CROWDS]!.stdin!.write(`${await mesh.invite(measured)}\n`)
+      await answers[i % CROWDS]!.next()
     }
     // Asking all of them again and again would be more work than they have.
     const isComplete = async () => (await measured.aps()).filter(({ state }) => state === 'alive').length === APS
@@ -49,10 +54,13 @@ export async function neighbourhood(): Promise<void> {
       `CPU of one core   ${summary(cpu!, '%')}; target 3 %`,
     ])
   } finally {
+    for (const crowd of crowds) crowd.kill('SIGKILL')
     await mesh.close()
     lan.close()
   }
 }
+
+const crowdScript = fileURLToPath(new URL('./crowd.js', import.meta.url))
 
 /** Bytes so far on all interfaces but loopback of the network that a process is in. */
 async function traffic(pid: number): Promise<{ received: number; sent: number }> {

@@ -107,6 +107,16 @@ test('an AP that restarts finds the others though all of them, itself included, 
   await mesh.settled()
 })
 
+test('an AP that starts while its cable is out finds the others when it is in, though they have other ports by then', async () => {
+  const moved = ['--listen', '/ip4/0.0.0.0/tcp/0']
+  await Promise.all(mesh.aps.map((ap) => ap.stop()))
+  lan.cut(hostOf(3))
+  await Promise.all([founder.start(moved), second.start(moved), third.start(moved)])
+  await eventually('the others to be connected', async () => (await peers(founder)) === 1)
+  lan.heal(hostOf(3))
+  await allConnected(RECONNECTED)
+})
+
 test('meshes on one LAN hear each other and never connect', async () => {
   for (const stranger of strangers) {
     const { members, peers } = await stranger.aps[0]!.status()
