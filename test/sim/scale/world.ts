@@ -876,17 +876,12 @@ export class World {
   private catchUp(ap: number): void {
     const { tracked, homes, homeOf } = this.members
     const others = homes[homeOf[ap]!]!.filter((other) => other !== ap && this.isUp[other] && this.isLinked(ap, other))
-    const detector = this.detectors[ap]!
     const homeSize = this.homeSize(ap)
     this.graft(ap)
     if (others.length > 0) {
       const from = this.random.pick(others)
       this.sync(ap, from)
       this.charge('syncs', from, ap, homeSize, homeSize * this.sizes.beacon)
-      for (const other of tracked[ap]!) {
-        const beacon = other === ap ? undefined : this.detectors[from]!.latestBeacon(other)
-        if (beacon !== undefined) detector.beacon(other, beacon, this.now)
-      }
     }
     this.scheduleBeacon(ap)
     for (const other of tracked[ap]!) if (other !== ap && this.isUp[other]) this.scheduleBeacon(other)
@@ -900,6 +895,10 @@ export class World {
       [b, a],
     ] as const) {
       this.detectors[to]!.sync(this.detectors[from]!)
+      for (const other of this.members.homes[this.members.homeOf[to]!]!) {
+        const beacon = other === to ? undefined : this.detectors[from]!.latestBeacon(other)
+        if (beacon !== undefined) this.detectors[to]!.beacon(other, beacon, this.now)
+      }
       if (this.detectors[to]!.isAccused(to)) this.scheduleAlive(to)
     }
   }
