@@ -4,7 +4,7 @@ import { apId, sha256, utf8 } from '../../../protocols/bytes.js'
 import type { Body, RecordOf } from '../../../protocols/kinds.js'
 import type { Member } from '../../../protocols/membership.js'
 import { Neighbourhoods } from '../../../protocols/neighbourhood.js'
-import { isNewer, Roster, type RosterEffect, type RosterState } from '../../../protocols/roster.js'
+import { Roster, type RosterEffect, type RosterState } from '../../../protocols/roster.js'
 
 /** One AP finds whom it watches in a few hashes a member; for all of them together that would be too many. */
 class AllWatched extends Neighbourhoods {
@@ -100,7 +100,7 @@ export class Detector {
 
   constructor(
     private readonly members: Members,
-    self: number,
+    private readonly self: number,
     now: number,
     /** Whose records it has; its own, of an earlier life. */
     ledger?: Detector,
@@ -140,24 +140,20 @@ export class Detector {
     return true
   }
 
-  /** True where something is signed against it that its latest `alive` does not refute. */
-  isAccused(ap: number): boolean {
-    const key = this.members.keys[ap]!
-    const alive = this.alives.get(ap)?.body
-    return this.all().statements.some(
-      ({ subject, body }) => subject === key && (alive === undefined || !isNewer(alive, body)),
-    )
-  }
-
   /** As digests of their ledgers tell. */
   differsFrom(other: Detector): boolean {
     return this.statements.size !== other.statements.size || this.alives.size !== other.alives.size
   }
 
-  /** Takes the records that another one has. */
-  sync(other: Detector): void {
-    for (const [key, statement] of other.statements) this.take(this.statements, key, statement)
+  /** Takes the records that another one has. Returns whether this AP is accused in one that is new. */
+  sync(other: Detector): boolean {
+    let isAccused = false
+    for (const [key, statement] of other.statements) {
+      const isNew = this.take(this.statements, key, statement)
+      if (isNew && statement.subject === this.members.keys[this.self]) isAccused = true
+    }
     for (const [key, alive] of other.alives) this.take(this.alives, key, alive)
+    return isAccused
   }
 
   private all() {

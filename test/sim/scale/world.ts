@@ -864,12 +864,15 @@ export class World {
     const detector = this.detectors[ap]!
     if (record.kind === 'beacon') return detector.beacon(from, record, this.now)
     if (!(record.kind === 'alive' ? detector.alive(record) : detector.statement(record))) return false
-    // An AP that is accused shows that it lives.
-    if (about === ap) {
-      this.sendBeacon(ap)
-      this.scheduleAlive(ap)
-    } else this.scheduleRefresh(ap)
+    if (about === ap) this.answerAccusers(ap)
+    else this.scheduleRefresh(ap)
     return true
+  }
+
+  /** An AP that is accused shows that it lives. */
+  private answerAccusers(ap: number): void {
+    this.sendBeacon(ap)
+    this.scheduleAlive(ap)
   }
 
   /** A new process has connections and keys: it syncs with a neighbour, and all that are connected send a beacon. */
@@ -884,6 +887,8 @@ export class World {
       this.charge('syncs', from, ap, homeSize, homeSize * this.sizes.beacon)
     }
     this.scheduleBeacon(ap)
+    // It may have been accused while it was down.
+    this.scheduleAlive(ap)
     for (const other of tracked[ap]!) if (other !== ap && this.isUp[other]) this.scheduleBeacon(other)
   }
 
@@ -894,12 +899,11 @@ export class World {
       [a, b],
       [b, a],
     ] as const) {
-      this.detectors[to]!.sync(this.detectors[from]!)
+      if (this.detectors[to]!.sync(this.detectors[from]!)) this.answerAccusers(to)
       for (const other of this.members.homes[this.members.homeOf[to]!]!) {
         const beacon = other === to ? undefined : this.detectors[from]!.latestBeacon(other)
         if (beacon !== undefined) this.detectors[to]!.beacon(other, beacon, this.now)
       }
-      if (this.detectors[to]!.isAccused(to)) this.scheduleAlive(to)
     }
   }
 
