@@ -386,6 +386,7 @@ export class Ap {
   async stepAside(): Promise<void> {
     this.away = AWAY
     this.guarded(() => this.sendBeacon())
+    this.guarded(() => this.sendPulses()) // some that watch this AP do not hear its beacons
     await pause(WORD_PATIENCE)
     this.stepped()
   }
@@ -479,6 +480,7 @@ export class Ap {
         sign: () => this.nextSign(),
         beacons: (ap) => this.beaconsOf(ap),
         onBeacon: (beacon) => this.takeBeacon(beacon),
+        away: () => this.away,
         onPulse: (from, sign) => this.roster.pulse(from, sign, monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
         onTime: (ap, ms) => this.noteTime(ap, ms),

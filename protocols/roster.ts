@@ -181,10 +181,14 @@ export class Roster {
     }
   }
 
-  /** A pulse: as `heard`, and who has heard one of this boot may sign that it heard no more. */
-  pulse(ap: string, sign: { boot: number; sequence: number }, now: number): void {
+  /**
+   * A pulse: as `heard`, and who has heard one of this boot may sign that it heard no more. It may say for how many milliseconds
+   * its sender will be silent.
+   */
+  pulse(ap: string, sign: { boot: number; sequence: number; away?: number | undefined }, now: number): void {
     const of = this.heardOf.get(ap)
     if (of === undefined || sign.boot < of.boot) return
+    if (isNewer(sign, of)) of.awayUntil = sign.away === undefined ? Number.NEGATIVE_INFINITY : now + sign.away
     // The silence of a restart says nothing of how it is heard.
     if (of.pulsed !== sign.boot) of.arrivals = new Arrivals()
     of.pulsed = sign.boot

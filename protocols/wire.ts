@@ -5,7 +5,7 @@ import { concat } from './bytes.js'
 import { byteString, decode } from './codec.js'
 import { describe } from './envelope.js'
 import { MeshError } from './error.js'
-import { MAX_LEASES, MAX_RECORD } from './limits.js'
+import { MAX_AWAY, MAX_LEASES, MAX_RECORD } from './limits.js'
 import type { Range } from './sync.js'
 
 /** What a mesh that is not divided calls its one neighbourhood. */
@@ -46,8 +46,13 @@ const reason = z.string().max(512)
 export const joinRequest = z.tuple([z.literal('join'), envelope, envelope])
 export const joinReply = z.union([z.tuple([z.literal('welcome'), uint]), z.tuple([z.literal('refused'), reason])])
 
-/** One each half second: by datagram, and on a stream that stays open where datagrams do not pass. */
-export const pulse = z.object({ boot: uint, sequence: uint, ledger: byteString(16) })
+/** One each half second: by datagram, and on a stream that stays open where datagrams do not pass. `away` as in a beacon. */
+export const pulse = z.object({
+  boot: uint,
+  sequence: uint,
+  away: z.int().min(0).max(MAX_AWAY).optional(),
+  ledger: byteString(16),
+})
 export type Pulse = z.infer<typeof pulse>
 
 /** Empty `ap`: are you there? Else: can you reach this AP (by key)? */

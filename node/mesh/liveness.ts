@@ -25,12 +25,17 @@ export interface LifeSign {
   sequence: number
 }
 
+/** What a pulse says of who sent it: also, where it is about to be silent on purpose, for how many milliseconds. */
+export type PulseSign = Omit<Pulse, 'ledger'>
+
 export interface LivenessHandlers {
   isMember(ap: string): boolean
   /** Our own next life sign, for a pulse or an answer. */
   sign(): LifeSign
+  /** For how long this AP is about to be silent. */
+  away(): number | undefined
   ledgerDigest(): Uint8Array
-  onPulse(from: string, sign: LifeSign, ledger: Uint8Array): void
+  onPulse(from: string, sign: PulseSign, ledger: Uint8Array): void
 }
 
 /** A pulse that cannot be written in this time is given up, and its stream with it, in milliseconds. */
@@ -85,7 +90,9 @@ export class Pulses {
    */
   send(watchers: readonly string[]): void {
     for (const ap of this.streams.keys()) if (!watchers.includes(ap)) this.drop(ap)
-    const message = { ...this.handlers.sign(), ledger: this.handlers.ledgerDigest() }
+    const away = this.handlers.away()
+    const said = { ...this.handlers.sign(), ledger: this.handlers.ledgerDigest() }
+    const message: Pulse = away === undefined ? said : { ...said, away }
     for (const ap of watchers) {
       const isSent = this.datagrams.send(ap, ['pulse', message])
       if (!isSent || !this.hearing.has(ap)) this.sendByStream(ap, message)

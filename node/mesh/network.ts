@@ -18,7 +18,7 @@ import { Gossip } from './gossip.js'
 import { closeConnection, connectionTo, createHost, type Host, openStream, peerId } from './host.js'
 import { type Admission, admitNewcomers, askToJoin } from './join.js'
 import { LeaseCalls, type LeaseMessage } from './leases.js'
-import { type LifeSign, Probes, Pulses } from './liveness.js'
+import { type LifeSign, Probes, type PulseSign, Pulses } from './liveness.js'
 import { replicate } from './replicate.js'
 import { Standing } from './standing.js'
 import { answerForgotten, answerSync, initiateSync, type SyncResult, syncFrames } from './sync.js'
@@ -60,7 +60,8 @@ export interface NetworkHandlers {
   beacons(ap: string): RecordOf<'beacon'>[]
   /** Returns whether it was newer than what is known. */
   onBeacon(beacon: RecordOf<'beacon'>): boolean
-  onPulse(from: string, sign: LifeSign): void
+  away(): number | undefined
+  onPulse(from: string, sign: PulseSign): void
   onLease(from: string, message: LeaseMessage): Promise<LeaseAnswer[]>
   /** What a member takes the time to be, in milliseconds since 1970. */
   onTime(ap: string, ms: number): void
@@ -105,8 +106,9 @@ export class Network {
     const liveness = {
       isMember: handlers.isMember,
       sign: handlers.sign,
+      away: handlers.away,
       ledgerDigest: () => store.ledger.digest(),
-      onPulse: (from: string, sign: LifeSign, ledger: Uint8Array) => {
+      onPulse: (from: string, sign: PulseSign, ledger: Uint8Array) => {
         this.compareDigest(from, ledger)
         handlers.onPulse(from, sign)
       },

@@ -520,6 +520,19 @@ test('an AP that is heard again after its connection was lost is alive, with no 
 })
 
 /** A beacon by which an AP asks to be waited for. */
+test('an AP that says in a pulse that it will be silent is waited for, until it pulses again', () => {
+  const observer = watching()
+  observer.roster.pulse(idOf(AP), { boot: 1, sequence: 1000, away: 20_000 }, observer.now)
+  observer.roster.pulse(idOf(AP), { boot: 1, sequence: 999 }, observer.now) // it was under way longer
+  observer.roster.lost(idOf(AP), observer.now)
+  observer.run(19_900, ...EVERYONE_ELSE)
+  assert.equal([observer.state(AP), observer.of('accuse', AP).length], ['alive', 0])
+  observer.boot = 2
+  observer.pulse(AP)
+  observer.run(5000, ...EVERYONE_ELSE)
+  assert.is(observer.of('accuse', AP).length, 1)
+})
+
 function awayBeacon(ap: number, sequence: number, away: number): RecordOf<'beacon'> {
   const beacon = beaconOf(ap, 1, sequence)
   return { ...beacon, body: { ...beacon.body, away } }

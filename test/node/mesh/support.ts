@@ -80,6 +80,7 @@ export class Peer {
         sign: () => ({ boot: 1, sequence: ++peer.sequence }),
         beacons: () => [...peer.beacons.values()],
         onBeacon: (beacon) => peer.takeBeacon(beacon),
+        away: () => undefined,
         onPulse: (from, sign) => peer.pulses.push({ from, sign, at: performance.now() }),
         onLease: async () => [],
         onTime: () => {},
