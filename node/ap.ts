@@ -484,7 +484,10 @@ export class Ap {
         onPulse: (from, sign) => this.roster.pulse(from, sign, monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
         onTime: (ap, ms) => this.noteTime(ap, ms),
-        onConnected: () => this.sendPulses(), // who has never heard this AP could not tell that it died
+        onConnected: (ap) => {
+          this.noteReached(ap)
+          this.sendPulses() // who has never heard this AP could not tell that it died
+        },
         onLost: (ap) => this.roster.lost(ap, monotonic()),
         onAddresses: (known) => void this.knownPeers.save(known).catch(() => {}),
         onSynced: (ap, { received, sent }) => {
@@ -754,13 +757,17 @@ export class Ap {
     if (typeof own === 'object') this.roster.heard(ap, own, monotonic())
     else if (isReached) {
       // Another AP is believed that it reached this one, not the numbers it gives: a lie would outlast it.
-      const sign = this.roster.lastSign(ap)
-      this.roster.heard(ap, sign, monotonic())
+      this.noteReached(ap)
       // One that was dead is coming back.
       if (this.current.candidates.get(ap)?.state !== 'dead') this.roster.misjudged(monotonic())
       // What was heard meanwhile says more than a probe that was under way before.
     } else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap, own === 'refused')
     if (own === 'refused') this.guarded(() => this.tick())
+  }
+
+  /** An AP gave a sign of itself, and no number with it. */
+  private noteReached(ap: string): void {
+    this.roster.heard(ap, this.roster.lastSign(ap), monotonic())
   }
 
   // --- joining ----------------------------------------------------------------------------------------------------

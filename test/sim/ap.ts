@@ -114,7 +114,10 @@ export class Ap {
         onPulse: (from, sign) => this.roster.pulse(from, sign, time.monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
         onTime: (ap, ms) => this.noteTime(ap, ms),
-        onConnected: () => this.sendPulses(),
+        onConnected: (ap) => {
+          this.roster.heard(ap, this.roster.lastSign(ap), time.monotonic())
+          this.sendPulses()
+        },
         onLost: (ap) => this.roster.lost(ap, time.monotonic()),
         onPeers: (known) => void host.disk.write('peers', known).catch(() => {}),
         onSynced: (ap, { received, sent }) => {

@@ -206,7 +206,10 @@ export class Checks {
     const { now } = this.world.scheduler
     const members = this.members()
     if (now - Math.max(quietSince, this.lastRecordAt) > EQUAL_WITHIN) this.checkEqual(members)
-    if (now - quietSince > RUNS_WITHIN - STARTS_WITHIN) this.checkRunning(members)
+    if (now - quietSince > RUNS_WITHIN - STARTS_WITHIN) {
+      this.checkRunning(members)
+      this.checkBeliefs(members)
+    }
   }
 
   /** The live APs that are members, as they themselves believe. */
@@ -256,6 +259,19 @@ export class Checks {
     }
     for (const [key, names] of running) {
       this.violate('nothing runs that is not wanted', `${key.slice(0, 12)} runs on ${names.join(' and ')}`)
+    }
+  }
+
+  private checkBeliefs(members: readonly Ap[]): void {
+    for (const { host, outlook } of members) {
+      for (const other of members) {
+        const state = outlook.candidates.get(other.host.id)?.state
+        if (other.host === host || state === undefined || state === 'alive') continue
+        this.violate(
+          'all that live are believed alive once it is quiet',
+          `${host.build.name} has ${other.host.build.name} for ${state}`,
+        )
+      }
     }
   }
 
