@@ -100,7 +100,11 @@ const packages = {
   ip: 'iproute2',
   nft: 'nftables',
   nsenter: 'util-linux',
+  script: 'bsdutils',
   serf: 'serf',
+  'ssh-add': 'openssh-client',
+  'ssh-agent': 'openssh-client',
+  'ssh-keygen': 'openssh-client',
   unshare: 'util-linux',
 }
 

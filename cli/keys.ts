@@ -1,13 +1,22 @@
-// Publisher keys: one file each in the user's own data folder, mode 0600. A key never leaves this folder.
+// Publisher keys: one file each in the user's own data folder, mode 0600, or a key that the user has for SSH.
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { userDataDir } from '../node/config.js'
 import { loadOrMakeSeed, loadSeed } from '../node/identity.js'
 import { hex } from '../protocols/bytes.js'
 import { MeshError } from '../protocols/error.js'
-import { personSigner, type Signer } from '../protocols/keys.js'
+import { personSigner } from '../protocols/keys.js'
+import { AGENT, sshPublicKey, sshSigner } from './ssh.js'
+
+/** Signs with a key of this user, which may be in an agent that is asked and takes its time. */
+export interface UserSigner {
+  readonly publicKey: Uint8Array
+  sign(message: Uint8Array): Uint8Array | Promise<Uint8Array>
+}
 
 const dir = (): string => join(userDataDir(process.env), 'keys')
+const NAME = /^[\w-]{1,63}$/
+const isSsh = (key: string): boolean => key === AGENT || !NAME.test(key)
 
 export interface PublisherKey {
   name: string
@@ -17,8 +26,8 @@ export interface PublisherKey {
 }
 
 function checked(name: string): string {
-  if (!/^[\w-]{1,63}$/.test(name))
-    throw new MeshError('key-name', `"${name}": a key's name has letters, digits, "_" and "-"`)
+  if (!NAME.test(name) || name === AGENT)
+    throw new MeshError('key-name', `"${name}": a key's name has letters, digits, "_" and "-", and is not ${AGENT}`)
   return name
 }
 
@@ -36,8 +45,9 @@ export async function newKey(name: string): Promise<PublisherKey> {
   return described(name, await loadOrMakeSeed(dir(), name))
 }
 
-/** @throws MeshError `no-key` */
+/** @param name of a key, or the file of an SSH key, or `agent`. @throws MeshError `no-key`, and those of `sshPublicKey` */
 export async function showKey(name: string): Promise<PublisherKey> {
+  if (isSsh(name)) return { name, publisher: hex(await sshPublicKey(name)), path: name }
   return described(name, await seedOf(name))
 }
 
@@ -47,9 +57,12 @@ export async function listKeys(): Promise<PublisherKey[]> {
   return Promise.all(names.sort().map(showKey))
 }
 
-/** The signer of a named key, or of the only one there is. @throws MeshError `no-key`, `which-key` */
-export async function signerOf(name: string | undefined): Promise<Signer> {
-  if (name !== undefined) return personSigner(await seedOf(name))
+/**
+ * The signer of a key, or of the only named one there is. `key` is a name, the file of an SSH key, or `agent`.
+ * @throws MeshError `no-key`, `which-key`, and those of `sshSigner`
+ */
+export async function signerOf(key: string | undefined): Promise<UserSigner> {
+  if (key !== undefined) return isSsh(key) ? sshSigner(key) : personSigner(await seedOf(key))
   const keys = await listKeys()
   if (keys.length === 0)
     throw new MeshError('no-key', 'you have no publisher key yet; make one with "dropmesh keys new NAME"')
@@ -64,6 +77,7 @@ export async function signerOf(name: string | undefined): Promise<Signer> {
 
 async function seedOf(name: string): Promise<Uint8Array> {
   const seed = await loadSeed(dir(), checked(name))
-  if (seed === undefined) throw new MeshError('no-key', `there is no key "${name}"; see "dropmesh keys ls"`)
+  if (seed === undefined)
+    throw new MeshError('no-key', `there is no key "${name}"; see "dropmesh keys ls", or name a file as ./${name}`)
   return seed
 }

@@ -4,13 +4,12 @@ import { hex, unhex } from '../protocols/bytes.js'
 import { chuteSubject, newCreation } from '../protocols/chute.js'
 import type { Clock } from '../protocols/clock.js'
 import type { ChuteSpec, Exclusive } from '../protocols/deployment.js'
-import { seal } from '../protocols/envelope.js'
+import { draft, type SignedRecord } from '../protocols/envelope.js'
 import { MeshError } from '../protocols/error.js'
-import type { Signer } from '../protocols/keys.js'
 import { type Body, checkKind } from '../protocols/kinds.js'
 import { creationMark } from '../protocols/voters.js'
 import type { Client } from './client.js'
-import { listKeys, signerOf } from './keys.js'
+import { listKeys, signerOf, type UserSigner } from './keys.js'
 
 interface Next {
   mesh: string
@@ -37,10 +36,27 @@ const askNext = (client: Client, publisher: string, name: string): Promise<Next>
 
 type ChuteKind = 'deployment' | 'wanted' | 'removal'
 
-function submit<K extends ChuteKind>(client: Client, signer: Signer, next: Next, kind: K, name: string, body: Body<K>) {
-  const record = seal(signer, unhex(next.mesh), next.clock, kind, chuteSubject(signer.publicKey, name), body)
+async function submit<K extends ChuteKind>(
+  client: Client,
+  signer: UserSigner,
+  next: Next,
+  kind: K,
+  name: string,
+  body: Body<K>,
+) {
+  const subject = chuteSubject(signer.publicKey, name)
+  const record = await sealAsUser(signer, unhex(next.mesh), next.clock, kind, subject, body)
   checkKind(record)
   return client.post<Submitted>('/v1/records', record.bytes)
+}
+
+/** Signs a record with a key of this user. @throws MeshError `record-too-big`, `ssh-agent` */
+async function sealAsUser(
+  signer: UserSigner,
+  ...what: [mesh: Uint8Array, clock: Clock, kind: string, subject: Uint8Array, body: object]
+): Promise<SignedRecord> {
+  const { message, sign } = draft(signer.publicKey, ...what)
+  return sign(await signer.sign(message))
 }
 
 /**
@@ -48,7 +64,13 @@ function submit<K extends ChuteKind>(client: Client, signer: Signer, next: Next,
  * @param isExclusive whether it is to run at most once
  * @throws MeshError `exclusive` where the chute is not what it is to be, or the mesh is too small
  */
-export async function deploy(client: Client, signer: Signer, name: string, images: ChuteSpec, isExclusive: boolean) {
+export async function deploy(
+  client: Client,
+  signer: UserSigner,
+  name: string,
+  images: ChuteSpec,
+  isExclusive: boolean,
+) {
   const next = await askNext(client, hex(signer.publicKey), name)
   const exclusive = exclusiveOf(next, name, isExclusive)
   const last = next.lastCreation === null ? undefined : unhex(next.lastCreation)
@@ -104,13 +126,16 @@ export async function control(
 }
 
 /** The key of a chute's publisher, if it is here. @throws MeshError `not-your-chute` */
-export async function signerFor(publisher: string, name: string, key: string | undefined): Promise<Signer> {
+export async function signerFor(publisher: string, name: string, key: string | undefined): Promise<UserSigner> {
   const own = key === undefined ? (await listKeys()).find((candidate) => candidate.publisher === publisher) : undefined
   const signer = own === undefined && key === undefined ? undefined : await signerOf(key ?? own?.name)
   if (signer === undefined || hex(signer.publicKey) !== publisher) {
     throw new MeshError(
       'not-your-chute',
-      `${name} belongs to publisher ${publisher.slice(0, 12)}, and you do not have that key here`,
+      `${name} belongs to publisher ${publisher.slice(0, 12)}, and ` +
+        (key === undefined
+          ? 'you do not have that key here; where it is an SSH key, say --key'
+          : `${key} is another key`),
     )
   }
   return signer

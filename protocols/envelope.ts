@@ -40,6 +40,36 @@ const payloadSchema = z.tuple([
 const signedBytes = (kind: string, mesh: Uint8Array, payload: Uint8Array): Uint8Array =>
   concat(utf8(`dropmesh record 1 ${kind}\0`), mesh, payload)
 
+/** A record that waits for its signature, over `message`. */
+export interface Draft {
+  readonly message: Uint8Array
+  /** @throws MeshError `record-too-big` over 32 KiB. */
+  sign(signature: Uint8Array): SignedRecord
+}
+
+/** Makes a record for a signer that takes its time to sign, as an agent that asks its user does. */
+export function draft(
+  signer: Uint8Array,
+  mesh: Uint8Array,
+  clock: Clock,
+  kind: string,
+  subject: Uint8Array,
+  body: object,
+): Draft {
+  const payload = encode([FORMAT, kind, mesh, signer, clock, subject, body])
+  const sign = (signature: Uint8Array): SignedRecord => {
+    const bytes = encode([payload, signature])
+    if (bytes.length > MAX_RECORD) {
+      throw new MeshError(
+        'record-too-big',
+        `the ${kind} record has ${bytes.length} bytes, ${MAX_RECORD} are allowed; shorten what it says`,
+      )
+    }
+    return { bytes, hash: sha256(payload), format: FORMAT, kind, mesh, signer, clock, subject, body }
+  }
+  return { message: signedBytes(kind, mesh, payload), sign }
+}
+
 /** Signs a record. @throws MeshError `record-too-big` over 32 KiB. */
 export function seal(
   signer: Signer,
@@ -49,16 +79,8 @@ export function seal(
   subject: Uint8Array,
   body: object,
 ): SignedRecord {
-  const payload = encode([FORMAT, kind, mesh, signer.publicKey, clock, subject, body])
-  const bytes = encode([payload, signer.sign(signedBytes(kind, mesh, payload))])
-  if (bytes.length > MAX_RECORD) {
-    throw new MeshError(
-      'record-too-big',
-      `the ${kind} record has ${bytes.length} bytes, ${MAX_RECORD} are allowed; shorten what it says`,
-    )
-  }
-  const hash = sha256(payload)
-  return { bytes, hash, format: FORMAT, kind, mesh, signer: signer.publicKey, clock, subject, body }
+  const { message, sign } = draft(signer.publicKey, mesh, clock, kind, subject, body)
+  return sign(signer.sign(message))
 }
 
 /**

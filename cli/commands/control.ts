@@ -17,7 +17,7 @@ export function addControl(program: Command): void {
       .command(verb)
       .argument('<chute>', 'name, or publisher/name')
       .description(description)
-      .option('--key <name>', 'publisher key to sign with (default: the one the chute belongs to)')
+      .option('--key <key>', 'name, SSH key file, or agent, to sign with (default: the named key the chute belongs to)')
     forNode(command, `dropmesh ${verb} hello`).action(
       async (chute: string, options: NodeOptions & { key?: string }) => {
         const result = await control(clientOf(options), chute, options.key, verb as keyof typeof verbs)

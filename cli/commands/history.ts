@@ -24,7 +24,7 @@ export function addHistory(program: Command): void {
     .argument('<chute>', 'name, or publisher/name')
     .argument('[revision]', 'its number, or the beginning of its hash (default: the one before)')
     .description('publish an earlier revision of a chute again, and wait until it runs')
-    .option('--key <name>', 'publisher key to sign with (default: the one the chute belongs to)')
+    .option('--key <key>', 'name, SSH key file, or agent, to sign with (default: the named key the chute belongs to)')
     .option('--detach', 'do not wait until it runs')
     .option('--wait <time>', 'how long to wait until it runs', '2m')
   forNode(rolling, 'dropmesh rollback hello 3').action(rollback)

@@ -9,11 +9,10 @@ import { hex, sha256, unhex } from '../../protocols/bytes.js'
 import { encode } from '../../protocols/codec.js'
 import { type ChuteSpec, type ImageSpec, NAME } from '../../protocols/deployment.js'
 import { MeshError } from '../../protocols/error.js'
-import type { Signer } from '../../protocols/keys.js'
 import { type Manifest, type ManifestService, parseManifest, toSpec } from '../../protocols/manifest.js'
 import type { Client } from '../client.js'
 import { parseDuration } from '../duration.js'
-import { signerOf } from '../keys.js'
+import { signerOf, type UserSigner } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
 import { paintState, print, printJson, say } from '../output.js'
 import { deploy } from '../sign.js'
@@ -39,7 +38,7 @@ export function addPublish(program: Command): void {
     .command('publish')
     .argument('[path]', 'folder with a compose.yaml, or such a file', '.')
     .description('check, build, sign and publish a chute, and wait until it runs')
-    .option('--key <name>', 'publisher key to sign with (default: the only one you have)')
+    .option('--key <key>', 'name, SSH key file, or agent, to sign with (default: the only named key you have)')
     .option('--name <name>', 'name of the chute (default: the name in compose.yaml, else of the folder)')
     .option('--replicas <n>', 'how many instances (default: what compose.yaml says, else 1)')
     .option('--everywhere', 'one instance on every AP that fits')
@@ -80,7 +79,7 @@ const packageOf = (spec: ChuteSpec): string => hex(sha256(encode(spec.services.m
 /** Publishes a chute that has its images, and waits until it runs. What is `known` of it stands in the answer as well. */
 export async function publishSpec(
   client: Client,
-  signer: Signer,
+  signer: UserSigner,
   name: string,
   spec: ChuteSpec,
   isExclusive: boolean,
