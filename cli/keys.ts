@@ -2,8 +2,8 @@
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { userDataDir } from '../node/config.js'
-import { loadOrMakeSeed, loadSeed } from '../node/identity.js'
-import { hex } from '../protocols/bytes.js'
+import { loadOrMakeSeed, loadSeed, saveSeed } from '../node/identity.js'
+import { equalBytes, hex } from '../protocols/bytes.js'
 import { MeshError } from '../protocols/error.js'
 import { personSigner } from '../protocols/keys.js'
 import { AGENT, sshPublicKey, sshSigner } from './ssh.js'
@@ -62,7 +62,13 @@ export async function listKeys(): Promise<PublisherKey[]> {
  * @throws MeshError `no-key`, `which-key`, and those of `sshSigner`
  */
 export async function signerOf(key: string | undefined): Promise<UserSigner> {
-  if (key !== undefined) return isSsh(key) ? sshSigner(key) : personSigner(await seedOf(key))
+  if (key !== undefined && isSsh(key)) return sshSigner(key)
+  return personSigner((await secretOf(key)).seed)
+}
+
+/** A named key, or the only one there is, with its secret. @throws MeshError `no-key`, `which-key` */
+export async function secretOf(name: string | undefined): Promise<{ name: string; seed: Uint8Array }> {
+  if (name !== undefined) return { name, seed: await seedOf(name) }
   const keys = await listKeys()
   if (keys.length === 0)
     throw new MeshError('no-key', 'you have no publisher key yet; make one with "dropmesh keys new NAME"')
@@ -72,7 +78,15 @@ export async function signerOf(key: string | undefined): Promise<UserSigner> {
       `you have several keys; say which one with --key: ${keys.map((key) => key.name).join(', ')}`,
     )
   }
-  return personSigner(await seedOf(keys[0]!.name))
+  return { name: keys[0]!.name, seed: await seedOf(keys[0]!.name) }
+}
+
+/** Keeps a key that was made elsewhere. @throws MeshError `key-exists` where another one has that name */
+export async function keepKey(name: string, seed: Uint8Array): Promise<PublisherKey> {
+  const present = await loadSeed(dir(), checked(name))
+  if (present !== undefined && !equalBytes(present, seed))
+    throw new MeshError('key-exists', `there is another key "${name}" already; choose a name with --name`)
+  return described(name, await saveSeed(dir(), name, seed))
 }
 
 async function seedOf(name: string): Promise<Uint8Array> {

@@ -18,7 +18,7 @@ export interface Belonging {
 }
 
 /** The mesh an AP belongs to, or undefined where it never had one. @throws MeshError `data-damaged` */
-async function loadBelonging(data: string): Promise<Belonging | undefined> {
+export async function loadBelonging(data: string): Promise<Belonging | undefined> {
   const file = belongingFile(data)
   const text = await file.read()
   if (text === undefined) return undefined

@@ -32,6 +32,8 @@ export async function saveSeed(dir: string, name: string, seed: Uint8Array): Pro
   return seed
 }
 
+export const removeSeed = (dir: string, name: string): Promise<void> => seedFile(dir, name).remove()
+
 const seedFile = (dir: string, name: string): SmallFile => new SmallFile(join(dir, `${name}.key`))
 
 /** How often an AP has started. A number is on disk before it is used, so that no two lives of the AP share one. */
