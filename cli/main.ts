@@ -13,6 +13,7 @@ import { addMembers } from './commands/members.js'
 import { addPublish } from './commands/publish.js'
 import { addShow } from './commands/show.js'
 import { addUp } from './commands/up.js'
+import { addVerify } from './commands/verify.js'
 import { say } from './output.js'
 import { version } from './version.js'
 
@@ -29,6 +30,7 @@ for (const add of [
   addShow,
   addPublish,
   addHistory,
+  addVerify,
   addControl,
   addMembers,
   addKeys,

@@ -18,7 +18,7 @@ const TYPE = 'ssh-ed25519'
 const PREFIX = concat(Uint8Array.of(0, 0, 0, TYPE.length), utf8(TYPE), Uint8Array.of(0, 0, 0, 32))
 
 /** A key as `ssh-keygen -l` names it. */
-const fingerprintOf = (publicKey: Uint8Array): string =>
+export const fingerprintOf = (publicKey: Uint8Array): string =>
   `SHA256:${createHash('sha256').update(PREFIX).update(publicKey).digest('base64').replace(/=+$/, '')}`
 
 /**

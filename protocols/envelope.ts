@@ -1,6 +1,6 @@
 // The envelope: how a signed statement looks on the wire, in the ledger and on disk. Knows no kind's meaning.
 import { z } from 'zod'
-import { concat, equalBytes, hex, sha256, utf8 } from './bytes.js'
+import { concat, equalBytes, hex, sha256, toBase32, utf8 } from './bytes.js'
 import { type Clock, clockSchema, compareClocks } from './clock.js'
 import { byteString, decode, decodeAgain, encode } from './codec.js'
 import { MeshError } from './error.js'
@@ -90,7 +90,7 @@ export function seal(
 export function open(bytes: Uint8Array, mesh: Uint8Array): SignedRecord {
   const record = read(bytes)
   if (hex(record.mesh) !== hex(mesh)) {
-    throw new MeshError('other-mesh', `a ${record.kind} record belongs to another mesh (${hex(record.mesh)})`)
+    throw new MeshError('other-mesh', `a ${record.kind} record belongs to another mesh (${toBase32(record.mesh)})`)
   }
   const [payload, signature] = decode(bytes) as [Uint8Array, Uint8Array]
   if (!verify(record.signer, signedBytes(record.kind, mesh, payload), signature)) {

@@ -4,6 +4,7 @@ import { stringify } from 'yaml'
 import type { ApRow, ChuteRow, InstanceRow, Status } from '../../node/api/queries.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
 import { ago, colour, gib, paintState, print, printJson, printTable } from '../output.js'
+import { saveRecord } from './verify.js'
 
 export function addShow(program: Command): void {
   forNode(
@@ -19,7 +20,11 @@ export function addShow(program: Command): void {
     'dropmesh ps hello',
   ).action(ps)
   forNode(
-    program.command('inspect').argument('<chute|ap>').description('everything known, with signatures and history'),
+    program
+      .command('inspect')
+      .argument('<chute|ap>')
+      .description('everything known, with signatures and history')
+      .option('--record <file>', 'write the record of the chute, as it was signed, for "dropmesh verify"'),
     'dropmesh inspect hello',
   ).action(inspect)
 }
@@ -107,7 +112,8 @@ async function ps(chute: string | undefined, options: NodeOptions): Promise<void
   )
 }
 
-async function inspect(what: string, options: NodeOptions): Promise<void> {
+async function inspect(what: string, options: NodeOptions & { record?: string }): Promise<void> {
+  if (options.record !== undefined) await saveRecord(clientOf(options), what, options.record)
   const answer = await clientOf(options).get<object>('/v1/inspect', { of: what })
   if (options.json) return printJson(answer)
   print(stringify(answer).trimEnd())

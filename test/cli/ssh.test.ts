@@ -151,6 +151,16 @@ test('an ssh-agent signs: with its only Ed25519 key, or with the one whose publi
   assert.is(await published('by-other'), publisherOf(file('other')))
 })
 
+test('a record tells offline which SSH key signed it, as ssh-keygen names that key', async () => {
+  const record = file('by-agent.record')
+  await ap.json('inspect', 'by-agent', '--record', record)
+  const verified = await mesh.cli(['verify', 'by-agent', '--record', record, '--mesh', (await mesh.meshId())!])
+  assert.is(verified.status, 0, verified.stderr)
+  const fingerprint = execFileSync('ssh-keygen', ['-lf', `${file('plain')}.pub`], { encoding: 'utf8' }).split(' ')[1]!
+  assert.ok(verified.stdout.includes(fingerprint), verified.stdout)
+  assert.ok(verified.stdout.includes(publisherOf(file('plain'))), verified.stdout)
+})
+
 test('an agent that refuses, or is gone, is told in one line', () => {
   const env = { SSH_AUTH_SOCK: file('agent.sock') }
   // With a confirmation that nobody can give: there is no program here that asks for one.
