@@ -73,6 +73,34 @@ export function port(text: string): number {
   return number >= 1 && number <= 65535 ? number : refuse(`${show(text)} is not a port: 1 to 65535`)
 }
 
+/** A capability as Docker names it, with or without CAP_, or ALL. */
+export function capability(text: string): string {
+  const name = text.toUpperCase().replace(/^CAP_/, '')
+  return /^[A-Z_]{1,32}$/.test(name) ? name : refuse(`${show(text)} is not a capability: write NET_BIND_SERVICE`)
+}
+
+/** `/dev/ttyUSB0`, `/dev/ttyUSB0:/dev/modem`; a chute may read and write it, and make no others. */
+export function device(text: string): NonNullable<ServiceSpec['devices']>[number] {
+  const [host = '', container = host, access = 'rw', ...rest] = text.split(':')
+  for (const path of [host, container]) {
+    if (!/^\/dev\/[\w./-]+$/.test(path) || containerPath(path) !== path) {
+      return refuse(`${show(path)} is not a device: write /dev/ttyUSB0, or /dev/ttyUSB0:/dev/modem`)
+    }
+  }
+  if (rest.length > 0 || access !== 'rw') return refuse(`access ${show([access, ...rest].join(':'))}: rw alone`)
+  return { host, container }
+}
+
+export const ulimitName = (text: string): string =>
+  /^[a-z]{1,16}$/.test(text) ? text : refuse(`${show(text)} is not a limit: write nofile, memlock or nproc`)
+
+/** A number of files, bytes or seconds; -1 is no limit. */
+export const ulimit = (text: string): number => (text === '-1' ? -1 : whole(text))
+
+/** The one option of Docker's hardening that a chute has anyway. */
+export const securityOption = (text: string): void =>
+  /^no-new-privileges([:=]true)?$/.test(text) ? undefined : refuse('the hardening of a chute is fixed')
+
 /** A text that must be one of `words`. */
 export const oneOf =
   <T extends string>(...words: T[]) =>

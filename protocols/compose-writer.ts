@@ -43,7 +43,7 @@ function composeOf({ services, volumes, replicas, constraints, ...more }: ChuteS
 // Compose states the placement of a chute by service, and one is enough.
 function serviceOf(service: ServiceSpec, placement?: Pick<ChuteSpec, 'replicas' | 'constraints'>): object {
   const { name: _, image, command, entrypoint, environment, ports, mounts, tmpfs, healthcheck, ...others } = service
-  const { user, workingDir, stopGrace, limits, ...more } = others
+  const { user, workingDir, stopGrace, limits, capabilities, devices, sysctls, ulimits, writableRoot, ...more } = others
   const { cpu, memory, pids } = limits
   const deploy = {
     ...(typeof placement?.replicas === 'number' && placement.replicas !== 1 && { replicas: placement.replicas }),
@@ -81,6 +81,20 @@ function serviceOf(service: ServiceSpec, placement?: Pick<ChuteSpec, 'replicas' 
     ...(user !== undefined && { user }),
     ...(workingDir !== undefined && { working_dir: workingDir }),
     ...(stopGrace !== DEFAULT_STOP_GRACE && { stop_grace_period: durationText(stopGrace) }),
+    ...given('cap_add', capabilities),
+    ...given(
+      'devices',
+      devices?.map(({ host, container }) => (host === container ? host : `${host}:${container}`)),
+    ),
+    ...given(
+      'sysctls',
+      entries(sysctls, ({ value }) => value),
+    ),
+    ...given(
+      'ulimits',
+      entries(ulimits, ({ soft, hard }) => (soft === hard ? soft : { soft, hard })),
+    ),
+    ...(writableRoot && { read_only: false }),
     ...given('deploy', deploy),
     ...more,
   }
@@ -117,6 +131,9 @@ function sizeText(bytes: number): string {
   ).find(([size]) => bytes % size === 0)
   return unit === undefined ? String(bytes) : `${bytes / unit[0]}${unit[1]}`
 }
+
+const entries = <T extends { name: string }>(all: readonly T[] | undefined, value: (one: T) => unknown): object =>
+  Object.fromEntries((all ?? []).map((one) => [one.name, value(one)]))
 
 /** A key with a value that says something, or nothing. */
 function given(key: string, value: object | undefined): object {

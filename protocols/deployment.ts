@@ -26,6 +26,10 @@ const image = z.object({
 })
 
 const port = z.int().min(1).max(65535)
+const device = z
+  .string()
+  .regex(/^\/dev\/[\w./-]+$/)
+  .max(256)
 
 const service = z.object({
   name,
@@ -60,6 +64,25 @@ const service = z.object({
     memory: z.int().min(6 * 1024 ** 2),
     pids: z.int().min(1).max(100_000),
   }),
+  // What not every publisher may ask for: policy.ts says who may. A capability is named as in Docker, without CAP_.
+  capabilities: z
+    .array(z.string().regex(/^[A-Z_]{1,32}$/))
+    .max(64)
+    .optional(),
+  devices: z
+    .array(z.object({ host: device, container: device }))
+    .max(32)
+    .optional(),
+  sysctls: z
+    .array(z.object({ name: z.string().min(1).max(256), value: z.string().max(256) }))
+    .max(64)
+    .optional(),
+  /** Of each process, in the units of setrlimit; -1 is no limit. */
+  ulimits: z
+    .array(z.object({ name: z.string().regex(/^[a-z]{1,16}$/), soft: z.int().min(-1), hard: z.int().min(-1) }))
+    .max(16)
+    .optional(),
+  writableRoot: z.boolean().optional(),
 })
 
 const areDistinct = (keys: Uint8Array[]): boolean => new Set(keys.map(hex)).size === keys.length

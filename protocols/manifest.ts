@@ -36,6 +36,7 @@ import {
   type ServiceSpec,
 } from './deployment.js'
 import { MeshError } from './error.js'
+import { lackingRights, NO_RIGHTS, type Rights, reasonsWhyNever } from './policy.js'
 
 export { ManifestError }
 
@@ -77,8 +78,19 @@ const named = <T>(read: Reader<T>) =>
 
 const words = byKind<string[]>({ nothing: () => undefined, text: parsing(compose.shellWords), list: texts })
 
-const variables = byKind<Record<string, string>>({
-  list: (value) => variableMap(items(placed(text(compose.variable)))(value) ?? []),
+/** `KEY=value` in a list, or a map of such. */
+const pairs: Reader<Placed<[string, string]>[]> = (value) => {
+  const entries = eachPair(value)
+  const seen = new Set<string>()
+  for (const { at, is } of entries ?? []) {
+    if (seen.has(is[0])) at.refuse(`${is[0]} is given twice`)
+    seen.add(is[0])
+  }
+  return entries
+}
+
+const eachPair = byKind<Placed<[string, string]>[]>({
+  list: items(placed(text(compose.variable))),
   map: (value) => {
     const entries: Placed<[string, string]>[] = []
     for (const [key, at] of value.map()) {
@@ -86,18 +98,38 @@ const variables = byKind<Record<string, string>>({
       const is = byKind({ text: pair, number: pair, flag: pair, nothing: () => at.refuse(compose.noValue(key)) })(at)
       if (is) entries.push({ at, is })
     }
-    return variableMap(entries)
+    return entries
   },
 })
 
-function variableMap(entries: Placed<[string, string]>[]): Record<string, string> {
-  const seen = new Map<string, string>()
-  for (const { at, is } of entries) {
-    if (seen.has(is[0])) at.refuse(`${is[0]} is given twice`)
-    seen.set(...is)
-  }
-  return Object.fromEntries(seen)
+const variables: Reader<Record<string, string>> = (value) => {
+  const entries = pairs(value)
+  return entries && Object.fromEntries(entries.map(({ is }) => is))
 }
+
+const sysctls: Reader<Placed<NonNullable<ServiceSpec['sysctls']>[number]>[]> = (value) =>
+  pairs(value)?.map(({ at, is: [name, value] }) => ({ at, is: { name, value } }))
+
+const bothLimits = textOrNumber((text) => {
+  const limit = compose.ulimit(text)
+  return { soft: limit, hard: limit }
+})
+const SOFT_HARD = fields({ soft: textOrNumber(compose.ulimit), hard: textOrNumber(compose.ulimit) })
+const softHard: Reader<{ soft: number; hard: number }> = (value) => {
+  const read = SOFT_HARD(value) ?? {}
+  if (!('soft' in read && 'hard' in read)) value.refuse('needs soft and hard')
+  else if (read.soft !== undefined && read.hard !== undefined) return { soft: read.soft, hard: read.hard }
+  return undefined
+}
+
+const ulimits = byKind<Placed<NonNullable<ServiceSpec['ulimits']>[number]>[]>({
+  map: (value) =>
+    [...value.map()].flatMap(([key, at]) => {
+      const name = attempt(at, key, compose.ulimitName)
+      const limits = byKind({ text: bothLimits, number: bothLimits, map: softHard })(at)
+      return name === undefined || limits === undefined ? [] : [{ at, is: { name, ...limits } }]
+    }),
+})
 
 const PORT = fields(
   {
@@ -224,16 +256,19 @@ const SERVICE = fields(
     user: within(SERVICE_SPEC.user, plain),
     working_dir: within(SERVICE_SPEC.workingDir, text(compose.containerPath)),
     stop_grace_period: within(SERVICE_SPEC.stopGrace, textOrNumber(compose.duration), 'ms'),
+    cap_add: list(placed(text(compose.capability))),
+    devices: list(placed(text(compose.device))),
+    sysctls,
+    ulimits,
+    // Who asks for what a chute has anyway, as hardened manifests do, gets it.
+    cap_drop: list(text(compose.capability)),
+    read_only: placed(flag),
+    privileged: (value) => (flag(value) ? value.refuse(`not supported in a chute: ${HOST}`) : undefined),
+    security_opt: list(text(compose.securityOption)),
     deploy: byKind({ nothing: () => undefined, map: DEPLOY }),
   },
   {
-    ...Object.fromEntries(
-      ['cgroup', 'cgroup_parent', 'device_cgroup_rules', 'devices', 'gpus', 'ipc', 'network_mode', 'pid', 'privileged']
-        .concat(['runtime', 'sysctls', 'userns_mode', 'use_api_socket', 'uts', 'volumes_from'])
-        .map((key) => [key, HOST]),
-    ),
-    cap_add: 'a chute runs without capabilities',
-    cap_drop: 'all capabilities are dropped already',
+    ...reasonsWhyNever(),
     container_name: 'a service is reached by its own name',
     depends_on: 'services start together, and again until they succeed',
     env_file: 'write the variables under environment',
@@ -243,10 +278,8 @@ const SERVICE = fields(
     cpus: 'write deploy.resources.limits.cpus',
     pids_limit: 'write deploy.resources.limits.pids',
     networks: 'the services of a chute share one network, which is theirs alone',
-    read_only: 'the root of a container is always read-only',
     restart: 'an AP restarts what stopped',
     scale: 'write deploy.replicas',
-    security_opt: 'the hardening of a chute is fixed',
   },
 )
 
@@ -283,15 +316,20 @@ type Services = Map<string, Placed<Fields<typeof SERVICE>>>
 /**
  * Reads a compose.yaml.
  * @param file what errors call it
+ * @param rights what its publisher holds
  * @throws ManifestError, and nothing else, with all that is wrong
  */
-export function parseManifest(text: string, file: string): Manifest {
+export function parseManifest(text: string, file: string, rights: Rights = NO_RIGHTS): Manifest {
   const root = open(text, file)
   const read = MANIFEST(root) ?? {}
   const services: Services = read.services ?? new Map()
   if (root.kind === 'map' && (!('services' in read) || read.services?.size === 0)) root.refuse('has no services')
+  for (const { at, is } of services.values()) {
+    if (!('image' in is) && !('build' in is)) at.refuse('needs an image or a build')
+  }
   refuseStrayMounts(services, 'volumes' in read ? read.volumes : new Map())
   refuseSharedPorts(services)
+  refuseWithoutRight(services, rights)
   const manifest: Manifest = {
     ...defined({ name: read.name }),
     services: [...services].map(([name, service]) => serviceOf(name, service)),
@@ -343,8 +381,7 @@ function specOf(
   return { services: services.map(withImage), volumes, replicas, constraints, ...defined({ rebalance }) }
 }
 
-function serviceOf(name: string, { at, is: read }: Placed<Fields<typeof SERVICE>>): ManifestService {
-  if (!('image' in read) && !('build' in read)) at.refuse('needs an image or a build')
+function serviceOf(name: string, { is: read }: Placed<Fields<typeof SERVICE>>): ManifestService {
   const bare = <T>(values: Placed<T>[] | undefined): T[] => (values ?? []).map(({ is }) => is)
   const limits = read.deploy?.resources?.limits ?? {}
   return {
@@ -363,6 +400,11 @@ function serviceOf(name: string, { at, is: read }: Placed<Fields<typeof SERVICE>
       healthcheck: read.healthcheck,
       user: read.user,
       workingDir: read.working_dir,
+      capabilities: read.cap_add && bare(read.cap_add),
+      devices: read.devices && bare(read.devices),
+      sysctls: read.sysctls && bare(read.sysctls),
+      ulimits: read.ulimits && bare(read.ulimits),
+      writableRoot: read.read_only?.is === false ? true : undefined,
     }),
   }
 }
@@ -396,6 +438,19 @@ function rebalanceOf(chute: Fields<typeof CHUTE> | undefined): ChuteSpec['rebala
     )
   }
   return rebalance?.is
+}
+
+function refuseWithoutRight(services: Services, rights: Rights): void {
+  for (const [name, service] of services) {
+    for (const { right, key, index, isGrantable } of lackingRights(serviceOf(name, service), rights)) {
+      const at = [service.is[key] ?? []].flat()[index]!.at
+      at.refuse(
+        isGrantable
+          ? `needs the right ${right}, which this publisher does not hold: an admin can grant it`
+          : `not supported in a chute: no right gives ${right}`,
+      )
+    }
+  }
 }
 
 /** The services of an instance run on one AP, where each port can be had once. */

@@ -9,6 +9,7 @@ import { type RevisionState, revisionsOf } from '../../protocols/history.js'
 import type { Body } from '../../protocols/kinds.js'
 import { isDue } from '../../protocols/ledger.js'
 import type { Placed } from '../../protocols/placement.js'
+import { asksOf, lackingRights, NO_RIGHTS } from '../../protocols/policy.js'
 import { score } from '../../protocols/rendezvous.js'
 import { successorsOf } from '../../protocols/successors.js'
 import type { Ap } from '../ap.js'
@@ -229,6 +230,7 @@ const isForeignCopy = (placed: Placed, ap: Ap): boolean => {
 }
 
 function whyWaiting(placed: Placed, ap: Ap): string {
+  if (placed.forbidden !== undefined) return placed.forbidden
   if (placed.waitsFor !== undefined) return `waiting for AP ${ap.nameOf(placed.waitsFor)}, its data is there`
   const asking = reasonsForNoLease(placed, ap)
   if (asking !== '') return asking
@@ -324,6 +326,7 @@ function inspectChute(ap: Ap, chute: Chute): object {
       signature: 'verified',
     },
     resources: resourcesOf(chute.spec),
+    rights: rightsFor(chute.spec),
     spec: readable(chute.spec),
     instances: instances(ap).filter(({ chuteKey }) => chuteKey === hex(chute.key)),
     successors: successorsTo(ap, chute),
@@ -347,6 +350,13 @@ function inspectChute(ap: Ap, chute: Chute): object {
     })),
   }
 }
+
+/** Each right that a chute needs, and whether its publisher holds it. */
+const rightsFor = ({ services }: Chute['spec']) =>
+  services.flatMap((service) => {
+    const lacks = lackingRights(service, NO_RIGHTS).map(({ right }) => right)
+    return asksOf(service).map(({ right }) => ({ service: service.name, right, held: !lacks.includes(right) }))
+  })
 
 /** Who would take over each instance of a chute, the first one first, and whether they have its images already. */
 function successorsTo(ap: Ap, chute: Chute) {

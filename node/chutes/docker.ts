@@ -5,6 +5,7 @@ import { hostname } from 'node:os'
 import { posix } from 'node:path'
 import type Docker from 'dockerode'
 import type { ServiceSpec } from '../../protocols/deployment.js'
+import { DEFAULT_ULIMITS } from '../../protocols/policy.js'
 import { Images, platformOf } from '../packages/images.js'
 import { findSoon } from './arp.js'
 import { ask, askState, askVersion, DEADLINE, socketOf, unless } from './docker-client.js'
@@ -318,10 +319,19 @@ export class DockerEngine implements Engine {
           },
           ExposedPorts: Object.fromEntries(ports.map(({ inside }) => [inside, {}])),
           HostConfig: {
+            // What a chute has beyond the default: placement leaves it waiting where its publisher may not ask for it.
+            CapAdd: service.capabilities,
+            Devices: service.devices?.map(({ host, container }) => ({
+              PathOnHost: host,
+              PathInContainer: container,
+              CgroupPermissions: 'rw',
+            })),
+            Sysctls: Object.fromEntries((service.sysctls ?? []).map(({ name, value }) => [name, value])),
+            Ulimits: ulimitsOf(service),
+            ReadonlyRootfs: service.writableRoot !== true,
             // What a chute may not do, whatever its manifest says.
             CapDrop: ['ALL'],
             SecurityOpt: ['no-new-privileges'],
-            ReadonlyRootfs: true,
             Privileged: false,
             IpcMode: 'private',
             CgroupnsMode: 'private',
@@ -418,6 +428,12 @@ const clean = (path: string): string => posix.resolve('/', path)
 
 /** Writable for every user, like /tmp everywhere. Docker would add noexec unless told otherwise. */
 const tmpfsOptions = (size: number): string => `rw,exec,nosuid,nodev,mode=1777,size=${size}`
+
+function ulimitsOf({ ulimits = [] }: ServiceSpec): { Name: string; Soft: number; Hard: number }[] {
+  const all = new Map(Object.entries(DEFAULT_ULIMITS).map(([name, limit]) => [name, { soft: limit, hard: limit }]))
+  for (const { name, ...limits } of ulimits) all.set(name, limits)
+  return [...all].map(([Name, { soft, hard }]) => ({ Name, Soft: soft, Hard: hard }))
+}
 
 /** Docker's form of published ports; an empty host port lets the engine pick one. */
 function bindings(ports: { inside: string; host?: number }[]): Record<string, { HostPort: string }[]> {

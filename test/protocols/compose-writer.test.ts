@@ -11,7 +11,7 @@ const DEFAULTS = { limits: DEFAULT_LIMITS, stopGrace: DEFAULT_STOP_GRACE }
 
 /** What the reader makes of the text, with the images of the original. */
 function readBack(spec: ChuteSpec): ChuteSpec {
-  const manifest = parseManifest(writeManifest(spec), 'compose.yaml')
+  const manifest = parseManifest(writeManifest(spec), 'compose.yaml', ['*'])
   return toSpec(manifest, new Map(spec.services.map(({ name, image }) => [name, image])))
 }
 
@@ -134,6 +134,27 @@ const service = (named: string, volumes: readonly string[]) =>
         user: text,
         workingDir: path,
         healthcheck,
+        capabilities: fc.uniqueArray(fc.constantFrom('NET_RAW', 'CHOWN'), { minLength: 1 }),
+        devices: fc.array(
+          fc.record({ host: fc.constant('/dev/ttyUSB0'), container: fc.constantFrom('/dev/ttyUSB0', '/dev/modem') }),
+          { minLength: 1, maxLength: 2 },
+        ),
+        sysctls: fc.uniqueArray(
+          fc.record({
+            name: fc.constantFrom('net.core.somaxconn', 'kernel.sem'),
+            value: text.map((t) => t.slice(0, 99)),
+          }),
+          { minLength: 1, selector: ({ name }) => name },
+        ),
+        ulimits: fc.uniqueArray(
+          fc.record({
+            name: fc.constantFrom('nofile', 'core'),
+            soft: fc.integer({ min: -1, max: 9 }),
+            hard: fc.nat(99),
+          }),
+          { minLength: 1, selector: ({ name }) => name },
+        ),
+        writableRoot: fc.constant(true),
       },
       { requiredKeys: ['environment', 'paths', 'mounted', 'sizes', 'stopGrace', 'limits'] },
     )

@@ -153,7 +153,7 @@ const anyApps = fc.array(
     replicas: fc.oneof(fc.nat(4), fc.constant('everywhere' as const)),
     cpu: fc.constantFrom(10, 100, 500, 1500),
     memory: fc.constantFrom(8, 64, 400),
-    ports: fc.constantFrom<number[]>([], [], [80], [443, 80], [53]),
+    ports: fc.constantFrom<number[]>([], [], [8080], [8443, 8080], [5353]),
     platform: some('linux/amd64', 'linux/arm64'),
     volume: fc.constantFrom(undefined, undefined, 'ephemeral' as const, 'persistent' as const),
     constraints: some<ChuteSpec['constraints']>([], [{ label: 'zone', value: 'a' }]),
@@ -551,12 +551,28 @@ test('CPU and memory: an instance is not placed where there is not enough of bot
 })
 
 test('ports: two chutes that publish one fixed port never share an AP, ones that leave the port open do', () => {
-  const fixed = [chuteOf({ n: 0, ports: [80] }), chuteOf({ n: 1, ports: [443, 80] }), chuteOf({ n: 2, ports: [80] })]
+  const fixed = [
+    chuteOf({ n: 0, ports: [8080] }),
+    chuteOf({ n: 1, ports: [8443, 8080] }),
+    chuteOf({ n: 2, ports: [8080] }),
+  ]
   const placed = run(fixed, meshOf(...alike(2)))
   assert.equal(new Set(firsts(placed)), new Set([idOf(0), idOf(1), undefined]))
   const without = placed.find(({ ranks }) => ranks.length === 0)!
-  assert.is(without.obstacles.get(idOf(0)), 'port 80/tcp is taken by another chute')
+  assert.is(without.obstacles.get(idOf(0)), 'port 8080/tcp is taken by another chute')
   assert.equal(firsts(run([chuteOf({ n: 0 }), chuteOf({ n: 1 })], meshOf({ n: 0 }))), [idOf(0), idOf(0)])
+})
+
+test('rights: what its publisher may not ask for is placed nowhere, and a claim of it holds nowhere', () => {
+  const mesh = meshOf(...alike(2))
+  const [before, after] = [[8080], [80]].map((ports) => chuteOf({ n: 0, ports }))
+  const claim = claimOf(before!, 0, 1, 1, 0)
+  assert.is(run([before!], mesh, [claim])[0]!.holder, idOf(1))
+  for (const claims of [[], [claim]]) {
+    const [placed] = run([after!], mesh, claims)
+    assert.equal([placed!.holder, placed!.ranks, placed!.cause], [undefined, [], 'rights'])
+    assert.is(placed!.forbidden, 'service web needs the right port:80, which its publisher does not hold')
+  }
 })
 
 test('platform: an instance is placed where its image runs', () => {

@@ -193,7 +193,7 @@ const anyMesh = fc
         memory: fc.integer({ min: 8, max: 1024 }),
         mode: fc.constantFrom<ChuteSpec['rebalance']>(undefined, 'always', 'always', 'overloaded', 'never'),
         hasData: fc.constantFrom(false, false, false, true),
-        port: fc.constantFrom(undefined, undefined, undefined, 80),
+        port: fc.constantFrom(undefined, undefined, undefined, 8080),
       }),
       { maxLength: 10 },
     ),
