@@ -132,7 +132,7 @@ export type Rights = readonly string[]
 export const NO_RIGHTS: Rights = []
 
 /** Whether who holds a right has all that another one, or its pattern, says. */
-export const coversRight = (held: string, asked: string): boolean =>
+const coversRight = (held: string, asked: string): boolean =>
   held === asked || (held.endsWith('*') && asked.startsWith(held.slice(0, -1)))
 
 /** Something a service asks for that not every chute may have. */
@@ -192,7 +192,7 @@ export const lackingRights = (service: Omit<ServiceSpec, 'image'>, held: Rights)
   )
 
 /** In a few words, for people. */
-export const lackText = ({ right, isGrantable }: Ask): string =>
+const lackText = ({ right, isGrantable }: Ask): string =>
   isGrantable
     ? `needs the right ${right}, which its publisher does not hold`
     : `asks for ${right}, which no chute may have`

@@ -13,6 +13,7 @@ import { asksOf, lackingRights, NO_RIGHTS } from '../../protocols/policy.js'
 import { score } from '../../protocols/rendezvous.js'
 import { successorsOf } from '../../protocols/successors.js'
 import type { Ap } from '../ap.js'
+import type { EngineInfo } from '../chutes/engine.js'
 import type { Spread } from '../figures.js'
 import { VERSION } from '../version.js'
 
@@ -68,7 +69,7 @@ export function status(ap: Ap): Status {
       chutes: ap.outlook.chutes.map(({ id, key }) => ({ chute: id.name, ...ap.figures.of(hex(key)) })),
     },
     time: new Date(ap.ledgerStore.clock.now()).toISOString(),
-    warnings: [...ap.warnings(), ...waitingWarnings(ap)],
+    warnings: [...ap.warnings(), ...openWarnings(engine), ...waitingWarnings(ap)],
   }
 }
 
@@ -83,6 +84,9 @@ function whatExclusiveMeans(ap: Ap): string {
   if (size < 5) return `3 of the ${size} APs vote on each; it runs as long as 2 of those reach each other${here}`
   return `5 of the ${size} APs vote on each; it runs as long as 3 of those reach each other${here}`
 }
+
+const openWarnings = (engine: EngineInfo | undefined): string[] =>
+  engine?.open === undefined ? [] : [`chutes can reach the services of this AP itself, such as ssh: ${engine.open}`]
 
 function waitingWarnings(ap: Ap): string[] {
   return instances(ap)

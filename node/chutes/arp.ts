@@ -10,9 +10,9 @@ const NEIGHBOURS = '/proc/sys/net/ipv4/neigh'
 /** The kernel's own are a second and three times: it gives up no sooner, but asks more often. */
 const SETTINGS = { retrans_time_ms: 50, mcast_solicit: 60 }
 
-/** Does nothing where the network is not this machine's, or the node may not change it. @param network Docker's id of a bridge */
-export async function findSoon(network: string): Promise<void> {
-  const folder = join(NEIGHBOURS, `br-${network.slice(0, 12)}`)
+/** Does nothing where the network is not this machine's, or the node may not change it. @param bridge the name of an interface */
+export async function findSoon(bridge: string): Promise<void> {
+  const folder = join(NEIGHBOURS, bridge)
   const writes = Object.entries(SETTINGS).map(([name, value]) => writeFile(join(folder, name), String(value)))
   await Promise.allSettled(writes)
 }

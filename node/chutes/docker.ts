@@ -10,6 +10,7 @@ import { Images, platformOf } from '../packages/images.js'
 import { findSoon } from './arp.js'
 import { ask, askState, askVersion, DEADLINE, socketOf, unless } from './docker-client.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
+import { BRIDGE, keepChutesOut } from './firewall.js'
 import { isRunningHere, processAtPort } from './processes.js'
 
 /** Milliseconds for what sets up namespaces and networks or copies files: seconds already on a fast machine. */
@@ -35,6 +36,8 @@ export interface Owner {
 
 export class DockerEngine implements Engine {
   private readonly images: Images
+  /** Whether the engine is on this machine, and may be kept apart from it. */
+  private local = false
 
   /** @param deadline in milliseconds, for questions that a healthy engine answers at once. */
   constructor(
@@ -53,12 +56,14 @@ export class DockerEngine implements Engine {
     // The engine's own architecture, not the kernel's: 32-bit systems on 64-bit kernels are common on small boxes.
     const architecture = ARCHITECTURES[version.Arch] ?? version.Arch
     const variant = architecture === 'arm' ? (ARM_VARIANTS[info.Architecture] ?? 'v7') : undefined
+    this.local = await this.isLocal(info.Name)
     return {
       version: version.Version,
       platform: platformOf(version.Os, architecture, variant),
       cpu: info.NCPU * 1000,
       memory: info.MemTotal,
-      local: await this.isLocal(info.Name),
+      local: this.local,
+      open: this.local ? await keepChutesOut() : 'its engine is on another machine, or its node is not run by root',
     }
   }
 
@@ -90,7 +95,8 @@ export class DockerEngine implements Engine {
     const missing = plan.spec.services.filter(({ name }) => !kept.has(name))
     if (missing.length === 0) return
 
-    const network = await this.ensureNetwork(plan)
+    // Somebody may have set up the AP's firewall anew since the last time.
+    const [network] = await Promise.all([this.ensureNetwork(plan), this.local && keepChutesOut()])
     for (const volume of plan.spec.volumes) await this.ensureVolume(plan, volume)
     for (const service of missing) await this.createContainer(plan, service, network)
   }
@@ -232,13 +238,15 @@ export class DockerEngine implements Engine {
   }
 
   private async makeNetwork(Name: string, Labels: Record<string, string>): Promise<void> {
-    const options = { Name, Driver: 'bridge', CheckDuplicate: true, Labels }
-    const { id } = await this.ask(
+    const bridge = `${BRIDGE}${Name.slice(-12)}`
+    const Options = { 'com.docker.network.bridge.name': bridge }
+    const options = { Name, Driver: 'bridge', CheckDuplicate: true, Labels, Options }
+    await this.ask(
       `make network ${Name}`,
       (abortSignal) => this.docker.createNetwork({ ...options, abortSignal }),
       SLOW_DEADLINE,
     )
-    await findSoon(id)
+    await findSoon(bridge)
   }
 
   private async reconnect(containers: Docker.ContainerInfo[]): Promise<void> {

@@ -33,6 +33,8 @@ export interface EngineInfo {
   memory: number
   /** Whether its containers are processes of this machine, which this node may kill. */
   local: boolean
+  /** Why chutes can reach services of the AP itself; undefined where they cannot. */
+  open?: string | undefined
 }
 
 /** One instance as its containers should be. */

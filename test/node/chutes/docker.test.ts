@@ -474,7 +474,7 @@ testOurs(
     const instance = plan([service()])
     await engine.create(instance)
     const [network] = await docker.listNetworks({ filters: { label: [`dropmesh.key=${instance.key}`] } })
-    const folder = `/proc/sys/net/ipv4/neigh/br-${network!.Id.slice(0, 12)}`
+    const folder = `/proc/sys/net/ipv4/neigh/${network!.Options!['com.docker.network.bridge.name']}`
     const [every, times] = await Promise.all(
       ['retrans_time_ms', 'mcast_solicit'].map(async (name) => Number(await readFile(join(folder, name), 'utf8'))),
     )
