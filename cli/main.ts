@@ -12,6 +12,7 @@ import { addKeys } from './commands/keys.js'
 import { addMembers } from './commands/members.js'
 import { addPublish } from './commands/publish.js'
 import { addShow } from './commands/show.js'
+import { addToken } from './commands/token.js'
 import { addUp } from './commands/up.js'
 import { addVerify } from './commands/verify.js'
 import { say } from './output.js'
@@ -33,6 +34,7 @@ for (const add of [
   addVerify,
   addControl,
   addMembers,
+  addToken,
   addKeys,
   addInit,
   addEvents,

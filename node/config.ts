@@ -26,8 +26,10 @@ export interface Config {
   mdns: boolean
   /** Bytes that images may take that this AP fetched for chutes it would be the next to run; 0 turns it off. */
   prefetchMax: number
-  /** HOST:PORT of a read-only copy of the API; none by default, since there is no authentication yet. */
+  /** HOST:PORT where the API is served to who has a token; none by default, since it is plain HTTP. */
   http: string | undefined
+  /** Name or number of the group that may use the socket; undefined means its owner alone. */
+  socketGroup: string | undefined
 }
 
 /** What may come from a flag, a variable or the file. The keys are those of config.yaml and the flags. */
@@ -40,6 +42,7 @@ const settings = z.strictObject({
   'no-mdns': z.boolean().optional(),
   'prefetch-max': z.union([z.string(), z.number().transform(String)]).optional(),
   http: z.string().optional(),
+  'socket-group': z.union([z.string(), z.number().transform(String)]).optional(),
 })
 export type Settings = z.infer<typeof settings>
 
@@ -82,6 +85,7 @@ export async function loadConfig(data: string, flags: Settings, env: NodeJS.Proc
     mdns: !(merged['no-mdns'] ?? false),
     prefetchMax: size(merged['prefetch-max'] ?? PREFETCH_MAX),
     http: merged.http,
+    socketGroup: merged['socket-group'],
   }
 }
 
@@ -117,6 +121,7 @@ const complaints: { [K in keyof Settings]?: (value: NonNullable<Settings[K]>) =>
     }
     return undefined
   },
+  'socket-group': (group) => (/^[\w.-]{1,64}$/.test(group) ? undefined : 'write the name or the number of a group'),
   http: (address) =>
     parseHostPort(address) === undefined ? 'write it as HOST:PORT, such as 127.0.0.1:4080' : undefined,
 }
@@ -183,6 +188,7 @@ function envSettings(env: NodeJS.ProcessEnv): Settings {
     'no-mdns': parseSwitch(text('no-mdns'), variableOf('no-mdns')),
     'prefetch-max': text('prefetch-max'),
     http: text('http'),
+    'socket-group': text('socket-group'),
   }
 }
 

@@ -446,7 +446,7 @@ function refuseWithoutRight(services: Services, rights: Rights): void {
       const at = [service.is[key] ?? []].flat()[index]!.at
       at.refuse(
         isGrantable
-          ? `needs the right ${right}, which this publisher does not hold: an admin can grant it`
+          ? `needs the right ${right}, which nobody can be given yet`
           : `not supported in a chute: no right gives ${right}`,
       )
     }

@@ -24,6 +24,7 @@ interface UpOptions extends NodeOptions {
   mdns: boolean
   prefetchMax?: string
   http?: string
+  socketGroup?: string
   handover?: boolean
   log?: string
 }
@@ -41,7 +42,8 @@ export function addUp(program: Command): void {
     .option('--docker-host <url>', 'container engine (default: DOCKER_HOST or unix:///var/run/docker.sock)')
     .option('--no-mdns', 'do not look for the mesh on the LAN')
     .option('--prefetch-max <size>', 'disk for images of chutes that this AP would run next (default: 2g; 0: none)')
-    .option('--http <host:port>', 'serve the API read-only over TCP as well')
+    .option('--http <host:port>', 'serve the API over TCP as well, to who has a token ("dropmesh token")')
+    .option('--socket-group <group>', "who else may use this node's socket (default: nobody)")
     .option('--handover', 'take over from the node that runs on this data folder: an upgrade that moves nothing')
     .option('--log <form>', 'text or json (default: text on a terminal)')
     .action(up)
@@ -52,15 +54,18 @@ async function up(options: UpOptions): Promise<void> {
   // V8's young generation would grow to 32 MB, for garbage that an AP hardly makes. Measured: 97 MB resident, not 130.
   setFlagsFromString('--semi-space-growth-factor=1')
   // Loaded only here, so that the commands that just ask a node start fast.
-  const [{ Ap }, { loadConfig }, { serveHttp, serveSocket }] = await Promise.all([
+  const [{ Ap }, { loadConfig }, { serveHttp, serveSocket }, { Tokens }, { SmallFile }] = await Promise.all([
     import('../../node/ap.js'),
     import('../../node/config.js'),
     import('../../node/api/server.js'),
+    import('../../node/api/tokens.js'),
+    import('../../node/store/files.js'),
   ])
-  const { name, join: ticket, listen, label, dockerHost, prefetchMax, http } = options
+  const { name, join: ticket, listen, label, dockerHost, prefetchMax, http, socketGroup } = options
   const flags: Settings = { name, join: ticket, listen, http }
   if (label !== undefined) flags.label = parseLabels(label, '--label')
   if (dockerHost !== undefined) flags['docker-host'] = dockerHost
+  if (socketGroup !== undefined) flags['socket-group'] = socketGroup
   if (prefetchMax !== undefined) flags['prefetch-max'] = prefetchMax
   if (!options.mdns) flags['no-mdns'] = true
   const data = dataDir(options)
@@ -75,8 +80,9 @@ async function up(options: UpOptions): Promise<void> {
   const ap = options.handover ? await takeOver(data, () => Ap.start(config, log)) : await Ap.start(config, log)
   const servers: Server[] = []
   try {
-    servers.push(await serveSocket(ap, join(data, 'dropmesh.sock')))
-    if (config.http !== undefined) servers.push(await serveHttp(ap, config.http))
+    const tokens = await Tokens.open(new SmallFile(join(data, 'tokens')), () => ap.ledgerStore.clock.now())
+    servers.push(await serveSocket(ap, join(data, 'dropmesh.sock'), tokens, config.socketGroup))
+    if (config.http !== undefined) servers.push(await serveHttp(ap, config.http, tokens))
   } catch (error) {
     // A node that nobody can talk to is none.
     for (const server of servers) server.close()

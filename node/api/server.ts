@@ -1,7 +1,9 @@
-// The local API: HTTP over a Unix socket that only its owner can open, and read-only over TCP where that was asked for.
-import { chmod, rm } from 'node:fs/promises'
+// The local API: HTTP over a Unix socket that only its owner can open, or a group, and over TCP, for those who have a token,
+// where that was asked for.
+import { chmod, chown, readFile, rm, stat } from 'node:fs/promises'
 import type { Server } from 'node:http'
 import { isIP } from 'node:net'
+import { dirname } from 'node:path'
 import { Readable } from 'node:stream'
 import type { ReadableStream as NodeReadableStream } from 'node:stream/web'
 import { createAdaptorServer, type HttpBindings } from '@hono/node-server'
@@ -29,11 +31,21 @@ import {
   status,
   votersToBe,
 } from './queries.js'
+import { TOKEN_RIGHTS, type Tokens } from './tokens.js'
 
 const hexKey = z.string().regex(/^[0-9a-f]{64}$/, 'a public key has 64 hexadecimal digits')
 const inviteRequest = z.object({ role: z.enum(['ap', 'admin']).default('ap'), ttl: z.int().min(0).default(0) })
 const chuteRequest = z.object({ chute: z.string() })
 const apRequest = z.object({ ap: z.string() })
+/** For a year at most: a token that nobody remembers must end. */
+const tokenRequest = z.object({
+  right: z.enum(TOKEN_RIGHTS),
+  age: z
+    .int()
+    .min(1000)
+    .max(366 * 86_400_000),
+})
+const tokenId = z.object({ id: z.string() })
 const drainRequest = z.object({ ap: z.string().optional(), draining: z.boolean() })
 const nextRequest = z.object({ publisher: hexKey, name: z.string().regex(NAME) })
 const imageRequest = z.object({ ref: z.string().min(1).max(512) })
@@ -115,10 +127,6 @@ function addRoutes(app: Hono, ap: Ap): Hono {
     const { generation, voters } = await ap.force(chute, candidates.slice(0, candidates.length < 3 ? 1 : 5))
     return context.json({ chute: chute.id.name, generation, voters: voters.map((key) => ap.nameOf(apId(key))) })
   })
-  app.post('/v1/handover', small, async (context) => {
-    await ap.stepAside()
-    return context.json({ pid: process.pid })
-  })
   app.post('/v1/drain', small, async (context) => {
     const { ap: text, draining } = drainRequest.parse(readJson(await context.req.text()))
     const id = text === undefined ? ap.id : findAp(ap, text)
@@ -134,6 +142,26 @@ function addRoutes(app: Hono, ap: Ap): Hono {
     const body = context.req.raw.body
     if (body === null) throw new MeshError('bad-request', 'the request has no build context (a tar as its body)')
     return progress(context, (say) => ap.buildImage(Readable.fromWeb(body as NodeReadableStream), options, say))
+  })
+  return app
+}
+
+/** What only who has the socket may do: no token makes another one, or ends the node. */
+function addOwnRoutes(app: Hono, ap: Ap, tokens: Tokens): Hono {
+  const small = limited(MAX_REQUEST, 'bad-request', 'a request')
+  app.post('/v1/handover', small, async (context) => {
+    await ap.stepAside()
+    return context.json({ pid: process.pid })
+  })
+  app.get('/v1/tokens', (context) => context.json(tokens.list()))
+  app.post('/v1/tokens', small, async (context) => {
+    const { right, age } = tokenRequest.parse(readJson(await context.req.text()))
+    return context.json(await tokens.issue(right, age))
+  })
+  app.post('/v1/tokens/remove', small, async (context) => {
+    const { id } = tokenId.parse(readJson(await context.req.text()))
+    await tokens.remove(id)
+    return context.json({ id })
   })
   return app
 }
@@ -227,10 +255,16 @@ async function followEvents(ap: Ap, context: Context): Promise<Response> {
   })
 }
 
-/** Serves the whole API on a Unix socket of mode 0600. The socket of a node that is gone is replaced. */
-export async function serveSocket(ap: Ap, path: string): Promise<Server> {
+/**
+ * Serves the whole API on a Unix socket of mode 0600, or 0660 and a group's. The socket of a node that is gone is replaced.
+ * @param group name or number
+ * @throws MeshError `socket-group` where there is no such group, or the node may not give the socket to it
+ */
+export async function serveSocket(ap: Ap, path: string, tokens: Tokens, group?: string): Promise<Server> {
+  const id = group === undefined ? undefined : await groupId(group)
   await rm(path, { force: true })
-  const server = createAdaptorServer({ fetch: addRoutes(new Hono(), ap).fetch }) as Server
+  const app = addOwnRoutes(addRoutes(new Hono(), ap), ap, tokens)
+  const server = createAdaptorServer({ fetch: app.fetch }) as Server
   // So that there is no moment in which others could open it. Node binds before `listen` returns; a wait with this umask
   // would leave folders that are made meanwhile without the right to enter them.
   const before = process.umask(0o177)
@@ -238,32 +272,54 @@ export async function serveSocket(ap: Ap, path: string): Promise<Server> {
   process.umask(before)
   await listening
   await chmod(path, 0o600)
+  if (id === undefined) return server
+  try {
+    await giveTo(id, path)
+  } catch (cause) {
+    server.close()
+    throw new MeshError('socket-group', `cannot give the socket to group "${group}": ${messageOf(cause)}`, { cause })
+  }
   return server
 }
 
+async function groupId(group: string): Promise<number> {
+  if (/^\d+$/.test(group)) return Number(group)
+  const groups = await readFile('/etc/group', 'utf8').catch(() => '')
+  const found = groups.split('\n').find((line) => line.startsWith(`${group}:`))
+  if (found === undefined)
+    throw new MeshError('socket-group', `there is no group "${group}" in /etc/group; use one, or its number`)
+  return Number(found.split(':')[2])
+}
+
+/** A socket to a group, which can reach it in its folder, but neither list that nor read what is for the owner. */
+async function giveTo(group: number, path: string): Promise<void> {
+  const folder = await stat(dirname(path))
+  if ((folder.mode & 0o001) === 0) {
+    await chown(dirname(path), folder.uid, group)
+    await chmod(dirname(path), 0o710)
+  }
+  await chown(path, (await stat(path)).uid, group)
+  await chmod(path, 0o660)
+}
+
 /**
- * Serves what only reads, on TCP. Requests whose Host is no address or `localhost` are refused, or a web page could reach
- * it through a name of its own (DNS rebinding).
+ * Serves the API on TCP for those who have a token: GET with one that reads, all but what is the socket's own with one that
+ * writes. Requests whose Host is no address or `localhost` are refused, or a web page could reach it through a name of its
+ * own (DNS rebinding); so are those that a page of another origin makes.
  * @throws MeshError `http` where the address is wrong or taken
  */
-export async function serveHttp(ap: Ap, address: string): Promise<Server> {
+export async function serveHttp(ap: Ap, address: string, tokens: Tokens): Promise<Server> {
   const where = parseHostPort(address)
   if (where === undefined) {
     throw new MeshError('http', `--http "${address}": write it as HOST:PORT, such as 127.0.0.1:4080`)
   }
   const app = new Hono()
   app.use(async (context, proceed) => {
-    const name = (context.req.header('host') ?? '').replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
-    if (context.req.method !== 'GET') {
-      return context.json(
-        { error: { code: 'read-only', message: 'this port only reads; changes go through the socket' } },
-        405,
-      )
-    }
-    if (isIP(name) === 0 && name !== 'localhost') {
-      return context.json({ error: { code: 'bad-host', message: `the host "${name}" is not this AP` } }, 403)
-    }
-    await proceed()
+    const refusal = refusalOf(context, tokens)
+    if (refusal === undefined) return proceed()
+    const [status, code, message] = refusal
+    if (status === 401) context.header('www-authenticate', 'Bearer')
+    return context.json({ error: { code, message } }, status)
   })
   addRoutes(app, ap)
   const server = createAdaptorServer({ fetch: app.fetch }) as Server
@@ -271,6 +327,23 @@ export async function serveHttp(ap: Ap, address: string): Promise<Server> {
     throw new MeshError('http', `cannot listen on ${address}: ${messageOf(cause)}`, { cause })
   })
   return server
+}
+
+function refusalOf({ req }: Context, tokens: Tokens): [401 | 403, string, string] | undefined {
+  const host = req.header('host') ?? ''
+  const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
+  if (isIP(name) === 0 && name !== 'localhost') return [403, 'bad-host', `the host "${name}" is not this AP`]
+  const origin = req.header('origin')
+  if (origin !== undefined && origin !== `http://${host}`) {
+    return [403, 'bad-origin', `the origin "${origin}" is not this AP`]
+  }
+  const [, token] = /^Bearer (\S{1,256})$/i.exec(req.header('authorization') ?? '') ?? []
+  const right = token === undefined ? undefined : tokens.rightOf(token)
+  if (right === undefined) {
+    return [401, 'no-token', 'this port wants "Authorization: Bearer TOKEN", from "dropmesh token new"']
+  }
+  if (right === 'read' && req.method !== 'GET') return [403, 'read-only', 'this token only reads']
+  return undefined
 }
 
 function listen(server: Server, where: { path: string } | { host: string; port: number }): Promise<void> {

@@ -108,6 +108,15 @@ const settings: {
     env: ['localhost:2', 'localhost:2'],
     flag: ['[::1]:3', '[::1]:3'],
   },
+  {
+    key: 'socket-group',
+    variable: 'DROPMESH_SOCKET_GROUP',
+    of: ({ socketGroup }) => socketGroup,
+    missing: undefined,
+    file: ['1000', '1000'],
+    env: ['docker', 'docker'],
+    flag: ['adm', 'adm'],
+  },
 ]
 
 for (const { key, variable, of, missing, file, env, flag } of settings) {
@@ -158,6 +167,7 @@ const bad: [key: keyof Settings, env: string | undefined, yaml: string, reason: 
   ['no-mdns', 'perhaps', 'perhaps', /true or false|boolean/],
   ['prefetch-max', 'much', 'much', /500m or bytes/],
   ['prefetch-max', '-1', '-1', /500m or bytes/],
+  ['socket-group', 'two words', 'two words', /number of a group/],
   ['http', '4080', '4080', /HOST:PORT|string/],
   ['http', 'localhost:99999', 'localhost:99999', /HOST:PORT/],
   ['http', '::1:80', '"::1:80"', /HOST:PORT/],

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { type IncomingMessage, type RequestOptions, request, type Server } from 'node:http'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
@@ -8,13 +8,17 @@ import * as assert from 'uvu/assert'
 import { Ap } from '../../../node/ap.js'
 import type { ApRow, Status } from '../../../node/api/queries.js'
 import { serveHttp, serveSocket } from '../../../node/api/server.js'
+import { Tokens } from '../../../node/api/tokens.js'
 import { loadConfig } from '../../../node/config.js'
 import type { MeshEvent } from '../../../node/events.js'
+import { SmallFile } from '../../../node/store/files.js'
 import { hex } from '../../../protocols/bytes.js'
+import { chuteSubject } from '../../../protocols/chute.js'
 import { seal } from '../../../protocols/envelope.js'
 import { apSigner } from '../../../protocols/keys.js'
 import { MAX_CLOCK_AHEAD, MAX_RECORD } from '../../../protocols/limits.js'
 import { readTicket } from '../../../protocols/ticket.js'
+import { creationOf, serviceOf, specOf } from '../../protocols/support.js'
 import { scratch } from '../../support/scratch.js'
 import { until } from '../../support/until.js'
 import { refusalOf, seed } from '../realm.js'
@@ -28,7 +32,12 @@ const path = join(data, 'dropmesh.sock')
 
 // A node that was killed leaves its socket; and a file in its place is no obstacle either.
 writeFileSync(path, 'stale')
-const servers: Server[] = [await serveSocket(ap, path), await serveHttp(ap, '127.0.0.1:0')]
+/** How far the clock of the tokens is ahead. */
+let later = 0
+const openTokens = () => Tokens.open(new SmallFile(join(data, 'tokens')), () => Date.now() + later)
+const tokens = await openTokens()
+const { token: reader } = await tokens.issue('read', 60_000)
+const servers: Server[] = [await serveSocket(ap, path, tokens), await serveHttp(ap, '127.0.0.1:0', tokens)]
 const { port } = servers[1]!.address() as AddressInfo
 test.after(async () => {
   for (const server of servers) server.close().closeAllConnections()
@@ -58,13 +67,28 @@ async function ask(options: Ask): Promise<Answer> {
   let text = ''
   for await (const chunk of response.setEncoding('utf8')) text += chunk
   const type = response.headers['content-type'] ?? ''
-  return { status: response.statusCode!, type, text, json: type.includes('json') ? JSON.parse(text || 'null') : null }
+  return {
+    status: response.statusCode!,
+    type,
+    text,
+    json: type.startsWith('application/json') ? JSON.parse(text || 'null') : null,
+  }
 }
 
 const onSocket = (method: string, where: string, body?: Uint8Array | string): Promise<Answer> =>
   ask({ socketPath: path, method, path: where, body })
 
-const overTcp = (options: Ask = {}): Promise<Answer> => ask({ host: '127.0.0.1', port, path: '/v1/status', ...options })
+const overTcp = (
+  { headers, ...options }: Ask & { headers?: Record<string, string> } = {},
+  token = reader,
+): Promise<Answer> =>
+  ask({
+    host: '127.0.0.1',
+    port,
+    path: '/v1/status',
+    ...options,
+    headers: { authorization: `Bearer ${token}`, ...headers },
+  })
 
 /** An error has one shape, wherever it comes from. */
 function assertError(answer: Answer, status: number, code: string, message: RegExp): void {
@@ -86,7 +110,7 @@ test('only its owner can open the socket, which took the place of a stale one', 
 test('the umask is as before, also for what is made while the socket is opened', async () => {
   const before = process.umask(0o022)
   const other = join(data, 'other.sock')
-  const serving = serveSocket(ap, other)
+  const serving = serveSocket(ap, other, tokens)
   await until('the socket to be there', () => existsSync(other), { everyMs: 1 })
   const folder = join(data, 'made-meanwhile')
   mkdirSync(folder)
@@ -111,14 +135,108 @@ test('status and aps have the fields that scripts use', async () => {
   for (const where of ['/v1/chutes', '/v1/instances']) assert.equal((await onSocket('GET', where)).json, [])
 })
 
-test('over TCP the same answers come, and nothing can be changed', async () => {
+test('the socket can be given to a group, which reaches it and nothing else of the node', async () => {
+  const folder = join(scratch('group'), 'node')
+  mkdirSync(folder, { mode: 0o700 })
+  const other = join(folder, 'dropmesh.sock')
+  const server = await serveSocket(ap, other, tokens, String(process.getgid!()))
+  const [socket, around] = [statSync(other), statSync(folder)]
+  assert.equal([socket.mode & 0o777, socket.gid], [0o660, process.getgid!()])
+  assert.equal([around.mode & 0o777, around.gid], [0o710, process.getgid!()])
+  server.close()
+  const refusal = await refusalOf(serveSocket(ap, other, tokens, 'no-such-group'), 'socket-group')
+  assert.match(refusal.message, 'there is no group "no-such-group"')
+})
+
+test('over TCP nothing is answered without a token that is good', async () => {
+  const { token: short, id } = await tokens.issue('read', 1000)
+  const { token: taken, id: takenId } = await tokens.issue('write', 60_000)
+  await tokens.remove(takenId)
+  assert.is((await overTcp({}, short)).status, 200)
+  later = 1000
+  for (const authorization of [
+    ...['', 'Bearer', 'Bearer x', `Basic ${reader}`, `Bearer ${reader}x`, `Bearer ${reader.slice(0, -1)}`, reader],
+    ...[`Bearer ${short}`, `Bearer ${taken}`, `Bearer ${reader} x`, `Bearer ${'x'.repeat(5000)}`],
+  ]) {
+    assertError(await overTcp({ headers: { authorization } }), 401, 'no-token', /dropmesh token new/)
+    const write = { method: 'POST', path: '/v1/invite', body: '{}' }
+    assertError(await overTcp({ ...write, headers: { authorization } }), 401, 'no-token', /dropmesh token new/)
+  }
+  assert.not(
+    tokens.list().some((row) => row.id === id),
+    'it is too old',
+  )
+  later = 0
+})
+
+test('a token that writes does what the socket does, but makes no tokens and ends no node', async () => {
+  const { token } = await tokens.issue('write', 60_000)
+  const answer = await overTcp({ method: 'POST', path: '/v1/invite', body: '{}' }, token)
+  assert.is(answer.status, 200)
+  readTicket(answer.json.ticket)
+  for (const where of ['/v1/tokens', '/v1/tokens/remove', '/v1/handover']) {
+    assertError(await overTcp({ method: 'POST', path: where, body: '{}' }, token), 404, 'not-found', /no such path/)
+  }
+  assertError(await overTcp({ path: '/v1/tokens' }, token), 404, 'not-found', /no such path/)
+})
+
+test('tokens are made, told and taken back on the socket, survive the node, and are not in its folder', async () => {
+  const made = await onSocket('POST', '/v1/tokens', '{"right":"read","age":60000}')
+  const { token, ...row } = made.json
+  assert.is((await overTcp({}, token)).status, 200)
+  assert.ok(Math.abs(Date.parse(row.until) - Date.now() - 60_000) < 5000)
+  assert.equal((await onSocket('GET', '/v1/tokens')).json.at(-1), row)
+  const kept = readFileSync(join(data, 'tokens'), 'utf8')
+  assert.not(kept.includes(token) || kept.includes(token.slice(4)))
+  assert.is(statSync(join(data, 'tokens')).mode & 0o777, 0o600)
+  assert.is((await openTokens()).rightOf(token), 'read')
+  assert.is((await onSocket('POST', '/v1/tokens/remove', JSON.stringify({ id: row.id }))).status, 200)
+  assertError(await overTcp({}, token), 401, 'no-token', /dropmesh token new/)
+  assert.is((await openTokens()).rightOf(token), undefined)
+  const again = await onSocket('POST', '/v1/tokens/remove', JSON.stringify({ id: row.id }))
+  assertError(again, 400, 'no-such-token', /token ls/)
+  for (const body of ['{"right":"king","age":60000}', '{"right":"read"}', '{"right":"read","age":1e12}']) {
+    assertError(await onSocket('POST', '/v1/tokens', body), 400, 'bad-request', /the request is wrong/)
+  }
+})
+
+test('a page of another origin is refused, even with a token', async () => {
+  for (const origin of ['null', 'http://evil.example', 'https://127.0.0.1', `http://127.0.0.1:${port + 1}`]) {
+    assertError(await overTcp({ headers: { origin } }), 403, 'bad-origin', /is not this AP/)
+  }
+  assert.is((await overTcp({ headers: { origin: `http://127.0.0.1:${port}` } })).status, 200)
+})
+
+test('what its publisher may not ask for waits, and ps and inspect say why', async () => {
+  const publisher = apSigner(seed())
+  const { json: next } = await onSocket('GET', `/v1/next?publisher=${hex(publisher.publicKey)}&name=greedy`)
+  const spec = specOf({ services: [serviceOf({ capabilities: ['NET_RAW', 'SYS_ADMIN'] })] })
+  const body = { creation: creationOf(1000), revision: 1, spec }
+  const subject = chuteSubject(publisher.publicKey, 'greedy')
+  const record = seal(publisher, ap.ledgerStore.mesh, next.clock, 'deployment', subject, body)
+  assert.is((await onSocket('POST', '/v1/records', record.bytes)).status, 200)
+  const why =
+    'service web needs the right cap:NET_RAW, which its publisher does not hold; ' +
+    'service web asks for cap:SYS_ADMIN, which no chute may have'
+  await until('the chute to be known', async () => (await onSocket('GET', '/v1/instances')).json.length === 1)
+  const [row] = (await onSocket('GET', '/v1/instances')).json
+  assert.equal([row.state, row.reason], ['waiting', why])
+  const { rights, instances } = (await onSocket('GET', '/v1/inspect?of=greedy')).json
+  assert.is(instances[0].reason, why)
+  assert.equal(rights, [
+    { service: 'web', right: 'cap:NET_RAW', held: false },
+    { service: 'web', right: 'cap:SYS_ADMIN', held: false },
+  ])
+})
+
+test('over TCP the same answers come, and with a token that reads nothing can be changed', async () => {
   const [tcp, socket] = [await overTcp(), await onSocket('GET', '/v1/status')]
   assert.is(tcp.json.ap.id, socket.json.ap.id)
   const before = ap.ledgerStore.ledger.size
   for (const method of ['POST', 'PUT', 'DELETE', 'PATCH', 'OPTIONS']) {
-    assertError(await overTcp({ method, path: '/v1/invite' }), 405, 'read-only', /only reads/)
+    assertError(await overTcp({ method, path: '/v1/invite' }), 403, 'read-only', /only reads/)
   }
-  assertError(await overTcp({ method: 'POST', path: '/v1/invite', body: '{}' }), 405, 'read-only', /only reads/)
+  assertError(await overTcp({ method: 'POST', path: '/v1/invite', body: '{}' }), 403, 'read-only', /only reads/)
   assertError(await overTcp({ path: '/v1/invite' }), 404, 'not-found', /no such path: \/v1\/invite/)
   assert.is(ap.ledgerStore.ledger.size, before)
 })
@@ -136,12 +254,12 @@ test('a web page that reaches the TCP port through a name of its own is refused'
 
 test('an address that cannot be served says so', async () => {
   for (const address of ['', '4080', 'localhost', 'localhost:x', '[::1]']) {
-    assert.match((await refusalOf(serveHttp(ap, address), 'http')).message, 'HOST:PORT')
+    assert.match((await refusalOf(serveHttp(ap, address, tokens), 'http')).message, 'HOST:PORT')
   }
   const taken = createServer()
   await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve))
   const address = `127.0.0.1:${(taken.address() as AddressInfo).port}`
-  assert.match((await refusalOf(serveHttp(ap, address), 'http')).message, /cannot listen on .*EADDRINUSE/)
+  assert.match((await refusalOf(serveHttp(ap, address, tokens), 'http')).message, /cannot listen on .*EADDRINUSE/)
   taken.close()
 })
 
