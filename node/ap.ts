@@ -96,6 +96,8 @@ export class Ap {
   private sequence = 0
   private beacon: RecordOf<'beacon'> | undefined
   private lastBeaconAt = Number.NEGATIVE_INFINITY
+  /** Whether the last beacon said something new. */
+  private wasNews = false
   private beaconTimer: NodeJS.Timeout | undefined
   private refreshTimer: NodeJS.Timeout | undefined
   private isReady = false
@@ -715,7 +717,7 @@ export class Ap {
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
     // Voters cannot tell the two nodes of one identity apart: neither renews, nor gives back what the other may run by.
     if (this.isReady && !this.hasTwin) this.leases.tick()
-    if (now - this.lastBeaconAt > beaconPause(this.neighbours().length)) this.scheduleBeacon()
+    if (now - this.lastBeaconAt > beaconPause(this.neighbours().length, this.wasNews)) this.sendBeacon(false)
   }
 
   private sendPulses(): void {
@@ -833,7 +835,7 @@ export class Ap {
     this.beaconTimer ??= setTimeout(() => this.guarded(() => this.sendBeacon()), wait)
   }
 
-  private sendBeacon(): void {
+  private sendBeacon(isNews = true): void {
     clearTimeout(this.beaconTimer)
     this.beaconTimer = undefined
     if (!this.isReady || this.state !== 'running') return
@@ -842,6 +844,7 @@ export class Ap {
     const record = this.sealBeacon(256)
     this.beacon = record
     this.lastBeaconAt = monotonic()
+    this.wasNews = isNews
     this.network.publishBeacon(record)
     this.scheduleRefresh()
   }

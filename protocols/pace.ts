@@ -8,13 +8,16 @@ export const REFRESH = 1000
 
 /** How soon one beacon may follow another, and how long a change waits for others that come with it. */
 export const BEACON_MIN = 100
+/** A beacon that says something new is repeated once: gossip may not have known of a connection that was just made. */
+const BEACON_AGAIN = 2000
 const BEACON_EACH = 6000
 
 /**
  * After how long without a change a beacon goes out all the same: so that one each six seconds is heard, of however many.
  * That an AP lives its pulses say, and a beacon that was lost comes with the next sync.
+ * @param isNews whether the last one said something new
  */
-export const beaconPause = (members: number): number => members * BEACON_EACH
+export const beaconPause = (members: number, isNews: boolean): number => (isNews ? BEACON_AGAIN : members * BEACON_EACH)
 
 /** Alone in the dark, an AP waits so long for news before it starts what it held. */
 const DARK_PATIENCE = 5000

@@ -65,6 +65,7 @@ export class Dialler {
 
   stop(): void {
     clearInterval(this.timer)
+    this.tell() // what was learned a moment ago
   }
 
   /** AP ids of all peers with a connection, members or not. */

@@ -44,6 +44,7 @@ export class Ap {
   private sequence = 0
   private beacon: RecordOf<'beacon'> | undefined
   private lastBeaconAt = Number.NEGATIVE_INFINITY
+  private wasNews = false
   private isBeaconDue = false
   private isRefreshDue = false
   private isReady = false
@@ -377,7 +378,7 @@ export class Ap {
     const now = this.time.monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
     if (this.isReady && !this.hasTwin) this.leases.tick()
-    if (now - this.lastBeaconAt > beaconPause(this.neighbours().length)) this.scheduleBeacon()
+    if (now - this.lastBeaconAt > beaconPause(this.neighbours().length, this.wasNews)) this.sendBeacon(false)
   }
 
   private sendPulses(): void {
@@ -458,13 +459,14 @@ export class Ap {
     })
   }
 
-  private sendBeacon(): void {
+  private sendBeacon(isNews = true): void {
     this.isBeaconDue = false
     if (!this.isReady || !this.isRunning || this.isHalted) return
     if (!this.reconciler.knowsEngine() && this.current.placed.some(({ holder }) => holder === this.id)) return
     const record = this.sealBeacon()
     this.beacon = record
     this.lastBeaconAt = this.time.monotonic()
+    this.wasNews = isNews
     this.mesh.publishBeacon(record)
     this.scheduleRefresh()
   }

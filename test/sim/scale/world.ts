@@ -296,7 +296,7 @@ export class World {
     for (const other of this.members.tracked[ap]!) {
       if (other !== ap) detector.beacon(other, detector.beaconOf(other, 1, 0), 0)
     }
-    this.lastBeaconAt[ap] = -random.between(0, beaconPause(this.homeSize(ap)))
+    this.lastBeaconAt[ap] = -random.between(0, beaconPause(this.homeSize(ap), false))
     this.startTimers(ap, TIMING.pulse)
     const { pauseEvery, starveEvery, outageEvery } = this.troubles
     if ((pauseEvery ?? starveEvery ?? outageEvery) !== undefined)
@@ -433,7 +433,7 @@ export class World {
     const { now } = this
     const effects = this.detectors[ap]!.tick(now)
     for (let i = 0; i < effects.length; i++) this.carryOut(ap, effects[i]!)
-    if (now - this.lastBeaconAt[ap]! > beaconPause(this.homeSize(ap)) && now >= this.linkedAt[ap]!)
+    if (now - this.lastBeaconAt[ap]! > beaconPause(this.homeSize(ap), false) && now >= this.linkedAt[ap]!)
       this.scheduleBeacon(ap)
   }
 
