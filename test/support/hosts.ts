@@ -327,11 +327,21 @@ function makeEngine(
       }
       await gone(10_000)
     },
-    freeze: () => void dockerd?.kill('SIGSTOP'),
+    freeze() {
+      dockerd?.kill('SIGSTOP')
+      // On a busy machine a thread of it may still answer before all of them have stopped.
+      for (let tries = 0; tries < 1000 && dockerd?.pid !== undefined && !isStopped(dockerd.pid); tries++) sleep(5)
+    },
     thaw: () => void dockerd?.kill('SIGCONT'),
   }
   return engine
 }
+
+const isStopped = (pid: number): boolean =>
+  list(`/proc/${pid}/task`).every((thread) => /\) [Tt] /.test(read(`/proc/${pid}/task/${thread}/stat`)))
+
+/** Blocks this thread, for so many milliseconds. */
+const sleep = (ms: number) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
 
 const execRootOf = (folder: string) => join(folder, 'exec')
 
