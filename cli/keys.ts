@@ -47,19 +47,23 @@ export async function listKeys(): Promise<PublisherKey[]> {
   return Promise.all(names.sort().map(showKey))
 }
 
-/** The signer of a named key, or of the only one there is. @throws MeshError `no-key`, `which-key` */
+/** What a key is called that is meant where none is named. */
+export const DEFAULT_KEY = 'default'
+
+/** The signer of a named key, or of the default or only one there is. @throws MeshError `no-key`, `which-key` */
 export async function signerOf(name: string | undefined): Promise<Signer> {
   if (name !== undefined) return personSigner(await seedOf(name))
   const keys = await listKeys()
   if (keys.length === 0)
     throw new MeshError('no-key', 'you have no publisher key yet; make one with "dropmesh keys new NAME"')
-  if (keys.length > 1) {
+  const own = keys.length === 1 ? keys[0] : keys.find((key) => key.name === DEFAULT_KEY)
+  if (own === undefined) {
     throw new MeshError(
       'which-key',
       `you have several keys; say which one with --key: ${keys.map((key) => key.name).join(', ')}`,
     )
   }
-  return personSigner(await seedOf(keys[0]!.name))
+  return personSigner(await seedOf(own.name))
 }
 
 async function seedOf(name: string): Promise<Uint8Array> {
