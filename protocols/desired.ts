@@ -1,5 +1,6 @@
 // What the mesh is asked to run: chutes with their revision and wanted state, and who claims which instance. A view over
 // the ledger.
+import type { Authority, Standing } from './authority.js'
 import { compareBytes, equalBytes, hex, unhex } from './bytes.js'
 import { type ChuteId, type Copy, chuteKey, instanceSubject, readChuteSubject } from './chute.js'
 import { compareClocks } from './clock.js'
@@ -18,35 +19,67 @@ export interface Chute {
   /** Counts `restart`s: a change of it replaces the containers. */
   readonly restarts: number
   readonly deployment: RecordOf<'deployment'>
+  /** By what its publisher may have it. */
+  readonly standings?: readonly Standing[]
+  /** Where ceilings leave room for some of its copies alone. */
+  readonly limit?: { readonly copies: readonly Copy[]; readonly why: string }
+}
+
+/** A chute that is published, and that its publisher may not have. */
+export interface Barred {
+  readonly chute: Chute
+  readonly why: string
+}
+
+interface Published {
+  /** In the order of their keys. */
+  readonly chutes: readonly Chute[]
+  readonly barred: readonly Barred[]
 }
 
 /**
- * Every chute that is published and not removed, in the order of their keys. Of several creations of one name the latest is
- * the chute.
+ * Every chute that is published and not removed. Of several creations of one name the latest is the chute, and of its
+ * revisions the latest that its publisher may have: what may not be leaves in force what was.
  */
-export function chutesOf(ledger: Ledger, nowMs: number): readonly Chute[] {
-  const inputs = [ledger.stamp('deployment', nowMs), ledger.stamp('wanted', nowMs)]
-  return remembered(ledger, 'chutes', inputs, () => readChutes(ledger, nowMs))
+export function chutesOf(
+  ledger: Ledger,
+  authority: Pick<Authority, 'counts' | 'judge' | 'era'>,
+  nowMs: number,
+): Published {
+  const inputs = [ledger.stamp('deployment', nowMs), ledger.stamp('wanted', nowMs), authority, authority.era(nowMs)]
+  return remembered(ledger, 'chutes', inputs, () => readChutes(ledger, authority, nowMs))
 }
 
-function readChutes(ledger: Ledger, nowMs: number): Chute[] {
-  return ledger
-    .effective('deployment', nowMs)
-    .map((deployment): Chute => {
-      const { creation, spec, revision } = deployment.body
-      const id = { ...readChuteSubject(deployment.subject), creation }
-      const wanted = ledger
-        .history('wanted', deployment.subject)
-        .find((record) => isDue(record, nowMs) && equalBytes(record.body.creation, creation))
-      const { desired, restarts } = wanted?.body ?? { desired: 'running', restarts: 0 }
-      return { id, key: chuteKey(id), spec, revision, desired, restarts, deployment }
-    })
-    .sort((a, b) => compareBytes(a.key, b.key))
+function readChutes(ledger: Ledger, authority: Pick<Authority, 'counts' | 'judge'>, nowMs: number): Published {
+  const chutes = new Map<string, Chute>()
+  const barred = new Map<string, Barred>()
+  for (const deployment of ledger.inForce('deployment', nowMs)) {
+    const subject = hex(deployment.subject)
+    if (chutes.has(subject)) continue
+    const { creation, spec, revision } = deployment.body
+    const id = { ...readChuteSubject(deployment.subject), creation }
+    const judged = authority.judge(deployment, id.name, spec, nowMs)
+    const wanted = ledger
+      .history('wanted', deployment.subject)
+      .find(
+        (record) =>
+          isDue(record, nowMs) && equalBytes(record.body.creation, creation) && authority.counts(record, nowMs),
+      )
+    const { desired, restarts } = wanted?.body ?? { desired: 'running', restarts: 0 }
+    const chute: Chute = { id, key: chuteKey(id), spec, revision, desired, restarts, deployment }
+    if (typeof judged !== 'string') chutes.set(subject, { ...chute, standings: judged })
+    else if (!barred.has(subject)) barred.set(subject, { chute, why: judged })
+  }
+  return {
+    chutes: [...chutes.values()].sort((a, b) => compareBytes(a.key, b.key)),
+    barred: [...barred].flatMap(([subject, one]) => (chutes.has(subject) ? [] : one)),
+  }
 }
 
-/** The copies a chute should have. `everywhere` means every member: those that do not fit simply run none. */
+/** The copies a chute should have, as far as it may. `everywhere` means every member: those that do not fit simply run none. */
 export function copiesOf(chute: Chute, members: ReadonlyMap<string, Member>): Copy[] {
   if (chute.desired !== 'running') return []
+  if (chute.limit !== undefined) return [...chute.limit.copies]
   if (chute.spec.replicas === 'everywhere') return [...members.values()].map((member) => member.key)
   return Array.from({ length: chute.spec.replicas }, (_, ordinal) => ordinal)
 }

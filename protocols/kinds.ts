@@ -8,7 +8,7 @@ import { chuteSpec, voterKeys } from './deployment.js'
 import { describe, FORMAT, type SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
 import { verify } from './keys.js'
-import { DEPLOYMENT_HISTORY, HISTORY, MAX_AWAY, MAX_GENERATION } from './limits.js'
+import { DEPLOYMENT_HISTORY, HISTORY, MAX_AWAY, MAX_GENERATION, MAX_KEPT, MAX_PATTERNS } from './limits.js'
 import { isPrefix } from './neighbourhood.js'
 import { isBound } from './voters.js'
 
@@ -27,8 +27,39 @@ const admission = z.object({ ticket: byteString(32), at: clockSchema, signature:
 /** Subject: the AP's key, which is also the signer. An AP renews its own record when its name or labels change. */
 const member = z.object({ name: z.string().regex(/^[\w.-]{1,63}$/), labels, admission })
 
-/** Subject: the key that is granted something. `expires` is in milliseconds since 1970, 0 for never. */
-const grant = z.object({ role: z.enum(['ap', 'publisher', 'admin']), uses: z.int().min(1).max(10_000), expires: uint })
+/** A name, or the beginning of names and `*`. */
+const pattern = (text: RegExp) => z.array(z.string().regex(text)).max(MAX_PATTERNS)
+
+/** What a grant allows. What is left out the grant above decides, but for rights: what is dangerous must be said. */
+const scope = z.object({
+  /** Names of chutes. Whose they are says the key. */
+  chutes: pattern(/^(?=.)[a-z0-9-]{0,63}\*?$/).optional(),
+  /** Labels that an AP must have. */
+  labels: labels.optional(),
+  /** Ceilings over all chutes together: thousandths of a CPU, bytes, instances. */
+  cpu: uint.optional(),
+  memory: uint.optional(),
+  instances: uint.optional(),
+  /** Beyond what any chute may: `port:80`. */
+  rights: pattern(/^(?=.)[\w:./-]{0,127}\*?$/).optional(),
+})
+
+/**
+ * Subject: the key that is granted something. With `uses` a ticket's key, which lets in so many; without, a person's.
+ * `from` and `expires` are in milliseconds since 1970, 0 for always and never.
+ */
+const grant = z.object({
+  role: z.enum(['ap', 'publisher', 'admin']),
+  uses: z.int().min(1).max(10_000).optional(),
+  from: uint.optional(),
+  expires: uint,
+  scope: scope.optional(),
+})
+
+/** Subject: a key of which nothing counts any more, but the records with these hashes. */
+const revocation = z.object({
+  keep: byteString(0, 32 * MAX_KEPT).refine(({ length }) => length % 32 === 0, 'hashes of 32 bytes each'),
+})
 
 /** Subject: the key of an AP that is a member no more, by every admission up to this record's clock. */
 const forget = z.object({})
@@ -171,6 +202,7 @@ const beacon = z.object({
 const meshKinds = {
   member,
   grant,
+  revocation,
   forget,
   deployment,
   wanted,
@@ -194,7 +226,7 @@ export interface RecordOf<K extends Kind> extends SignedRecord {
 }
 
 /** Kinds whose content a later version fills. They are registers like the others: stored, merged and forwarded. */
-export const RESERVED = ['ticket-use', 'revocation', 'lease', 'snapshot-head'] as const
+export const RESERVED = ['ticket-use', 'lease', 'snapshot-head'] as const
 
 const isKey = (subject: Uint8Array) => subject.length === 32
 const isSigner = (record: SignedRecord) => equalBytes(record.subject, record.signer)
@@ -203,6 +235,7 @@ const isSigner = (record: SignedRecord) => equalBytes(record.subject, record.sig
 const rules: { [K in Kind]: (record: RecordOf<K>) => boolean } = {
   member: (r) => isSigner(r) && compareClocks(r.body.admission.at, r.clock) <= 0 && isAdmitted(r),
   grant: (r) => isKey(r.subject),
+  revocation: (r) => isKey(r.subject),
   forget: (r) => isKey(r.subject),
   deployment: (r) =>
     signedByPublisher(r) &&

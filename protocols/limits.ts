@@ -47,3 +47,15 @@ export const UNKNOWN_HISTORY = 64
 
 /** Names a publisher may use, removed ones included: each leaves a removal behind for ever, of some 200 bytes. */
 export const MAX_NAMES = 1024
+
+/** Grants one below the other, from the mesh key to a publisher. */
+export const MAX_CHAIN = 5
+
+/** Chains to one key that count, of those that begin with one grant of the mesh key: the shortest. */
+export const MAX_STANDINGS = 8
+
+/** Patterns of names or rights in a grant. */
+export const MAX_PATTERNS = 64
+
+/** Records that a revocation can let stay: as many hashes as fit a record. */
+export const MAX_KEPT = 1000

@@ -1,4 +1,5 @@
 // Who is a member, and who may let others in: a view over the ledger that comes out the same on every AP.
+import { type Authority, authorityOf } from './authority.js'
 import { apId, compareBytes, hex, sha256, toBase32, utf8 } from './bytes.js'
 import { type Clock, compareClocks, ZERO_CLOCK } from './clock.js'
 import type { SignedRecord } from './envelope.js'
@@ -28,31 +29,34 @@ export interface Membership {
   readonly members: ReadonlyMap<string, Member>
   /** AP ids that were members once. */
   readonly forgotten: ReadonlySet<string>
-  /** True for the key of the mesh and of every member that was let in as an admin. */
+  /** True for the key of the mesh, of every person that is an admin, and of every member that was let in as one. */
   isAdmin(key: Uint8Array): boolean
   /** True for a key that was an admin's at that time, whatever it is now. */
   wasAdmin(key: Uint8Array, at: Clock): boolean
 }
 
 /**
- * Folds grants, admissions and forgets in the order of their clocks, beginning with the mesh key as the only authority:
- * a grant counts if its signer was an admin at that moment, an admission if its ticket had uses left and, for an AP that was
+ * Folds tickets, admissions and forgets in the order of their clocks, beginning with the mesh key as the only authority:
+ * a ticket counts if its signer was an admin at that moment (an AP by this very fold, a person by its grants), an admission if its ticket had uses left and, for an AP that was
  * forgotten, was granted after that, a forget if an admin (or the AP itself) signed it. Records that come later but are older change the outcome on every AP alike.
  */
 export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Membership {
-  const kinds = ['grant', 'member', 'forget', 'drain'] as const
-  const inputs = [hex(meshKey), ...kinds.map((kind) => ledger.stamp(kind, nowMs))]
-  return remembered(ledger, 'membership', inputs, () => fold(ledger, meshKey, nowMs))
+  const authority = authorityOf(ledger, meshKey, nowMs)
+  const kinds = ['member', 'forget', 'drain'] as const
+  const inputs = [authority, authority.era(nowMs), ...kinds.map((kind) => ledger.stamp(kind, nowMs))]
+  return remembered(ledger, 'membership', inputs, () => fold(ledger, authority, meshKey, nowMs))
 }
 
-function fold(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Membership {
+function fold(ledger: Ledger, authority: Authority, meshKey: Uint8Array, nowMs: number): Membership {
   const events = [
-    ...ledger.effective('grant', nowMs).map((record) => ({ at: record.clock, record: record as SignedRecord })),
+    ...ticketsOf(ledger, authority, nowMs).map((record) => ({ at: record.clock, record: record as SignedRecord })),
     ...ledger
       .effective('member', nowMs)
       .map((record) => ({ at: record.body.admission.at, record: record as SignedRecord })),
     ...ledger.effective('forget', nowMs).map((record) => ({ at: record.clock, record: record as SignedRecord })),
-  ].sort((a, b) => compareClocks(a.at, b.at) || compareBytes(a.record.hash, b.record.hash))
+  ]
+    .filter(({ record }) => !authority.isVoidOfAp(record))
+    .sort((a, b) => compareClocks(a.at, b.at) || compareBytes(a.record.hash, b.record.hash))
 
   // `granted` and `forgotAt` are positions in `events`.
   const tickets = new Map<string, { role: Member['role']; uses: number; expires: number; granted: number }>()
@@ -65,11 +69,14 @@ function fold(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Membership {
   const forgotten = new Set<string>()
   const forgotAt = new Map<string, number>()
   const drains = drainsOf(ledger, nowMs)
+  const isByAdmin = (record: SignedRecord) => admins.has(hex(record.signer)) || authority.wasByAdmin(record)
 
   for (const [position, { at, record }] of events.entries()) {
     if (record.kind === 'grant') {
       const grant = record as RecordOf<'grant'>
-      if (admins.has(hex(grant.signer))) tickets.set(hex(grant.subject), { ...grant.body, granted: position })
+      const { role, uses, expires } = grant.body
+      if (uses !== undefined && isByAdmin(grant))
+        tickets.set(hex(grant.subject), { role, uses, expires, granted: position })
     } else if (record.kind === 'member') {
       const { body, signer } = record as RecordOf<'member'>
       const ticket = tickets.get(hex(body.admission.ticket))
@@ -96,7 +103,7 @@ function fold(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Membership {
       }
     } else {
       const id = apId(record.subject)
-      if (!admins.has(hex(record.signer)) && compareBytes(record.signer, record.subject) !== 0) continue
+      if (!isByAdmin(record) && compareBytes(record.signer, record.subject) !== 0) continue
       if (members.delete(id)) forgotten.add(id)
       forgotAt.set(id, position)
       if (compareBytes(record.subject, meshKey) === 0) continue
@@ -107,7 +114,7 @@ function fold(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Membership {
   for (const [id, member] of members) {
     const drain = drains
       .filter((d) => compareBytes(d.subject, member.key) === 0)
-      .find((d) => compareBytes(d.signer, member.key) === 0 || admins.has(hex(d.signer)))
+      .find((d) => compareBytes(d.signer, member.key) === 0 || isByAdmin(d))
     if (drain?.body.draining) members.set(id, { ...member, draining: true })
   }
   const wasAdmin = (key: Uint8Array, at: Clock) =>
@@ -117,7 +124,20 @@ function fold(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Membership {
         compareClocks(term.from, at) <= 0 &&
         (term.to === undefined || compareClocks(at, term.to) < 0),
     )
-  return { members, forgotten, isAdmin: (key) => admins.has(hex(key)), wasAdmin }
+  const isAdmin = (key: Uint8Array) => admins.has(hex(key)) || authority.isAdmin(key, nowMs)
+  return { members, forgotten, isAdmin, wasAdmin }
+}
+
+/** The newest ticket of each (subject, signer), of those that are not void by a revocation of who signed it. */
+function ticketsOf(ledger: Ledger, authority: Authority, nowMs: number): RecordOf<'grant'>[] {
+  const newest = new Map<string, RecordOf<'grant'>>()
+  for (const record of ledger.inForce('grant', nowMs)) {
+    const register = hex(record.subject) + hex(record.signer)
+    const isOfPerson = authority.of(record.signer).length > 0
+    if (record.body.uses === undefined || newest.has(register)) continue
+    if (!isOfPerson || authority.wasByAdmin(record)) newest.set(register, record)
+  }
+  return [...newest.values()]
 }
 
 /** Drain records, newest first. */

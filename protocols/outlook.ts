@@ -1,7 +1,9 @@
 // How the mesh looks from this AP at one moment: the ledger and the roster put together, and what follows for this AP.
 // Derived, never stored.
+import { type Authority, authorityOf } from './authority.js'
 import { apId, hex } from './bytes.js'
-import { type Chute, type Claims, chutesOf, claimsOf } from './desired.js'
+import { withinCeilings } from './ceilings.js'
+import { type Barred, type Chute, type Claims, chutesOf, claimsOf } from './desired.js'
 import type { RecordOf } from './kinds.js'
 import { LEASE } from './leases.js'
 import type { Ledger } from './ledger.js'
@@ -12,9 +14,12 @@ import type { Roster } from './roster.js'
 import { type Electorate, electoratesOf } from './voters.js'
 
 export interface Outlook {
+  readonly authority: Authority
   readonly membership: Membership
   readonly neighbourhoods: Neighbourhoods
   readonly chutes: readonly Chute[]
+  /** What is published by who may not, or not that. */
+  readonly barred: readonly Barred[]
   readonly claims: Claims
   /** By AP id, this AP included. */
   readonly candidates: ReadonlyMap<string, Candidate>
@@ -65,11 +70,13 @@ export function lookOut(
     const isGone = isDivided && roster.stateInLedger(id, monotonicMs) !== 'alive'
     candidates.set(id, { member, state, beacon, isGone, glimpse: self.glimpses?.get(id) })
   }
-  const chutes = chutesOf(ledger, nowMs)
+  const authority = authorityOf(ledger, meshKey, nowMs)
+  const { chutes: permitted, barred } = chutesOf(ledger, authority, nowMs)
+  const chutes = withinCeilings(ledger, permitted, members)
   const claims = claimsOf(ledger, nowMs)
   const electorates = electoratesOf(ledger, chutes, membership, nowMs)
   const isBraked = roster.isBraked(monotonicMs)
-  const outlook = { membership, neighbourhoods, chutes, claims, candidates, electorates, isBraked }
+  const outlook = { authority, membership, neighbourhoods, chutes, barred, claims, candidates, electorates, isBraked }
   const isAsBefore =
     before?.membership === membership &&
     before.neighbourhoods === neighbourhoods &&

@@ -1,6 +1,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Figures } from '../../node/figures.js'
+import { Authority } from '../../protocols/authority.js'
 import { hex } from '../../protocols/bytes.js'
 import { chuteKey } from '../../protocols/chute.js'
 import { type Chute, instanceOf } from '../../protocols/desired.js'
@@ -33,6 +34,8 @@ function outlookOf(...servers: [typeof A, RosterState][]): Outlook {
     ...{ ranks: [], waitsFor: undefined, obstacles: new Map() },
   }
   return {
+    authority: new Authority([], [], keyOf(0)),
+    barred: [],
     membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasAdmin: () => false },
     ...{ chutes: [chute], claims: { get: () => [] }, candidates: new Map(candidates), placed: [placed] },
     electorates: new Map(),

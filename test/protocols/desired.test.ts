@@ -6,7 +6,7 @@ import { type Chute, chutesOf, claimsOf, copiesOf, instanceName } from '../../pr
 import type { SignedRecord } from '../../protocols/envelope.js'
 import type { Body } from '../../protocols/kinds.js'
 import { MAX_CLOCK_AHEAD } from '../../protocols/limits.js'
-import { creationOf, deployment, ledgerOf, memberOf, NOW, record, signer, specOf } from './support.js'
+import { ANYONE, creationOf, deployment, ledgerOf, memberOf, NOW, record, signer, specOf } from './support.js'
 
 const PUBLISHER = signer(1)
 const SUBJECT = chuteSubject(PUBLISHER.publicKey, 'hello')
@@ -18,7 +18,7 @@ const want = (at: number, desired: 'running' | 'stopped', creation = FIRST, rest
   record(PUBLISHER, 'wanted', SUBJECT, [NOW + at, 0], { creation, desired, restarts })
 const remove = (at: number, creation = FIRST) => record(PUBLISHER, 'removal', SUBJECT, [NOW + at, 0], { creation })
 
-const chutes = (...records: SignedRecord[]): readonly Chute[] => chutesOf(ledgerOf(records), NOW + 1000)
+const chutes = (...records: SignedRecord[]): readonly Chute[] => chutesOf(ledgerOf(records), ANYONE, NOW + 1000).chutes
 
 function theChute(...records: SignedRecord[]): Chute {
   const [chute, ...others] = chutes(...records)
@@ -83,10 +83,10 @@ test('chutes of two publishers, or of two names, are chutes of their own', () =>
 test('what is not wanted before its time is not wanted, but what is removed is gone at once', () => {
   const future = publish(MAX_CLOCK_AHEAD + 5000, FIRST, { revision: 2 })
   const ledger = ledgerOf([publish(1), future])
-  assert.is(chutesOf(ledger, NOW)[0]!.revision, 1)
-  assert.is(chutesOf(ledger, NOW + 5000)[0]!.revision, 2)
+  assert.is(chutesOf(ledger, ANYONE, NOW).chutes[0]!.revision, 1)
+  assert.is(chutesOf(ledger, ANYONE, NOW + 5000).chutes[0]!.revision, 2)
   ledger.merge(remove(MAX_CLOCK_AHEAD + 6000))
-  assert.equal(chutesOf(ledger, NOW), [])
+  assert.equal(chutesOf(ledger, ANYONE, NOW).chutes, [])
 })
 
 test('a chute has a copy for each replica, or one for each member, and none unless it should run', () => {

@@ -10,7 +10,7 @@ import type { Kind } from '../../protocols/kinds.js'
 import { BUCKETS, Ledger } from '../../protocols/ledger.js'
 import { DEPLOYMENT_HISTORY, HISTORY, MAX_CLOCK_AHEAD, MAX_NAMES, UNKNOWN_HISTORY } from '../../protocols/limits.js'
 import { membershipOf } from '../../protocols/membership.js'
-import { creationOf, deployment, ledgerOf, MESH, NOW, record, refused, signer } from './support.js'
+import { ANYONE, creationOf, deployment, ledgerOf, MESH, NOW, record, refused, signer } from './support.js'
 
 const SIGNERS = [signer(1), signer(2), signer(3)]
 const [ONE, TWO] = SIGNERS as [(typeof SIGNERS)[0], (typeof SIGNERS)[0]]
@@ -337,7 +337,7 @@ test('what was asked of a ledger before, at other times and of fewer records, ch
       effective: KINDS.map((kind) => ledger.effective(kind, at).map(({ hash }) => hex(hash))),
       members: [...members.values()],
       forgotten: [...forgotten],
-      chutes: chutesOf(ledger, at).map(({ deployment, desired, restarts }) => [
+      chutes: chutesOf(ledger, ANYONE, at).chutes.map(({ deployment, desired, restarts }) => [
         hex(deployment.hash),
         desired,
         restarts,

@@ -1,5 +1,6 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { Authority } from '../../protocols/authority.js'
 import { apId } from '../../protocols/bytes.js'
 import { chuteKey } from '../../protocols/chute.js'
 import { type Chute, instanceOf } from '../../protocols/desired.js'
@@ -35,6 +36,8 @@ function keptWhile(last: RosterState, isRunningIt: boolean): boolean {
     ...{ waitsFor: apId(keyOf(LAST)), obstacles: new Map() },
   }
   const outlook: Outlook = {
+    authority: new Authority([], [], keyOf(0)),
+    barred: [],
     membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasAdmin: () => false },
     electorates: new Map(),
     isBraked: false,
@@ -64,6 +67,8 @@ function outlookOf(more: Partial<Placed>, isExclusive: boolean): Outlook {
   const unplaced = { holder: undefined, claim: undefined, cause: undefined, ranks: [], waitsFor: undefined }
   const placed: Placed = { chute: one, copy: 0, subject, instance, ...unplaced, obstacles: new Map(), ...more }
   return {
+    authority: new Authority([], [], keyOf(0)),
+    barred: [],
     membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasAdmin: () => false },
     chutes: [one],
     claims: { get: () => [] },

@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { Authority } from '../../protocols/authority.js'
 import { apId, hex } from '../../protocols/bytes.js'
 import { chuteKey } from '../../protocols/chute.js'
 import { type ChuteSpec, resourcesOf } from '../../protocols/deployment.js'
@@ -95,6 +96,8 @@ class TestMesh {
     const candidates = this.candidates()
     const claims = claimsOf(ledgerOf(this.claims), this.now)
     return {
+      authority: new Authority([], [], keyOf(0)),
+      barred: [],
       membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasAdmin: () => false },
       ...{ chutes: this.chutes, claims, candidates, electorates: new Map() },
       placed: place(this.chutes, claims, candidates, this.now),

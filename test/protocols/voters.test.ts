@@ -10,7 +10,7 @@ import type { Signer } from '../../protocols/keys.js'
 import type { RecordOf } from '../../protocols/kinds.js'
 import { type Member, type Membership, membershipOf } from '../../protocols/membership.js'
 import { ballotOf, creationMark, type Electorate, electoratesOf } from '../../protocols/voters.js'
-import { deployment, ledgerOf, NOW, OWNER, record, refused, signer, specOf } from './support.js'
+import { ANYONE, deployment, ledgerOf, NOW, OWNER, record, refused, signer, specOf } from './support.js'
 
 const PUBLISHER = signer(1)
 const APS = [11, 12, 13, 14, 15, 16, 17, 18].map(signer)
@@ -32,7 +32,12 @@ const change = (
 function electorate(...changes: SignedRecord[]): Electorate {
   const ledger = ledgerOf([published, ...changes])
   const now = NOW + 1000
-  const found = electoratesOf(ledger, chutesOf(ledger, now), membershipOf(ledger, OWNER.publicKey, now), now)
+  const found = electoratesOf(
+    ledger,
+    chutesOf(ledger, ANYONE, now).chutes,
+    membershipOf(ledger, OWNER.publicKey, now),
+    now,
+  )
   return found.get(hex(KEY))!
 }
 

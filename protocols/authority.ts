@@ -1,0 +1,224 @@
+// Who may publish what, and who may say so: a view over grants and revocations that comes out the same on every AP. It
+// believes a record or does not; it never takes one out of the ledger.
+import { equalBytes, hex } from './bytes.js'
+import type { ChuteSpec } from './deployment.js'
+import { compareRecords, type SignedRecord } from './envelope.js'
+import type { Body, RecordOf } from './kinds.js'
+import type { Ledger } from './ledger.js'
+import { MAX_CHAIN, MAX_STANDINGS } from './limits.js'
+import { remembered } from './view.js'
+
+type Grant = RecordOf<'grant'>
+type Revocation = RecordOf<'revocation'>
+export type Scope = NonNullable<Body<'grant'>['scope']>
+
+/**
+ * One way in which a key came to what it may: a chain of grants that begins at the mesh key. A key has as many as there are
+ * admins who granted it something. What it may by one of them, every link of the chain allows: so none can widen what the
+ * one above allows, and a link that says more than it can give still gives what it can.
+ */
+export interface Standing {
+  readonly key: Uint8Array
+  readonly role: 'admin' | 'publisher'
+  /** From the mesh key down; none for the mesh key itself. */
+  readonly chain: readonly Grant[]
+  /** Who granted it. */
+  readonly above: Standing | undefined
+  /** By those above it. Of a key that was revoked only what each of them lists counts. */
+  readonly revocations: readonly { readonly by: Standing; readonly record: Revocation }[]
+}
+
+/** A grant's own time, within which what it allows can be done. */
+const isInForce = ({ body }: Grant, atMs: number): boolean =>
+  (body.from ?? 0) <= atMs && (body.expires === 0 || atMs <= body.expires)
+
+const isListed = ({ body }: Revocation, { hash }: SignedRecord): boolean => {
+  for (let at = 0; at < body.keep.length; at += 32) {
+    if (equalBytes(body.keep.subarray(at, at + 32), hash)) return true
+  }
+  return false
+}
+
+const isVoid = ({ revocations }: Standing, record: SignedRecord): boolean =>
+  revocations.some((revocation) => !isListed(revocation.record, record))
+
+/**
+ * The grants whose times bind what a key signs. Who revokes a key and lets something of it stay vouches for that: what binds it
+ * then are the times of who revoked, not those of the key that is no more.
+ */
+function bindingOn({ revocations, chain }: Standing): readonly Grant[] {
+  const [highest] = [...revocations].sort((a, b) => a.by.chain.length - b.by.chain.length)
+  if (highest === undefined) return chain
+  return bindingOn(highest.by)
+}
+
+/** Why a record that a key signed does not count by one of its standings, though all it says were allowed. */
+function whyNotBy(standing: Standing, record: SignedRecord, atMs: number): string | undefined {
+  if (isVoid(standing, record)) return 'the key was revoked'
+  const over = bindingOn(standing).find((grant) => !isInForce(grant, atMs))
+  if (over === undefined) return undefined
+  const { from = 0, expires } = over.body
+  return from > atMs
+    ? `its grant begins at ${new Date(from).toISOString()}`
+    : `its grant ran out at ${new Date(expires).toISOString()}`
+}
+
+/** `web-*` is what begins with `web-`, `*` is everything, anything else is itself. */
+const matches = (pattern: string, text: string): boolean =>
+  pattern.endsWith('*') ? text.startsWith(pattern.slice(0, -1)) : pattern === text
+
+/** What a chute takes that a grant must name: see the table in README.md. */
+export const rightsOf = (spec: ChuteSpec): string[] =>
+  spec.services.flatMap(({ ports }) =>
+    ports.flatMap(({ host }) => (host !== undefined && host < 1024 ? [`port:${host}`] : [])),
+  )
+
+/** What a grant does not allow of a chute, whatever else runs. */
+function whatExceeds({ body: { scope } }: Grant, name: string, spec: ChuteSpec): string | undefined {
+  if (scope?.chutes !== undefined && !scope.chutes.some((pattern) => matches(pattern, name)))
+    return `its grant is for chutes called ${scope.chutes.join(', ')}`
+  const right = rightsOf(spec).find((needed) => !scope?.rights?.some((pattern) => matches(pattern, needed)))
+  return right === undefined ? undefined : `its grant does not give the right ${right}`
+}
+
+export class Authority {
+  /** By hex of the key; the shortest chains first. */
+  private readonly standings = new Map<string, Standing[]>()
+  private readonly boundaries: readonly number[]
+
+  constructor(
+    grants: readonly Grant[],
+    private readonly revocations: readonly Revocation[],
+    meshKey: Uint8Array,
+  ) {
+    const given = groupBy(grants.filter(isForKey), ({ signer }) => hex(signer))
+    const against = groupBy(revocations, ({ signer, subject }) => hex(signer) + hex(subject))
+    const found: Standing[] = [{ key: meshKey, role: 'admin', chain: [], above: undefined, revocations: [] }]
+    // A queue that grows while it is read: breadth first.
+    for (const above of found) {
+      if (!this.add(above) || above.role !== 'admin' || above.chain.length === MAX_CHAIN) continue
+      const bySubject = groupBy(given.get(hex(above.key)) ?? [], ({ subject }) => hex(subject))
+      const newest = [...bySubject.values()].flatMap((all) => all.find((grant) => !isVoid(above, grant)) ?? [])
+      for (const grant of newest.sort(compareRecords)) {
+        const key = grant.subject
+        const ancestors = lineOf(above)
+        if (ancestors.some((other) => equalBytes(other.key, key))) continue
+        const revoked = ancestors.flatMap((by) => {
+          const all = against.get(hex(by.key) + hex(key)) ?? []
+          const record = all.find((one) => whyNotBy(by, one, one.clock[0]) === undefined)
+          return record === undefined ? [] : [{ by, record }]
+        })
+        const { role } = grant.body as { role: Standing['role'] }
+        found.push({ key, role, chain: [...above.chain, grant], above, revocations: revoked })
+      }
+    }
+    const times = [...this.standings.values()].flat().flatMap(({ chain }) => chain.at(-1)?.body ?? [])
+    this.boundaries = times.flatMap(({ from = 0, expires }) => [from, expires + 1]).filter((at) => at > 1)
+  }
+
+  // Many admins that grant each other everything make more chains than atoms. Of those that begin with one grant of the mesh
+  // key the shortest few count, so that who makes too many crowds out nobody but those below the same admin.
+  private add(standing: Standing): boolean {
+    const id = hex(standing.key)
+    const known = this.standings.get(id) ?? []
+    const isSameBranch = (other: Standing) => other.chain[0] === standing.chain[0]
+    if (known.filter(isSameBranch).length === MAX_STANDINGS) return false
+    this.standings.set(id, [...known, standing])
+    return true
+  }
+
+  of(key: Uint8Array): readonly Standing[] {
+    return this.standings.get(hex(key)) ?? []
+  }
+
+  /** Every standing but that of the mesh key. */
+  all(): Standing[] {
+    return [...this.standings.values()].flat().filter(({ chain }) => chain.length > 0)
+  }
+
+  /** Changes whenever a grant begins or ends: what is asked about now may have another answer then. */
+  era(nowMs: number): number {
+    return this.boundaries.filter((at) => at <= nowMs).length
+  }
+
+  /** True for a key that may grant, revoke, invite and forget at that time. */
+  isAdmin(key: Uint8Array, atMs: number): boolean {
+    return this.of(key).some(
+      (standing) => standing.role === 'admin' && standing.revocations.length === 0 && isInForceAt(standing, atMs),
+    )
+  }
+
+  /**
+   * True where a record was signed by who was an admin then: so an invitation outlives the grant of who invited. (A clock can
+   * be set back; whom one does not trust one revokes, which no clock can undo.)
+   */
+  wasByAdmin(record: SignedRecord): boolean {
+    return this.of(record.signer).some(
+      (standing) => standing.role === 'admin' && whyNotBy(standing, record, record.clock[0]) === undefined,
+    )
+  }
+
+  /** True where one who stands above a key signed that record, or the key has no standing and any admin did. */
+  isAbove(signer: Uint8Array, key: Uint8Array): boolean {
+    const standings = this.of(key)
+    if (standings.length === 0) return this.of(signer).some(({ role }) => role === 'admin')
+    return standings.some(
+      ({ above }) => above !== undefined && lineOf(above).some((one) => equalBytes(one.key, signer)),
+    )
+  }
+
+  /**
+   * True for what was signed by an AP's key that an admin revoked, and not listed. APs have no chain of grants: as any admin
+   * can forget them, any can revoke them.
+   */
+  isVoidOfAp(record: SignedRecord): boolean {
+    if (this.of(record.signer).length > 0) return false
+    const own = this.revocations.filter(({ subject }) => equalBytes(subject, record.signer))
+    return own.some((revocation) => this.wasByAdmin(revocation) && !isListed(revocation, record))
+  }
+
+  /** True where a record about a running chute counts now by a standing of its signer. */
+  counts(record: SignedRecord, nowMs: number): boolean {
+    return this.of(record.signer).some((standing) => whyNotBy(standing, record, nowMs) === undefined)
+  }
+
+  /** By which standings of its publisher a chute may be there now, or why by none. */
+  judge(record: SignedRecord, name: string, spec: ChuteSpec, nowMs: number): Standing[] | string {
+    const standings = this.of(record.signer)
+    const whys = standings.map(
+      (standing) =>
+        whyNotBy(standing, record, nowMs) ?? standing.chain.flatMap((grant) => whatExceeds(grant, name, spec) ?? [])[0],
+    )
+    const good = standings.filter((_, i) => whys[i] === undefined)
+    return good.length > 0 ? good : (whys[0] ?? 'its publisher has no grant')
+  }
+}
+
+/** With `uses` a grant is a ticket, which others redeem; an AP is let in by nothing else. */
+const isForKey = ({ body }: Grant): boolean => body.uses === undefined && body.role !== 'ap'
+
+const isInForceAt = (standing: Standing, atMs: number): boolean =>
+  bindingOn(standing).every((grant) => isInForce(grant, atMs))
+
+/** A standing and all above it, up to the mesh key. */
+const lineOf = (standing: Standing): Standing[] =>
+  standing.above === undefined ? [standing] : [...lineOf(standing.above), standing]
+
+function groupBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string, T[]> {
+  const groups = new Map<string, T[]>()
+  for (const item of items) {
+    const group = groups.get(keyOf(item))
+    if (group === undefined) groups.set(keyOf(item), [item])
+    else group.push(item)
+  }
+  return groups
+}
+
+/** What each key may, by the records whose time has come. */
+export function authorityOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Authority {
+  const inputs = [hex(meshKey), ledger.stamp('grant', nowMs), ledger.stamp('revocation', nowMs)]
+  return remembered(ledger, 'authority', inputs, () => {
+    // Within a register newest first, as the ledger gives them.
+    return new Authority(ledger.inForce('grant', nowMs), ledger.inForce('revocation', nowMs), meshKey)
+  })
+}

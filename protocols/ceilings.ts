@@ -1,0 +1,111 @@
+// How much of what its publisher is allowed each chute takes, and what is left over. A view over the chutes and the members.
+import type { Standing } from './authority.js'
+import { compareBytes, hex } from './bytes.js'
+import type { Copy } from './chute.js'
+import { resourcesOf } from './deployment.js'
+import { type Chute, copiesOf } from './desired.js'
+import { compareRecords } from './envelope.js'
+import type { RecordOf } from './kinds.js'
+import type { Ledger } from './ledger.js'
+import type { Member } from './membership.js'
+import { isSameList, remembered } from './view.js'
+
+/** What is taken of each grant, by hex of its hash. */
+type Taken = Map<string, { cpu: number; memory: number; instances: number }>
+
+/**
+ * The chutes, each with what it may be of what it wants: on which APs, and how many copies. A chute counts against every
+ * grant of the chain that allows it, so that no admin hands out more than it has. Who was granted first takes first, then the older
+ * chute; where several chains allow a chute, it takes of the first one that has room for all of it.
+ */
+export function withinCeilings(
+  ledger: Ledger,
+  chutes: readonly Chute[],
+  members: ReadonlyMap<string, Member>,
+): readonly Chute[] {
+  return remembered(ledger, 'ceilings', [chutes, members], () => {
+    const limited = new Map<Chute, Chute>()
+    const taken: Taken = new Map()
+    for (const chute of [...chutes].sort(inTurn)) limited.set(chute, limit(chute, members, taken))
+    const all = chutes.map((chute) => limited.get(chute)!)
+    return isSameList(all, chutes) ? chutes : all
+  })
+}
+
+const grantOf = ({ standings }: Chute): RecordOf<'grant'> | undefined => standings?.[0]?.chain.at(-1)
+
+function inTurn(a: Chute, b: Chute): number {
+  const [one, other] = [grantOf(a), grantOf(b)]
+  if (one === undefined || other === undefined) return Number(one !== undefined) - Number(other !== undefined)
+  return compareRecords(one, other) || compareBytes(a.id.creation, b.id.creation) || compareBytes(a.key, b.key)
+}
+
+function limit(chute: Chute, members: ReadonlyMap<string, Member>, taken: Taken): Chute {
+  const options = (chute.standings ?? []).map((standing) => {
+    const there = onItsAps(chute, standing)
+    return { standing, there, ...whatFits(there, standing, members, taken) }
+  })
+  const best = options.find(({ beyond }) => beyond === undefined) ?? options[0]
+  if (best === undefined) return chute
+  for (const _ of best.copies) take(best.there, best.standing, taken)
+  if (best.beyond === undefined) return best.there
+  const { copies, beyond } = best
+  return { ...best.there, limit: { copies, why: beyond } }
+}
+
+/** The chute with the labels that its publisher's grants ask for beside its own. */
+function onItsAps(chute: Chute, { chain }: Standing): Chute {
+  const labels = chain.flatMap(({ body }) => Object.entries(body.scope?.labels ?? {}))
+  const constraints = labels.map(([label, value]) => ({ label, value }))
+  if (constraints.length === 0) return chute
+  return { ...chute, spec: { ...chute.spec, constraints: [...chute.spec.constraints, ...constraints] } }
+}
+
+function whatFits(
+  chute: Chute,
+  { chain }: Standing,
+  members: ReadonlyMap<string, Member>,
+  taken: Taken,
+): { copies: Copy[]; beyond: string | undefined } {
+  const { cpu, memory } = resourcesOf(chute.spec)
+  const one = { cpu, memory, instances: 1 }
+  const copies: Copy[] = []
+  for (const copy of copiesOf(chute, fitting(chute, members))) {
+    for (const { hash, body } of chain) {
+      for (const what of ['cpu', 'memory', 'instances'] as const) {
+        const ceiling = body.scope?.[what]
+        if (ceiling === undefined) continue
+        const left = ceiling - (taken.get(hex(hash))?.[what] ?? 0) - copies.length * one[what]
+        if (one[what] > left) return { copies, beyond: inWords(what, one[what], Math.max(0, left), ceiling) }
+      }
+    }
+    copies.push(copy)
+  }
+  return { copies, beyond: undefined }
+}
+
+// A copy for an AP that it can never run on takes nothing from anyone.
+const fitting = ({ spec }: Chute, members: ReadonlyMap<string, Member>): ReadonlyMap<string, Member> =>
+  spec.replicas === 'everywhere'
+    ? new Map(
+        [...members]
+          .filter(([, { labels }]) => spec.constraints.every(({ label, value }) => labels[label] === value))
+          .sort(([a], [b]) => (a < b ? -1 : 1)),
+      )
+    : members
+
+function take(chute: Chute, { chain }: Standing, taken: Taken): void {
+  const { cpu, memory } = resourcesOf(chute.spec)
+  for (const { hash } of chain) {
+    const before = taken.get(hex(hash)) ?? { cpu: 0, memory: 0, instances: 0 }
+    const { instances } = before
+    taken.set(hex(hash), { cpu: before.cpu + cpu, memory: before.memory + memory, instances: instances + 1 })
+  }
+}
+
+function inWords(what: 'cpu' | 'memory' | 'instances', needs: number, left: number, ceiling: number): string {
+  if (what === 'cpu') return `needs ${needs / 1000} CPUs, ${left / 1000} of the ${ceiling / 1000} granted are left`
+  if (what === 'instances') return `the ${ceiling} instances granted run already`
+  const mib = (bytes: number) => Math.floor(bytes / 1024 ** 2)
+  return `needs ${mib(needs)} MiB of memory, ${mib(left)} of the ${mib(ceiling)} granted are left`
+}
