@@ -3,6 +3,8 @@ import type { MeshEvent } from '../node/events.js'
 
 const who = (event: MeshEvent): string => `AP ${event.name ?? event.ap}`
 
+const short = (key: unknown): string => String(key).slice(0, 12)
+
 const sentences: Record<string, (event: MeshEvent) => string> = {
   up: (e) => `this AP is ${e.name} (${e.ap}), in mesh ${e.mesh}`,
   joined: (e) => `${who(e)} is a member of the mesh`,
@@ -16,6 +18,8 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   },
   alive: (e) => `${who(e)} is alive`,
   left: (e) => `${who(e)} left as planned`,
+  granted: (e) => `key ${short(e.by)} signed a grant of the role ${e.role} for key ${short(e.key)}`,
+  revoked: (e) => `key ${short(e.by)} signed that key ${short(e.key)} is revoked, but for ${e.kept} of its records`,
   draining: (e) => `${who(e)} is being drained`,
   undrained: (e) => `${who(e)} takes chutes again`,
   claimed: (e) => `${who(e)} claims ${e.instance}, epoch ${e.epoch} (${e.cause})`,

@@ -57,8 +57,11 @@ export async function listKeys(): Promise<PublisherKey[]> {
   return Promise.all(names.sort().map(showKey))
 }
 
+/** What a key is called that is meant where none is named. */
+export const DEFAULT_KEY = 'default'
+
 /**
- * The signer of a key, or of the only named one there is. `key` is a name, the file of an SSH key, or `agent`.
+ * The signer of a key, or of the default or only named one there is. `key` is a name, the file of an SSH key, or `agent`.
  * @throws MeshError `no-key`, `which-key`, and those of `sshSigner`
  */
 export async function signerOf(key: string | undefined): Promise<UserSigner> {
@@ -66,19 +69,20 @@ export async function signerOf(key: string | undefined): Promise<UserSigner> {
   return personSigner((await secretOf(key)).seed)
 }
 
-/** A named key, or the only one there is, with its secret. @throws MeshError `no-key`, `which-key` */
+/** A named key, or the default or only one there is, with its secret. @throws MeshError `no-key`, `which-key` */
 export async function secretOf(name: string | undefined): Promise<{ name: string; seed: Uint8Array }> {
   if (name !== undefined) return { name, seed: await seedOf(name) }
   const keys = await listKeys()
   if (keys.length === 0)
     throw new MeshError('no-key', 'you have no publisher key yet; make one with "dropmesh keys new NAME"')
-  if (keys.length > 1) {
+  const own = keys.length === 1 ? keys[0] : keys.find((key) => key.name === DEFAULT_KEY)
+  if (own === undefined) {
     throw new MeshError(
       'which-key',
       `you have several keys; say which one with --key: ${keys.map((key) => key.name).join(', ')}`,
     )
   }
-  return { name: keys[0]!.name, seed: await seedOf(keys[0]!.name) }
+  return { name: own.name, seed: await seedOf(own.name) }
 }
 
 /** Keeps a key that was made elsewhere. @throws MeshError `key-exists` where another one has that name */

@@ -2,6 +2,7 @@
 // The command line: reads arguments, runs one command, turns what went wrong into an exit status.
 import { Command, CommanderError } from 'commander'
 import { MeshError, messageOf } from '../protocols/error.js'
+import { addAuthority } from './commands/authority.js'
 import { addControl } from './commands/control.js'
 import { addDemo } from './commands/demo.js'
 import { addDoctor } from './commands/doctor.js'
@@ -35,6 +36,7 @@ for (const add of [
   addControl,
   addMembers,
   addToken,
+  addAuthority,
   addKeys,
   addInit,
   addEvents,

@@ -19,6 +19,8 @@ interface Next {
   revision: number
   restarts: number
   desired: 'running' | 'stopped' | null
+  /** Why this publisher can publish nothing by this name. */
+  refusal: string | null
   /** The voters of an exclusive chute, hex, and their salt. */
   exclusive: { voters: string[]; salt: string } | null
   /** Who could vote on a new exclusive chute, hex; fewer than three where the mesh has no more. */
@@ -33,6 +35,26 @@ interface Submitted {
 
 const askNext = (client: Client, publisher: string, name: string): Promise<Next> =>
   client.get('/v1/next', { publisher, name })
+
+/** For before a build, which takes long. @throws MeshError `not-granted` */
+export async function mustBeAbleToPublish(client: Client, signer: UserSigner, name: string): Promise<void> {
+  const { refusal } = await askNext(client, hex(signer.publicKey), name)
+  if (refusal !== null) throw new MeshError('not-granted', refusal)
+}
+
+/** Signs a grant or a revocation with a person's key. */
+export async function signAuthority<K extends 'grant' | 'revocation'>(
+  client: Client,
+  signer: UserSigner,
+  kind: K,
+  subject: Uint8Array,
+  body: Body<K>,
+): Promise<Submitted> {
+  const { mesh, clock } = await client.get<Pick<Next, 'mesh' | 'clock'>>('/v1/clock')
+  const record = await sealAsUser(signer, unhex(mesh), clock, kind, subject, body)
+  checkKind(record)
+  return client.post<Submitted>('/v1/records', record.bytes)
+}
 
 type ChuteKind = 'deployment' | 'wanted' | 'removal'
 

@@ -23,6 +23,7 @@ import { dutiesOf, lookOut, type Outlook } from '../protocols/outlook.js'
 import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../protocols/pace.js'
 import type { Placed } from '../protocols/placement.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
+import { authorise } from '../protocols/submission.js'
 import { inheritanceOf } from '../protocols/successors.js'
 import { readTicket, signMember, writeTicket } from '../protocols/ticket.js'
 import { aboutSelf, belong } from './belonging.js'
@@ -70,6 +71,9 @@ const WORD_PATIENCE = 300
 const PROBE_HEAD_START = 100
 
 const DEFAULT_PORT = 4010
+
+/** The public key of the person who founds a mesh. */
+type Founder = () => Promise<Uint8Array>
 
 export type ApState = 'joining' | 'running' | 'leaving'
 
@@ -126,6 +130,7 @@ export class Ap {
     readonly meshKey: Uint8Array,
     private readonly boots: BootCounter,
     private admission: Admission | undefined,
+    private readonly founder: Founder | undefined,
   ) {
     this.boot = boots.last
     this.knownPeers = new KnownPeers(config.data)
@@ -186,10 +191,11 @@ export class Ap {
 
   /**
    * Starts an AP on its data folder: founds a mesh, joins one, or goes on in the one it is in.
+   * @param founder asked for a key where a mesh is founded: that of the person who may do everything in it
    * @throws MeshError `data-in-use` (with the pid), `data-newer`, `data-damaged`, `key-damaged`, `ticket`, `other-mesh`,
    * `docker-host`, `listen`
    */
-  static async start(config: Config, log: Logger): Promise<Ap> {
+  static async start(config: Config, log: Logger, founder?: Founder): Promise<Ap> {
     await mkdir(config.data, { recursive: true, mode: 0o700 })
     const store = await openStore(config.data)
     try {
@@ -210,7 +216,7 @@ export class Ap {
         () => clock.now(),
         (event) => log.info(event, event.kind),
       )
-      const ap = new Ap(config, events, log, store, ledgerStore, signer, seed, meshKey, boots, presented)
+      const ap = new Ap(config, events, log, store, ledgerStore, signer, seed, meshKey, boots, presented, founder)
       await ap.run()
       return ap
     } catch (error) {
@@ -304,6 +310,8 @@ export class Ap {
    */
   async submit(bytes: Uint8Array): Promise<{ record: SignedRecord; holders: number }> {
     if (this.state !== 'running') throw new MeshError('not-a-member', `this AP is ${this.state}; it takes no records`)
+    const { ledger, clock } = this.ledgerStore
+    authorise(ledger, this.meshKey, this.ledgerStore.check(bytes), clock.now())
     const record = await this.ledgerStore.submit(bytes)
     if (isKind(record, 'deployment')) await this.becomeOrigin(record)
     this.network.publishRecords([record])
@@ -808,6 +816,11 @@ export class Ap {
     const owner = personSigner(seed)
     const about = aboutSelf(this.config)
     if (this.others().length === 0) {
+      // Before the AP is a member: once it is, nobody asks again.
+      if (this.founder !== undefined) {
+        const everything: Body<'grant'> = { role: 'admin', expires: 0, scope: { rights: ['*'] } }
+        await ledgerStore.sign(owner, 'grant', await this.founder(), everything)
+      }
       await ledgerStore.acceptOne(signMember(signer, owner, ledgerStore.mesh, ledgerStore.clock.next(), about))
       this.current = this.lookOut()
       return

@@ -87,6 +87,11 @@ export class News {
         sequence,
         silence,
       })
+    } else if (isKind(record, 'grant') && record.body.uses === undefined) {
+      this.events.add('granted', { key: hex(record.subject), role: record.body.role, by: hex(record.signer) })
+    } else if (isKind(record, 'revocation')) {
+      const kept = record.body.keep.length / 32
+      this.events.add('revoked', { key: hex(record.subject), by: hex(record.signer), kept })
     } else if (isKind(record, 'drain')) {
       this.events.add(record.body.draining ? 'draining' : 'undrained', {
         ap: apId(record.subject),

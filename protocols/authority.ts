@@ -52,9 +52,14 @@ function bindingOn({ revocations, chain }: Standing): readonly Grant[] {
   return bindingOn(highest.by)
 }
 
+const REVOKED = 'the key was revoked'
+const NO_GRANT = 'its publisher has no grant'
+
 /** Why a record that a key signed does not count by one of its standings, though all it says were allowed. */
-function whyNotBy(standing: Standing, record: SignedRecord, atMs: number): string | undefined {
-  if (isVoid(standing, record)) return 'the key was revoked'
+const whyNotBy = (standing: Standing, record: SignedRecord, atMs: number): string | undefined =>
+  isVoid(standing, record) ? REVOKED : whyOver(standing, atMs)
+
+function whyOver(standing: Standing, atMs: number): string | undefined {
   const over = bindingOn(standing).find((grant) => !isInForce(grant, atMs))
   if (over === undefined) return undefined
   const { from = 0, expires } = over.body
@@ -73,12 +78,48 @@ export const rightsOf = (spec: ChuteSpec): string[] =>
     ports.flatMap(({ host }) => (host !== undefined && host < 1024 ? [`port:${host}`] : [])),
   )
 
-/** What a grant does not allow of a chute, whatever else runs. */
-function whatExceeds({ body: { scope } }: Grant, name: string, spec: ChuteSpec): string | undefined {
-  if (scope?.chutes !== undefined && !scope.chutes.some((pattern) => matches(pattern, name)))
-    return `its grant is for chutes called ${scope.chutes.join(', ')}`
+function foreignName({ body: { scope } }: Grant, name: string): string | undefined {
+  if (scope?.chutes === undefined || scope.chutes.some((pattern) => matches(pattern, name))) return undefined
+  return `its grant is for chutes called ${scope.chutes.join(', ')}`
+}
+
+function missingRight({ body: { scope } }: Grant, spec: ChuteSpec): string | undefined {
   const right = rightsOf(spec).find((needed) => !scope?.rights?.some((pattern) => matches(pattern, needed)))
   return right === undefined ? undefined : `its grant does not give the right ${right}`
+}
+
+/** What some link of a chain does not allow. */
+const objectionOf = ({ chain }: Standing, to: (grant: Grant) => string | undefined): string | undefined =>
+  chain.flatMap((grant) => to(grant) ?? [])[0]
+
+/** The patterns for what both of two lists of them are for; undefined is for everything. */
+function common(above: readonly string[] | undefined, below: readonly string[] | undefined): string[] | undefined {
+  if (above === undefined || below === undefined) return [...(above ?? below ?? ['*'])]
+  const isWithin = (inner: string, outer: string) =>
+    outer.endsWith('*') ? inner.replace(/\*$/, '').startsWith(outer.slice(0, -1)) : inner === outer
+  const both = below.flatMap((b) => above.flatMap((a) => (isWithin(b, a) ? [b] : isWithin(a, b) ? [a] : [])))
+  return [...new Set(both)]
+}
+
+const least = (a: number | undefined, b: number | undefined): number | undefined =>
+  a === undefined || b === undefined ? (a ?? b) : Math.min(a, b)
+
+/** What all the links of a chain together allow: for people. `expires` is 0 where no link ends. */
+export function whatItMay(standing: Standing): Scope & { from: number; expires: number } {
+  const { chain } = standing
+  const times = bindingOn(standing).map(({ body }) => body)
+  const ends = times.flatMap(({ expires }) => (expires === 0 ? [] : [expires]))
+  const scopes = chain.map(({ body }) => body.scope ?? {})
+  return {
+    chutes: scopes.reduce<string[] | undefined>((all, { chutes }) => common(all, chutes), undefined),
+    labels: Object.assign({}, ...scopes.map(({ labels }) => labels)),
+    cpu: scopes.reduce<number | undefined>((all, { cpu }) => least(all, cpu), undefined),
+    memory: scopes.reduce<number | undefined>((all, { memory }) => least(all, memory), undefined),
+    instances: scopes.reduce<number | undefined>((all, { instances }) => least(all, instances), undefined),
+    rights: scopes.reduce<string[] | undefined>((all, { rights = [] }) => common(all, rights), undefined),
+    from: Math.max(0, ...times.map(({ from = 0 }) => from)),
+    expires: ends.length === 0 ? 0 : Math.min(...ends),
+  }
 }
 
 export class Authority {
@@ -144,7 +185,8 @@ export class Authority {
   /** True for a key that may grant, revoke, invite and forget at that time. */
   isAdmin(key: Uint8Array, atMs: number): boolean {
     return this.of(key).some(
-      (standing) => standing.role === 'admin' && standing.revocations.length === 0 && isInForceAt(standing, atMs),
+      (standing) =>
+        standing.role === 'admin' && standing.revocations.length === 0 && whyOver(standing, atMs) === undefined,
     )
   }
 
@@ -177,6 +219,12 @@ export class Authority {
     return own.some((revocation) => this.wasByAdmin(revocation) && !isListed(revocation, record))
   }
 
+  /** True where revocations leave nothing of a record by any standing of its signer. */
+  isVoid(record: SignedRecord): boolean {
+    const standings = this.of(record.signer)
+    return standings.length > 0 && standings.every((standing) => isVoid(standing, record))
+  }
+
   /** True where a record about a running chute counts now by a standing of its signer. */
   counts(record: SignedRecord, nowMs: number): boolean {
     return this.of(record.signer).some((standing) => whyNotBy(standing, record, nowMs) === undefined)
@@ -187,18 +235,25 @@ export class Authority {
     const standings = this.of(record.signer)
     const whys = standings.map(
       (standing) =>
-        whyNotBy(standing, record, nowMs) ?? standing.chain.flatMap((grant) => whatExceeds(grant, name, spec) ?? [])[0],
+        whyNotBy(standing, record, nowMs) ??
+        objectionOf(standing, (grant) => foreignName(grant, name) ?? missingRight(grant, spec)),
     )
     const good = standings.filter((_, i) => whys[i] === undefined)
-    return good.length > 0 ? good : (whys[0] ?? 'its publisher has no grant')
+    return good.length > 0 ? good : (whys[0] ?? NO_GRANT)
+  }
+
+  /** Why a key can publish nothing by that name now, whatever it were. */
+  whyNotPublish(key: Uint8Array, name: string, nowMs: number): string | undefined {
+    const whys = this.of(key).map((standing) => {
+      if (standing.revocations.length > 0) return REVOKED
+      return whyOver(standing, nowMs) ?? objectionOf(standing, (grant) => foreignName(grant, name))
+    })
+    return whys.includes(undefined) ? undefined : (whys[0] ?? NO_GRANT)
   }
 }
 
 /** With `uses` a grant is a ticket, which others redeem; an AP is let in by nothing else. */
 const isForKey = ({ body }: Grant): boolean => body.uses === undefined && body.role !== 'ap'
-
-const isInForceAt = (standing: Standing, atMs: number): boolean =>
-  bindingOn(standing).every((grant) => isInForce(grant, atMs))
 
 /** A standing and all above it, up to the mesh key. */
 const lineOf = (standing: Standing): Standing[] =>

@@ -24,12 +24,17 @@ export function withinCeilings(
   members: ReadonlyMap<string, Member>,
 ): readonly Chute[] {
   return remembered(ledger, 'ceilings', [chutes, members], () => {
-    const limited = new Map<Chute, Chute>()
-    const taken: Taken = new Map()
-    for (const chute of [...chutes].sort(inTurn)) limited.set(chute, limit(chute, members, taken))
-    const all = chutes.map((chute) => limited.get(chute)!)
+    const all = limitAll(chutes, members)
     return isSameList(all, chutes) ? chutes : all
   })
+}
+
+/** In the order of `chutes`. */
+export function limitAll(chutes: readonly Chute[], members: ReadonlyMap<string, Member>): Chute[] {
+  const limited = new Map<Chute, Chute>()
+  const taken: Taken = new Map()
+  for (const chute of [...chutes].sort(inTurn)) limited.set(chute, limit(chute, members, taken))
+  return chutes.map((chute) => limited.get(chute)!)
 }
 
 const grantOf = ({ standings }: Chute): RecordOf<'grant'> | undefined => standings?.[0]?.chain.at(-1)
@@ -70,7 +75,7 @@ function whatFits(
   const { cpu, memory } = resourcesOf(chute.spec)
   const one = { cpu, memory, instances: 1 }
   const copies: Copy[] = []
-  for (const copy of copiesOf(chute, fitting(chute, members))) {
+  for (const copy of copiesOf(chute, membersThatFit(chute, members))) {
     for (const { hash, body } of chain) {
       for (const what of ['cpu', 'memory', 'instances'] as const) {
         const ceiling = body.scope?.[what]
@@ -84,8 +89,8 @@ function whatFits(
   return { copies, beyond: undefined }
 }
 
-// A copy for an AP that it can never run on takes nothing from anyone.
-const fitting = ({ spec }: Chute, members: ReadonlyMap<string, Member>): ReadonlyMap<string, Member> =>
+/** A copy for an AP that it can never run on takes nothing from anyone. */
+export const membersThatFit = ({ spec }: Chute, members: ReadonlyMap<string, Member>): ReadonlyMap<string, Member> =>
   spec.replicas === 'everywhere'
     ? new Map(
         [...members]

@@ -6,8 +6,8 @@ import { isDue } from './ledger.js'
 
 type Deployment = RecordOf<'deployment'>
 
-/** `future`: its time has not come; `lost`: something that was published without knowing of it counts in its place. */
-export type RevisionState = 'future' | 'in-force' | 'superseded' | 'lost'
+/** `future`: its time has not come; `barred`: its publisher may not have it; `lost`: something that was published without knowing of it counts in its place. */
+export type RevisionState = 'future' | 'barred' | 'in-force' | 'superseded' | 'lost'
 
 export interface Revision {
   readonly deployment: Deployment
@@ -21,14 +21,22 @@ export interface Revision {
 /**
  * The revisions of a chute.
  * @param history its register of deployments, newest first; returned in the same order
+ * @param isAllowed false for what its publisher may not have
  */
-export function revisionsOf(history: readonly Deployment[], nowMs: number): Revision[] {
-  const inForce = history.find((deployment) => isDue(deployment, nowMs))
+export function revisionsOf(
+  history: readonly Deployment[],
+  nowMs: number,
+  isAllowed: (deployment: Deployment) => boolean = () => true,
+): Revision[] {
+  const canCount = (deployment: Deployment) => isDue(deployment, nowMs) && isAllowed(deployment)
+  const inForce = history.find(canCount)
   return history.map((deployment, at) => {
-    const lostTo = history.slice(0, at).findLast((later) => isDue(later, nowMs) && isUnawareOf(later, deployment))
+    const lostTo = history.slice(0, at).findLast((later) => canCount(later) && isUnawareOf(later, deployment))
     const state: RevisionState = !isDue(deployment, nowMs)
       ? 'future'
-      : deployment === inForce
+      : !isAllowed(deployment)
+        ? 'barred'
+        : deployment === inForce
         ? 'in-force'
         : lostTo === undefined
           ? 'superseded'

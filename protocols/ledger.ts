@@ -1,6 +1,7 @@
 // The ledger: a set of records whose merge is commutative, associative, idempotent and independent of any clock.
 // Each (kind, subject, signer) is a register that keeps its newest few records. Beside that only a removal makes records go,
-// and a publisher that uses too many names.
+// and a publisher that uses too many names. What a revocation lists stays: whoever stole a key must not be able to push out
+// with it what was let stay.
 import { compareBytes, equalBytes, hex, sha256, unhex, utf8 } from './bytes.js'
 import { type Clock, compareClocks, ZERO_CLOCK } from './clock.js'
 import { compareRecords, type SignedRecord } from './envelope.js'
@@ -27,6 +28,8 @@ export class Ledger {
   private readonly buckets = Array.from({ length: BUCKETS }, () => new Bucket())
   /** Subjects of each publisher's chutes, removed ones included. */
   private readonly chutes = new Map<string, Set<string>>()
+  /** Hashes that revocations list, by the key they revoke. */
+  private readonly listed = new Map<string, Set<string>>()
   private whole: Uint8Array | undefined
   /** By kind: the highest time in any record so far, and a new object whenever a record comes or goes. */
   private readonly latest = new Map<string, number>()
@@ -48,7 +51,8 @@ export class Ledger {
   /**
    * Merges one record, which must have passed `open` and `checkKind`. The outcome of merging a set of records does not
    * depend on their order, since all that is ever left out is what greater ones of the set leave no room for: a register
-   * keeps its greatest few, a removal leaves nothing of what it removes, and a publisher has its lowest names.
+   * keeps its greatest few, a removal leaves nothing of what it removes, and a publisher has its lowest names. One thing
+   * does: a record that had to go before a revocation came that lists it. Whoever has both gives it back.
    */
   merge(record: SignedRecord): Merged {
     if (record.kind === 'beacon') throw new MeshError('malformed', 'a beacon is no ledger record')
@@ -57,12 +61,13 @@ export class Ledger {
     const place = all.findIndex((other) => compareInRegister(other, record) < 0)
     all.splice(place < 0 ? all.length : place, 0, record)
     const register = all.filter(({ signer }) => equalBytes(signer, record.signer))
-    const dropped = register.slice(historyOf(record) ?? UNKNOWN_HISTORY)
+    const dropped = register.filter((one) => !this.isListed(one)).slice(historyOf(record) ?? UNKNOWN_HISTORY)
     for (const old of dropped) all.splice(all.indexOf(old), 1)
     if (dropped.includes(record)) return { added: false, dropped: [] }
     this.index(record)
     for (const old of dropped) this.unindex(old)
     if (isKind(record, 'removal')) dropped.push(...this.dropRemoved(record))
+    if (isKind(record, 'revocation')) dropped.push(...this.relist(record.subject))
     dropped.push(...this.dropNameBeyondCap(record))
     if (dropped.includes(record)) return { added: false, dropped: [] }
     return { added: true, dropped }
@@ -77,7 +82,7 @@ export class Ledger {
 
   /** True where a removal covers what the record says of a chute. */
   private isRemoved(record: SignedRecord): boolean {
-    if (!isKind(record, 'deployment') && !isKind(record, 'wanted')) return false
+    if ((!isKind(record, 'deployment') && !isKind(record, 'wanted')) || this.isListed(record)) return false
     const removal = this.history('removal', record.subject)[0]
     return removal !== undefined && compareBytes(record.body.creation, removal.body.creation) <= 0
   }
@@ -96,9 +101,29 @@ export class Ledger {
     if (names.size <= MAX_NAMES) return []
     const last = [...names].sort().at(-1)!
     names.delete(last)
-    const dropped = CHUTE_KINDS.flatMap((kind): SignedRecord[] => this.history(kind, unhex(last)))
+    const dropped = CHUTE_KINDS.flatMap((kind): SignedRecord[] => this.history(kind, unhex(last))).filter(
+      (one) => !this.isListed(one),
+    )
     for (const one of dropped) this.drop(one)
     return dropped
+  }
+
+  private isListed({ signer, hash }: SignedRecord): boolean {
+    return this.listed.get(hex(signer))?.has(hex(hash)) ?? false
+  }
+
+  /** Reads anew what the revocations of a key list. What none lists any more must find room as any other record. */
+  private relist(key: Uint8Array): SignedRecord[] {
+    const before = this.listed.get(hex(key)) ?? new Set<string>()
+    const now = new Set(this.history('revocation', key).flatMap(({ body }) => hashesIn(body.keep)))
+    this.listed.set(hex(key), now)
+    return [...before].flatMap((hash) => {
+      const record = now.has(hash) ? undefined : this.get(unhex(hash))
+      if (record === undefined) return []
+      this.drop(record)
+      const { added, dropped } = this.merge(record)
+      return added ? dropped : [record]
+    })
   }
 
   private drop(record: SignedRecord): void {
@@ -253,6 +278,9 @@ const whereOf = (record: SignedRecord): [kind: string, subject: string] =>
 function compareInRegister(a: SignedRecord, b: SignedRecord): number {
   return compareBytes(creationOf(a), creationOf(b)) || compareRecords(a, b)
 }
+
+const hashesIn = (keep: Uint8Array): string[] =>
+  Array.from({ length: keep.length / 32 }, (_, i) => hex(keep.subarray(32 * i, 32 * (i + 1))))
 
 const isOfChute = (record: SignedRecord) => CHUTE_KINDS.some((kind) => isKind(record, kind))
 

@@ -68,7 +68,7 @@ function fold(ledger: Ledger, authority: Authority, meshKey: Uint8Array, nowMs: 
   const members = new Map<string, Member>()
   const forgotten = new Set<string>()
   const forgotAt = new Map<string, number>()
-  const drains = drainsOf(ledger, nowMs)
+  const drains = drainsOf(ledger, nowMs).filter((record) => !authority.isVoidOfAp(record))
   const isByAdmin = (record: SignedRecord) => admins.has(hex(record.signer)) || authority.wasByAdmin(record)
 
   for (const [position, { at, record }] of events.entries()) {

@@ -76,10 +76,15 @@ class Stage {
     readonly dir: string,
   ) {}
 
+  /** The user of the demo has keys of its own. */
+  private get env(): NodeJS.ProcessEnv {
+    return { ...process.env, XDG_DATA_HOME: join(this.dir, 'user') }
+  }
+
   /** Starts an AP with a data folder of its own, and returns it when it is up. */
   async up(name: string, args: string[]): Promise<{ node: DemoAp; status: Status }> {
     if (this.isCleared) throw new MeshError('demo', 'the demo is over')
-    const node = new DemoAp(name, join(this.dir, name), args)
+    const node = new DemoAp(name, join(this.dir, name), args, this.env)
     this.nodes.push(node)
     return { node, status: await node.start() }
   }
@@ -87,7 +92,7 @@ class Stage {
   /** Runs the command line as a person would, and returns what it prints. */
   async cli(args: string[], show = false): Promise<string> {
     const child = spawn(process.execPath, [main, ...args], {
-      env: { ...process.env, XDG_DATA_HOME: join(this.dir, 'user') },
+      env: this.env,
       stdio: ['ignore', 'pipe', 'pipe'],
     })
     let out = ''
@@ -124,6 +129,7 @@ class DemoAp {
     readonly name: string,
     readonly data: string,
     private readonly args: string[],
+    private readonly env: NodeJS.ProcessEnv,
   ) {
     this.client = new Client(data)
   }
@@ -144,6 +150,7 @@ class DemoAp {
     // A group of its own, so that Ctrl-C reaches the demo alone, which then cleans up.
     const child = spawn(process.execPath, [main, ...args, ...this.args], {
       detached: true,
+      env: this.env,
       stdio: ['ignore', 'ignore', 'pipe'],
     })
     child.stderr!.setEncoding('utf8').on('data', (text: string) => {
@@ -201,10 +208,14 @@ async function play(stage: Stage, count: number, options: DemoOptions): Promise<
   })
   print(await stage.cli(['aps', '--data', publisher.data]))
 
-  await chapter('A developer makes a key and a chute, and publishes it from ap1, which will not run it')
+  await chapter(
+    'A developer makes a key and a chute, is granted to publish, and does so from ap1, which will not run it',
+  )
   print((await stage.cli(['keys', 'new', 'alice'])).split('\n')[0]!)
   const folder = join(stage.dir, 'hello')
   await stage.cli(['init', folder, '--template', 'hello'])
+  print('$ dropmesh grant alice --instances 2')
+  print(`    ${await stage.cli(['grant', 'alice', '--instances', '2', '--data', publisher.data])}`)
   print('$ dropmesh publish hello --key alice --on role=runner')
   print(await stage.cli(['publish', folder, '--key', 'alice', '--on', 'role=runner', '--data', publisher.data], true))
 

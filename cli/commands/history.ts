@@ -62,6 +62,7 @@ function countOf({ before, added, removed }: Revision): string {
 
 function stateOf({ state, signed, lostTo }: Revision, revisions: readonly Revision[]): string {
   if (state === 'in-force') return colour.green('in force')
+  if (state === 'barred') return colour.yellow('may not be, see "dropmesh inspect"')
   if (state === 'future') return colour.yellow(`in force from ${signed}`)
   const winner = revisions.find(({ hash }) => hash === lostTo)
   return winner === undefined || state !== 'lost' ? 'superseded' : colour.yellow(`lost to ${labelOf(winner)}`)

@@ -61,7 +61,7 @@ async function invite(options: NodeOptions & { role: string; ttl?: string }): Pr
   if (options.role !== 'ap' && options.role !== 'admin') {
     throw new MeshError(
       'role',
-      `--role ${options.role}: ap or admin (publishers need no ticket: any node takes their signed records)`,
+      `--role ${options.role}: ap or admin (a publisher needs no ticket, but a grant: dropmesh grant KEY)`,
     )
   }
   const ttl = options.ttl === undefined ? 0 : parseDuration(options.ttl, '--ttl')

@@ -15,7 +15,7 @@ import { parseDuration } from '../duration.js'
 import { signerOf, type UserSigner } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
 import { paintState, print, printJson, say } from '../output.js'
-import { deploy } from '../sign.js'
+import { deploy, mustBeAbleToPublish } from '../sign.js'
 
 interface PublishOptions extends NodeOptions {
   key?: string
@@ -63,6 +63,7 @@ async function publish(path: string, options: PublishOptions): Promise<void> {
   }
   const wait = parseDuration(options.wait, '--wait')
   const signer = options.dryRun ? undefined : await signerOf(options.key)
+  if (signer !== undefined) await mustBeAbleToPublish(client, signer, name)
   const spec = toSpec(manifest, await imagesOf(client, manifest, dirname(file)))
   if (signer === undefined) {
     if (options.json)

@@ -1,7 +1,10 @@
 // `status`, `aps`, `ls`, `ps`, `inspect`: what the local node knows.
 import type { Command } from 'commander'
 import { stringify } from 'yaml'
+import type { GrantRow } from '../../node/api/grants.js'
 import type { ApRow, ChuteRow, InstanceRow, Status } from '../../node/api/queries.js'
+import type { Client } from '../client.js'
+import { listKeys } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
 import { ago, colour, gib, paintState, print, printJson, printTable } from '../output.js'
 import { saveRecord } from './verify.js'
@@ -22,7 +25,7 @@ export function addShow(program: Command): void {
   forNode(
     program
       .command('inspect')
-      .argument('<chute|ap>')
+      .argument('<chute|ap|key>')
       .description('everything known, with signatures and history')
       .option('--record <file>', 'write the record of the chute, as it was signed, for "dropmesh verify"'),
     'dropmesh inspect hello',
@@ -47,7 +50,19 @@ async function status(options: NodeOptions): Promise<void> {
     ['Version', version],
   ]
   for (const [name, value] of rows) print(`${name!.padEnd(10)} ${value}`)
+  for (const line of await ownGrants(clientOf(options))) print(`${'You'.padEnd(10)} ${line}`)
   for (const warning of warnings) print(`${colour.yellow('Warning')}    ${warning}`)
+}
+
+/** What the keys of this user may in this mesh. */
+async function ownGrants(client: Client): Promise<string[]> {
+  const keys = await listKeys().catch(() => [])
+  const rows = keys.length === 0 ? [] : await client.get<GrantRow[]>('/v1/grants')
+  return keys.flatMap(({ name, publisher }) => {
+    const own = rows.filter(({ key }) => key === publisher)
+    if (own.length === 0) return [`key ${name} may publish nothing here`]
+    return own.map(({ may, role }) => `key ${name}, ${role}: may ${may}`)
+  })
 }
 
 async function aps(options: NodeOptions): Promise<void> {

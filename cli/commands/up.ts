@@ -9,6 +9,7 @@ import { parseLabels, type Settings } from '../../node/config.js'
 import { MeshError } from '../../protocols/error.js'
 import { Client } from '../client.js'
 import { describeEvent } from '../describe.js'
+import { founderKey } from '../founder.js'
 import { dataDir, type NodeOptions, withExample } from '../options.js'
 import { say } from '../output.js'
 
@@ -77,7 +78,9 @@ async function up(options: UpOptions): Promise<void> {
     form === 'json' ? process.stderr : asText(),
   )
 
-  const ap = options.handover ? await takeOver(data, () => Ap.start(config, log)) : await Ap.start(config, log)
+  const ap = options.handover
+    ? await takeOver(data, () => Ap.start(config, log, founderKey))
+    : await Ap.start(config, log, founderKey)
   const servers: Server[] = []
   try {
     const tokens = await Tokens.open(new SmallFile(join(data, 'tokens')), () => ap.ledgerStore.clock.now())

@@ -1,9 +1,9 @@
 // What the local API answers: the shapes that scripts rely on, read off the AP's outlook. Changes nothing.
 import { randomBytes } from 'node:crypto'
 import { apId, equalBytes, hex } from '../../protocols/bytes.js'
-import { chuteSubject, readChuteSubject } from '../../protocols/chute.js'
+import { type Copy, chuteSubject, readChuteSubject } from '../../protocols/chute.js'
 import { resourcesOf } from '../../protocols/deployment.js'
-import { type Chute, instanceName } from '../../protocols/desired.js'
+import { type Barred, type Chute, copiesOf, instanceName } from '../../protocols/desired.js'
 import { MeshError } from '../../protocols/error.js'
 import { type RevisionState, revisionsOf } from '../../protocols/history.js'
 import type { Body } from '../../protocols/kinds.js'
@@ -11,11 +11,14 @@ import { isDue } from '../../protocols/ledger.js'
 import type { Placed } from '../../protocols/placement.js'
 import { asksOf, lackingRights, NO_RIGHTS } from '../../protocols/policy.js'
 import { score } from '../../protocols/rendezvous.js'
+import { whyNotPublish } from '../../protocols/submission.js'
+import { membersThatFit } from '../../protocols/ceilings.js'
 import { successorsOf } from '../../protocols/successors.js'
 import type { Ap } from '../ap.js'
 import type { EngineInfo } from '../chutes/engine.js'
 import type { Spread } from '../figures.js'
 import { VERSION } from '../version.js'
+import { grantsOf, inspectKey } from './grants.js'
 
 export interface Status {
   ap: { id: string; name: string }
@@ -136,14 +139,17 @@ export interface ChuteRow {
 
 export function chutes(ap: Ap): ChuteRow[] {
   const rows = instances(ap)
-  return ap.outlook.chutes.map((chute) => {
+  const barred = ap.outlook.barred.filter((one) => isOfInterest(ap, one)).map(({ chute }) => chute)
+  return [...ap.outlook.chutes, ...barred].map((chute) => {
     const ofChute = rows.filter((row) => row.chuteKey === hex(chute.key))
     const isUp = ({ state }: InstanceRow) => ['running', 'healthy', 'unhealthy'].includes(state)
     return {
       chute: chute.id.name,
       publisher: hex(chute.id.publisher),
       revision: chute.revision,
-      wanted: ap.outlook.placed.filter((placed) => placed.chute === chute && !isForeignCopy(placed, ap)).length,
+      wanted:
+        ap.outlook.placed.filter((placed) => placed.chute === chute && !isForeignCopy(placed, ap)).length +
+        beyond(ap).filter((one) => one.chute === chute).length,
       running: ofChute.filter(isUp).length,
       healthy: ofChute.filter(
         ({ state, hasHealthcheck }) => state === 'healthy' || (state === 'running' && !hasHealthcheck),
@@ -170,6 +176,21 @@ export interface InstanceRow {
   chuteKey: string
   hasHealthcheck: boolean
 }
+
+/** Copies that are asked for and that their publisher may not have, with the reason. */
+function beyond(ap: Ap): { chute: Chute; copy: Copy; why: string }[] {
+  const { chutes, barred, membership } = ap.outlook
+  const missing = (chute: Chute, allowed: readonly Copy[], why: string) =>
+    copiesOf({ ...chute, limit: undefined }, membersThatFit(chute, membership.members))
+      .filter((copy) => !allowed.includes(copy))
+      .map((copy) => ({ chute, copy, why }))
+  const limited = chutes.flatMap((chute) => (chute.limit ? missing(chute, chute.limit.copies, chute.limit.why) : []))
+  const outcast = barred.filter((one) => isOfInterest(ap, one)).flatMap(({ chute, why }) => missing(chute, [], why))
+  return [...limited, ...outcast]
+}
+
+// What strangers publish is nobody's business.
+const isOfInterest = (ap: Ap, { chute }: Barred): boolean => ap.outlook.authority.of(chute.id.publisher).length > 0
 
 /** One row for each wanted instance, and one for each copy that an AP reports beside it. */
 export function instances(ap: Ap): InstanceRow[] {
@@ -213,10 +234,15 @@ export function instances(ap: Ap): InstanceRow[] {
       ports: [],
     })
   }
+  for (const { chute, copy, why } of beyond(ap)) {
+    const nowhere = { ap: null, apName: null, state: 'waiting', epoch: 0, since: null, ports: [] } as const
+    const base = baseOf({ chute, copy, claim: undefined }, ap)
+    rows.push({ ...base, ...nowhere, ports: [], revision: chute.revision, reason: `may not be placed: ${why}` })
+  }
   return rows
 }
 
-const baseOf = ({ chute, copy, claim }: Placed, ap: Ap) => ({
+const baseOf = ({ chute, copy, claim }: Pick<Placed, 'chute' | 'copy' | 'claim'>, ap: Ap) => ({
   cause: claim?.body.cause ?? null,
   chute: chute.id.name,
   instance: instanceName(chute.id.name, copy, (key) => ap.nameOf(apId(key))),
@@ -261,7 +287,9 @@ export function findChute(ap: Ap, text: string): Chute {
   const [publisher, name] = text.includes('/') ? text.split('/', 2) : [undefined, text]
   const isMeant = (called: string, by: Uint8Array) =>
     called === name && (publisher === undefined || hex(by).startsWith(publisher.toLowerCase()))
-  const found = ap.outlook.chutes.filter(({ id }) => isMeant(id.name, id.publisher))
+  const known = [...ap.outlook.chutes, ...ap.outlook.barred.map(({ chute }) => chute)]
+  const isWanted = (chute: Chute) => publisher !== undefined || ap.outlook.authority.of(chute.id.publisher).length > 0
+  const found = known.filter((chute) => isMeant(chute.id.name, chute.id.publisher) && isWanted(chute))
   if (found.length === 0) {
     const isRemoved = ap.ledgerStore.ledger
       .inForce('removal', Number.POSITIVE_INFINITY)
@@ -296,7 +324,7 @@ export function findAp(ap: Ap, text: string): string {
   return found[0]!.id
 }
 
-/** Everything known about a chute or an AP. @throws MeshError where neither is called so */
+/** Everything known about a chute, an AP or a key. @throws MeshError where neither is called so */
 export function inspect(ap: Ap, text: string): object {
   try {
     return inspectChute(ap, findChute(ap, text))
@@ -307,7 +335,15 @@ export function inspect(ap: Ap, text: string): object {
     return inspectAp(ap, findAp(ap, text))
   } catch (error) {
     if (!(error instanceof MeshError) || error.code !== 'no-such-ap') throw error
-    throw new MeshError('no-such-thing', `there is no chute and no AP "${text}"; see "dropmesh ls" and "dropmesh aps"`)
+  }
+  try {
+    return inspectKey(ap, text)
+  } catch (error) {
+    if (!(error instanceof MeshError) || error.code !== 'no-such-key') throw error
+    throw new MeshError(
+      'no-such-thing',
+      `there is no chute, no AP and no key "${text}"; see "dropmesh ls", "dropmesh aps" and "dropmesh grants"`,
+    )
   }
 }
 
@@ -329,6 +365,9 @@ function inspectChute(ap: Ap, chute: Chute): object {
       signed: iso(deployment.clock[0]),
       signature: 'verified',
     },
+    // By what its publisher may have it, and why that is not all that it asks for.
+    granted: grantsOf(ap, chute.id.publisher),
+    notAllowed: ap.outlook.barred.find((one) => one.chute === chute)?.why ?? chute.limit?.why ?? null,
     resources: resourcesOf(chute.spec),
     rights: rightsFor(chute.spec),
     spec: readable(chute.spec),
@@ -351,6 +390,8 @@ function inspectChute(ap: Ap, chute: Chute): object {
       signed: iso(clock[0]),
       signer: hex(signer),
       hash: hex(hash),
+      // A revision that its publisher may not have leaves in force the one before it.
+      notAllowed: whyNotRevision(ap, deployment, hash),
     })),
   }
 }
@@ -361,6 +402,14 @@ const rightsFor = ({ services }: Chute['spec']) =>
     const lacks = lackingRights(service, NO_RIGHTS).map(({ right }) => right)
     return asksOf(service).map(({ right }) => ({ service: service.name, right, held: !lacks.includes(right) }))
   })
+
+function whyNotRevision(ap: Ap, { subject }: Chute['deployment'], hash: Uint8Array): string | null {
+  const { ledger, clock } = ap.ledgerStore
+  const record = ledger.history('deployment', subject).find((one) => equalBytes(one.hash, hash))!
+  const { name } = readChuteSubject(subject)
+  const judged = ap.outlook.authority.judge(record, name, record.body.spec, clock.now())
+  return typeof judged === 'string' ? judged : null
+}
 
 /** Who would take over each instance of a chute, the first one first, and whether they have its images already. */
 function successorsTo(ap: Ap, chute: Chute) {
@@ -424,7 +473,9 @@ export function votersToBe(ap: Ap): Uint8Array[] {
 /** What a publisher must know to sign the next record of a chute: its creation id, revision and clock. */
 export function next(ap: Ap, publisher: Uint8Array, name: string) {
   const subject = chuteSubject(publisher, name)
-  const chute = ap.outlook.chutes.find(({ deployment }) => equalBytes(deployment.subject, subject))
+  const { chutes, barred, authority } = ap.outlook
+  const known = [...chutes, ...barred.map(({ chute }) => chute)]
+  const chute = known.find(({ deployment }) => equalBytes(deployment.subject, subject))
   const { ledger, clock } = ap.ledgerStore
   // What has a clock far ahead is not in force yet, and nothing that is signed now could come after it.
   const history = ledger.history('deployment', subject).filter((record) => isDue(record, clock.now()))
@@ -439,6 +490,7 @@ export function next(ap: Ap, publisher: Uint8Array, name: string) {
     revision: Math.max(0, ...history.map(({ body }) => body.revision)) + 1,
     restarts: chute?.restarts ?? 0,
     desired: chute?.desired ?? null,
+    refusal: whyNotPublish(authority, publisher, name, clock.now()) ?? null,
     exclusive: exclusive === undefined ? null : { voters: exclusive.voters.map(hex), salt: hex(exclusive.salt) },
     candidates: votersToBe(ap).map(hex),
   }
@@ -465,7 +517,8 @@ export function history(ap: Ap, text: string): RevisionRow[] {
   const { id, deployment } = findChute(ap, text)
   const { ledger, clock } = ap.ledgerStore
   const hashOf = (record: typeof deployment | undefined) => (record === undefined ? null : hex(record.hash))
-  return revisionsOf(ledger.history('deployment', deployment.subject), clock.now()).map(
+  const isAllowed = ({ hash }: typeof deployment) => whyNotRevision(ap, deployment, hash) === null
+  return revisionsOf(ledger.history('deployment', deployment.subject), clock.now(), isAllowed).map(
     ({ deployment: { body, clock: signed, hash, bytes }, state, lostTo, before }) => ({
       chute: id.name,
       publisher: hex(id.publisher),

@@ -18,6 +18,7 @@ import { MeshError, messageOf } from '../../protocols/error.js'
 import { MAX_RECORD } from '../../protocols/limits.js'
 import type { Ap } from '../ap.js'
 import { parseHostPort } from '../config.js'
+import { findKey, grants, stakesOf } from './grants.js'
 import {
   aps,
   chuteIdentity,
@@ -103,6 +104,14 @@ function addRoutes(app: Hono, ap: Ap): Hono {
   app.get('/v1/next', (context) => {
     const { publisher, name } = nextRequest.parse(context.req.query())
     return context.json(next(ap, unhex(publisher), name))
+  })
+  app.get('/v1/clock', (context) =>
+    context.json({ mesh: hex(ap.ledgerStore.mesh), clock: ap.ledgerStore.clock.next() }),
+  )
+  app.get('/v1/grants', (context) => context.json(grants(ap)))
+  app.get('/v1/stakes', (context) => {
+    const key = findKey(ap, context.req.query('of') ?? '')
+    return context.json({ key: hex(key), stakes: stakesOf(ap, key) })
   })
   app.get('/v1/chute', (context) => context.json(chuteIdentity(ap, context.req.query('of') ?? '')))
 

@@ -59,7 +59,7 @@ export class LedgerStore {
     clock.raise(store.clock)
     const it = new LedgerStore(store, mesh, clock, time)
     const records = store.takeRecords()
-    for (const record of records) it.ledger.merge(record)
+    for (const record of inOrder(records)) it.ledger.merge(record)
     const highest = it.ledger.highestClock(clock.now())
     clock.raise(highest[0])
     clock.observe(highest)
@@ -158,7 +158,7 @@ export class LedgerStore {
   private async add(records: readonly SignedRecord[]): Promise<SignedRecord[]> {
     const added: SignedRecord[] = []
     const dropped: SignedRecord[] = []
-    for (const record of records) {
+    for (const record of inOrder(records)) {
       if (record.kind === 'beacon') continue
       const merged = this.ledger.merge(record)
       if (!merged.added) continue
@@ -197,6 +197,12 @@ export class LedgerStore {
     this.tell(this.unsaved.splice(0).filter(({ hash }) => this.ledger.has(hash)))
   }
 }
+
+/** Revocations first: what they list must not go before they come. */
+const inOrder = (records: readonly SignedRecord[]): readonly SignedRecord[] =>
+  records.some(({ kind }) => kind === 'revocation')
+    ? [...records].sort((a, b) => Number(b.kind === 'revocation') - Number(a.kind === 'revocation'))
+    : records
 
 function notOnDisk(error: Error): never {
   if (!isOfDisk(error)) throw error

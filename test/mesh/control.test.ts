@@ -13,8 +13,8 @@ const mesh = new TestMesh()
 const named = (name: string): TestAp => mesh.aps.find((ap) => ap.name === name)!
 test.before(async () => {
   await ensureBusybox(mesh.docker)
-  await mesh.start(2)
   assert.is((await mesh.cli(['keys', 'new', 'alice'])).status, 0)
+  await mesh.start(2)
 })
 test.after(() => mesh.close())
 

@@ -16,7 +16,9 @@ import { until } from '../support/until.js'
 import { seed } from './realm.js'
 
 const flags = { name: 'claimer', listen: ['/ip4/127.0.0.1/tcp/0'], 'no-mdns': true }
-const ap = await Ap.start(await loadConfig(join(scratch('claims'), 'ap'), flags, {}), pino({ level: 'silent' }))
+const publisher = apSigner(seed())
+const config = await loadConfig(join(scratch('claims'), 'ap'), flags, {})
+const ap = await Ap.start(config, pino({ level: 'silent' }), async () => publisher.publicKey)
 test.after(() => ap.halt())
 
 test('an AP starts what it claimed only once the claim is on disk', async () => {
@@ -35,7 +37,6 @@ test('an AP starts what it claimed only once the claim is on disk', async () => 
     wanted.push([...desired.keys()])
     want(desired, kept)
   }
-  const publisher = apSigner(seed())
   const { clock, revision } = next(ap, publisher.publicKey, 'web')
   const body = { creation: newCreation(clock[0], new Uint8Array(8)), revision, spec: specOf() }
   const subject = chuteSubject(publisher.publicKey, 'web')

@@ -30,7 +30,7 @@ type Side = keyof typeof ports
 async function start(name: Side, ticket?: string): Promise<Ap> {
   const listen = [`/ip4/127.0.0.1/tcp/${ports[name]}`]
   const flags = { name, listen, 'no-mdns': true, 'docker-host': 'unix:///no/engine', join: ticket }
-  return Ap.start(await loadConfig(join(dir, name), flags, {}), log)
+  return Ap.start(await loadConfig(join(dir, name), flags, {}), log, async () => alice.publicKey)
 }
 
 /** Signs and submits what a person says of chute `web`, from what this AP knows. */
@@ -47,6 +47,11 @@ const publish = (ap: Ap, replicas: number, by = alice) =>
     revision,
     spec: specOf({ replicas }),
   }))
+
+const grant = ({ publicKey }: Signer) => {
+  const { mesh, clock } = left.ledgerStore
+  return left.submit(seal(alice, mesh, clock.next(), 'grant', publicKey, { role: 'publisher', expires: 0 }).bytes)
+}
 
 const want = (ap: Ap, desired: 'running' | 'stopped') =>
   say(ap, alice, 'wanted', ({ creation, restarts }) => ({
@@ -130,6 +135,7 @@ test('a restart tells nothing again', async () => {
 })
 
 test('two publishers of one name have a chute each, and each AP tells once how to name them', async () => {
+  await grant(bob)
   await publish(left, 1, bob)
   await publish(left, 2, bob)
   await agree(left, right)
@@ -152,6 +158,7 @@ test('two publishers of one name have a chute each, and each AP tells once how t
 
 test('a record from far ahead keeps nobody from publishing under its name today', async () => {
   const carol = apSigner(seed())
+  await grant(carol)
   const ahead = Date.now() + 3_600_000
   const body = { creation: newCreation(ahead, new Uint8Array(8)), revision: 7, spec: specOf({ replicas: 9 }) }
   const subject = chuteSubject(carol.publicKey, 'web')

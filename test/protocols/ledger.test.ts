@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { compareBytes, hex, utf8 } from '../../protocols/bytes.js'
+import { compareBytes, concat, hex, utf8 } from '../../protocols/bytes.js'
 import { chuteSubject, instanceSubject } from '../../protocols/chute.js'
 import type { Clock } from '../../protocols/clock.js'
 import { chutesOf, claimsOf } from '../../protocols/desired.js'
@@ -326,6 +326,74 @@ test('the digests of buckets differ in just the buckets that differ, and a bucke
 test('a beacon is refused: it is no ledger record', () => {
   const beacon = seal(ONE, MESH, [NOW, 0], 'beacon', ONE.publicKey, {})
   refused('malformed', () => new Ledger().merge(beacon))
+})
+
+const listing = (at: number, ...records: SignedRecord[]) =>
+  record(TWO, 'revocation', ONE.publicKey, [NOW + at, 0], { keep: concat(...records.map(({ hash }) => hash)) })
+
+test('what a revocation lists is not pushed out: not by later records, a removal, or other names', () => {
+  const kept = deployment(ONE, 'hello', [NOW, 0])
+  const { subject, body } = kept
+  const want = (at: number, restarts: number) =>
+    record(ONE, 'wanted', subject, [NOW + at, 0], { creation: body.creation, desired: 'stopped', restarts })
+  const state = want(0, 0)
+  const later = Array.from({ length: DEPLOYMENT_HISTORY + 2 }, (_, i) => deployment(ONE, 'hello', [NOW + i + 1, 0]))
+  const names = Array.from({ length: MAX_NAMES }, (_, i) => deployment(ONE, `a-${i}`, [NOW, 0]))
+  const removal = record(ONE, 'removal', subject, [NOW + 50, 0], { creation: body.creation })
+  const ledger = ledgerOf([
+    kept,
+    state,
+    listing(1, kept, state),
+    ...later,
+    want(1, 1),
+    want(2, 2),
+    want(3, 3),
+    removal,
+    ...names,
+  ])
+  assert.ok(ledger.has(kept.hash))
+  assert.ok(ledger.has(state.hash))
+  assert.not(ledger.has(later.at(-1)!.hash), 'what is not listed is removed as ever')
+})
+
+test('a record that went before it was listed comes back from whoever has both, and goes when nobody lists it any more', () => {
+  const kept = deployment(ONE, 'hello', [NOW, 0])
+  const later = Array.from({ length: DEPLOYMENT_HISTORY }, (_, i) => deployment(ONE, 'hello', [NOW + i + 1, 0]))
+  const [has, lacks] = [ledgerOf([kept, listing(1, kept), ...later]), ledgerOf([kept, ...later, listing(1, kept)])]
+  assert.ok(has.has(kept.hash))
+  assert.not(lacks.has(kept.hash))
+  for (const one of has.records()) lacks.merge(one)
+  assert.equal(lacks.digest(), has.digest())
+  lacks.merge(listing(2))
+  const { dropped } = lacks.merge(listing(3))
+  assert.equal(
+    dropped.map(({ kind }) => kind),
+    ['revocation', 'deployment'],
+  )
+  assert.not(lacks.has(kept.hash))
+  assert.is(lacks.history('deployment', kept.subject).length, DEPLOYMENT_HISTORY)
+})
+
+test('two ledgers that give each other all they have become equal, whatever was revoked in which order', () => {
+  const ofOne = POOL.filter(({ signer: by, kind }) => hex(by) === hex(ONE.publicKey) && kind !== 'grant')
+  const revocations = fc.array(fc.tuple(fc.nat(9), fc.subarray(ofOne, { maxLength: 6 })), {
+    minLength: 1,
+    maxLength: 5,
+  })
+  const all = revocations.map((some) => [...POOL, ...some.map(([at, keep]) => listing(at, ...keep))])
+  const two = all.chain((pool) => fc.tuple(fc.shuffledSubarray(pool), fc.shuffledSubarray(pool)))
+  fc.assert(
+    fc.property(two, ([x, y]) => {
+      const [a, b] = [ledgerOf(x), ledgerOf(y)]
+      for (let round = 0; round < 4 && hex(a.digest()) !== hex(b.digest()); round++) {
+        const [ofA, ofB] = [a.records(), b.records()]
+        for (const one of ofB) a.merge(one)
+        for (const one of ofA) b.merge(one)
+      }
+      assert.equal(a.digest(), b.digest())
+    }),
+    { numRuns: 60 },
+  )
 })
 
 test('what was asked of a ledger before, at other times and of fewer records, changes no answer', () => {

@@ -18,6 +18,7 @@ import { meshIdOf } from '../../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook } from '../../protocols/outlook.js'
 import { type Balance, BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../../protocols/pace.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../../protocols/roster.js'
+import { authorise } from '../../protocols/submission.js'
 import type { Host } from './host.js'
 import { Mesh } from './mesh.js'
 import type { World } from './world.js'
@@ -201,6 +202,8 @@ export class Ap {
   /** As `Ap.submit` in node/ap.ts. */
   async submit(bytes: Uint8Array): Promise<{ record: SignedRecord; holders: number }> {
     if (!this.isRunning) throw new MeshError('not-a-member', 'this AP takes no records')
+    const { ledger, clock } = this.ledgerStore
+    authorise(ledger, this.world.meshKey, this.ledgerStore.check(bytes), clock.now())
     const record = await this.ledgerStore.submit(bytes)
     if (record.kind === 'deployment') await this.lookAtImages()
     this.mesh.publishRecord(record)

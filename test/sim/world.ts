@@ -73,6 +73,10 @@ export class World {
       seal(this.owner, this.mesh, [FOUNDED + at, 0], 'grant', ticket.publicKey, { role, uses: 100, expires: 0 })
     const [forAdmins, forAps] = [this.keys.pop()!, this.keys.pop()!]
     const records: SignedRecord[] = [grant(forAdmins, 'admin', 1), grant(forAps, 'ap', 2)]
+    for (const { publicKey } of this.publishers) {
+      const body = { role: 'publisher', expires: 0 }
+      records.push(seal(this.owner, this.mesh, [FOUNDED + 3, 0], 'grant', publicKey, body))
+    }
     for (const [i, { signer, build }] of hosts.entries()) {
       const ticket = i === 0 ? this.owner : i === 1 ? forAdmins : forAps
       const about = { name: build.name, labels: { ...build.labels } }

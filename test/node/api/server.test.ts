@@ -266,7 +266,12 @@ test('an address that cannot be served says so', async () => {
 test('every error has the same shape and a code', async () => {
   assertError(await onSocket('GET', '/v2/status'), 404, 'not-found', /no such path: \/v2\/status/)
   assertError(await onSocket('POST', '/v1/status'), 404, 'not-found', /no such path/)
-  assertError(await onSocket('GET', '/v1/inspect?of=nothing'), 400, 'no-such-thing', /no chute and no AP "nothing"/)
+  assertError(
+    await onSocket('GET', '/v1/inspect?of=nothing'),
+    400,
+    'no-such-thing',
+    /no chute, no AP and no key "nothing"/,
+  )
   for (const where of ['/v1/chute', '/v1/history'])
     assertError(await onSocket('GET', `${where}?of=nothing`), 400, 'no-such-chute', /no chute "nothing"/)
   assertError(await onSocket('GET', '/v1/next?publisher=x&name=y'), 400, 'bad-request', /publisher: a public key has/)
