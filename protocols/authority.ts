@@ -73,7 +73,7 @@ const matches = (pattern: string, text: string): boolean =>
   pattern.endsWith('*') ? text.startsWith(pattern.slice(0, -1)) : pattern === text
 
 /** What a chute takes that a grant must name: see the table in README.md. */
-export const rightsOf = (spec: ChuteSpec): string[] =>
+const rightsOf = (spec: ChuteSpec): string[] =>
   spec.services.flatMap(({ ports }) =>
     ports.flatMap(({ host }) => (host !== undefined && host < 1024 ? [`port:${host}`] : [])),
   )

@@ -37,10 +37,10 @@ export function revisionsOf(
       : !isAllowed(deployment)
         ? 'barred'
         : deployment === inForce
-        ? 'in-force'
-        : lostTo === undefined
-          ? 'superseded'
-          : 'lost'
+          ? 'in-force'
+          : lostTo === undefined
+            ? 'superseded'
+            : 'lost'
     return { deployment, state, lostTo, before: history.slice(at + 1).find((earlier) => isBefore(earlier, deployment)) }
   })
 }
