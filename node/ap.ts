@@ -311,8 +311,7 @@ export class Ap {
   async submit(bytes: Uint8Array): Promise<{ record: SignedRecord; holders: number }> {
     if (this.state !== 'running') throw new MeshError('not-a-member', `this AP is ${this.state}; it takes no records`)
     const { ledger, clock } = this.ledgerStore
-    authorise(ledger, this.meshKey, this.ledgerStore.check(bytes), clock.now())
-    const record = await this.ledgerStore.submit(bytes)
+    const record = await this.ledgerStore.submit(bytes, (one) => authorise(ledger, this.meshKey, one, clock.now()))
     if (isKind(record, 'deployment')) await this.becomeOrigin(record)
     this.network.publishRecords([record])
     return { record, holders: 1 + (await this.network.replicate()) }

@@ -116,9 +116,10 @@ export class LedgerStore {
 
   /**
    * Takes in a record at its first submission, where alone the receiver's clock has a say.
+   * @param authorise throws where its signer may not
    * @throws MeshError `clock-ahead`, `too-many-names`, `outdated` where the ledger holds newer ones of its register, or `disk`
    */
-  async submit(bytes: Uint8Array): Promise<SignedRecord> {
+  async submit(bytes: Uint8Array, authorise: (record: SignedRecord) => void = () => {}): Promise<SignedRecord> {
     const record = this.check(bytes)
     if (this.failure !== undefined) throw this.failure
     const ahead = record.clock[0] - this.clock.now()
@@ -128,6 +129,7 @@ export class LedgerStore {
         `the clock of the ${record.kind} record is ${Math.round(ahead / 1000)} s ahead of this AP's; set the clock of the machine that signed it`,
       )
     }
+    authorise(record)
     if (!this.ledger.hasRoomForName(record)) {
       throw new MeshError(
         'too-many-names',

@@ -106,6 +106,7 @@ onDisks(
       const node = await solo.add('full')
       const signer = personSigner(new Uint8Array(32).fill(3))
       const publisher = Buffer.from(signer.publicKey).toString('hex')
+      assert.is((await node.cli('grant', publisher)).status, 0)
       let count = 0
       const submit = async () => {
         const name = `chute-${count++}`

@@ -203,8 +203,8 @@ export class Ap {
   async submit(bytes: Uint8Array): Promise<{ record: SignedRecord; holders: number }> {
     if (!this.isRunning) throw new MeshError('not-a-member', 'this AP takes no records')
     const { ledger, clock } = this.ledgerStore
-    authorise(ledger, this.world.meshKey, this.ledgerStore.check(bytes), clock.now())
-    const record = await this.ledgerStore.submit(bytes)
+    const { meshKey } = this.world
+    const record = await this.ledgerStore.submit(bytes, (one) => authorise(ledger, meshKey, one, clock.now()))
     if (record.kind === 'deployment') await this.lookAtImages()
     this.mesh.publishRecord(record)
     return { record, holders: 1 + (await this.mesh.replicate()) }
