@@ -41,7 +41,7 @@ partition.before(async () => {
   }
   await mesh.settled()
   aps = mesh.aps as typeof aps
-  assert.is((await mesh.cli(['keys', 'new', 'alice'])).status, 0)
+  for (const { publicKey } of publishers) assert.is((await first.cli('grant', hex(publicKey))).status, 0)
   await mesh.publish(first, 'once', { command: ['sleep', MARKER] }, ['--exclusive'])
 })
 partition.after(async () => {
@@ -98,7 +98,9 @@ const spec = (memory: number) =>
     constraints: [{ label: 'nowhere', value: 'true' }],
   })
 
-const publisher = (): Signer => apSigner(seed())
+/** Those that may publish, each for one test: granted before anything is cut. */
+const publishers = Array.from({ length: 5 }, () => apSigner(seed()))
+const publisher = (): Signer => publishers.pop()!
 
 /** What was published and acknowledged: name by publisher. */
 const acknowledged = new Map<string, string>()
