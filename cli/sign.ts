@@ -7,6 +7,7 @@ import type { ChuteSpec, Exclusive } from '../protocols/deployment.js'
 import { draft, type SignedRecord } from '../protocols/envelope.js'
 import { MeshError } from '../protocols/error.js'
 import { type Body, checkKind } from '../protocols/kinds.js'
+import type { Rights } from '../protocols/policy.js'
 import { creationMark } from '../protocols/voters.js'
 import type { Client } from './client.js'
 import { listKeys, signerOf, type UserSigner } from './keys.js'
@@ -19,6 +20,7 @@ interface Next {
   revision: number
   restarts: number
   desired: 'running' | 'stopped' | null
+  rights: Rights
   /** Why this publisher can publish nothing by this name. */
   refusal: string | null
   /** The voters of an exclusive chute, hex, and their salt. */
@@ -36,10 +38,11 @@ interface Submitted {
 const askNext = (client: Client, publisher: string, name: string): Promise<Next> =>
   client.get('/v1/next', { publisher, name })
 
-/** For before a build, which takes long. @throws MeshError `not-granted` */
-export async function mustBeAbleToPublish(client: Client, signer: UserSigner, name: string): Promise<void> {
-  const { refusal } = await askNext(client, hex(signer.publicKey), name)
+/** The rights of who may publish by that name: for before a build, which takes long. @throws MeshError `not-granted` */
+export async function rightsToPublish(client: Client, signer: UserSigner, name: string): Promise<Rights> {
+  const { refusal, rights } = await askNext(client, hex(signer.publicKey), name)
   if (refusal !== null) throw new MeshError('not-granted', refusal)
+  return rights
 }
 
 /** Signs a grant or a revocation with a person's key. */

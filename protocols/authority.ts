@@ -6,6 +6,7 @@ import { compareRecords, type SignedRecord } from './envelope.js'
 import type { Body, RecordOf } from './kinds.js'
 import type { Ledger } from './ledger.js'
 import { MAX_CHAIN, MAX_STANDINGS } from './limits.js'
+import { NO_RIGHTS, type Rights, whyNotAllowed } from './policy.js'
 import { remembered } from './view.js'
 
 type Grant = RecordOf<'grant'>
@@ -72,25 +73,17 @@ function whyOver(standing: Standing, atMs: number): string | undefined {
 const matches = (pattern: string, text: string): boolean =>
   pattern.endsWith('*') ? text.startsWith(pattern.slice(0, -1)) : pattern === text
 
-/** What a chute takes that a grant must name: see the table in README.md. */
-const rightsOf = (spec: ChuteSpec): string[] =>
-  spec.services.flatMap(({ ports }) =>
-    ports.flatMap(({ host }) => (host !== undefined && host < 1024 ? [`port:${host}`] : [])),
-  )
-
 function foreignName({ body: { scope } }: Grant, name: string): string | undefined {
   if (scope?.chutes === undefined || scope.chutes.some((pattern) => matches(pattern, name))) return undefined
   return `its grant is for chutes called ${scope.chutes.join(', ')}`
 }
 
-function missingRight({ body: { scope } }: Grant, spec: ChuteSpec): string | undefined {
-  const right = rightsOf(spec).find((needed) => !scope?.rights?.some((pattern) => matches(pattern, needed)))
-  return right === undefined ? undefined : `its grant does not give the right ${right}`
-}
+const EVERY_RIGHT: Rights = ['*']
+const rightsIn = ({ body }: Grant): Rights => body.scope?.rights ?? NO_RIGHTS
 
-/** What some link of a chain does not allow. */
+/** What some link of a chain does not allow, the lowest first: that is the one a publisher knows of. */
 const objectionOf = ({ chain }: Standing, to: (grant: Grant) => string | undefined): string | undefined =>
-  chain.flatMap((grant) => to(grant) ?? [])[0]
+  chain.toReversed().flatMap((grant) => to(grant) ?? [])[0]
 
 /** The patterns for what both of two lists of them are for; undefined is for everything. */
 function common(above: readonly string[] | undefined, below: readonly string[] | undefined): string[] | undefined {
@@ -230,13 +223,22 @@ export class Authority {
     return this.of(record.signer).some((standing) => whyNotBy(standing, record, nowMs) === undefined)
   }
 
+  /** The rights that a key holds now by one standing or another. */
+  rightsOf(key: Uint8Array, nowMs: number): Rights {
+    const standings = this.of(key).filter(({ revocations }) => revocations.length === 0)
+    const now = standings.filter((standing) => whyOver(standing, nowMs) === undefined)
+    return [...new Set(now.flatMap((one) => (one.chain.length === 0 ? EVERY_RIGHT : (whatItMay(one).rights ?? []))))]
+  }
+
   /** By which standings of its publisher a chute may be there now, or why by none. */
   judge(record: SignedRecord, name: string, spec: ChuteSpec, nowMs: number): Standing[] | string {
     const standings = this.of(record.signer)
     const whys = standings.map(
       (standing) =>
         whyNotBy(standing, record, nowMs) ??
-        objectionOf(standing, (grant) => foreignName(grant, name) ?? missingRight(grant, spec)),
+        objectionOf(standing, (grant) => foreignName(grant, name) ?? whyNotAllowed(spec, rightsIn(grant))) ??
+        // What nobody may have not even the mesh key has.
+        whyNotAllowed(spec, EVERY_RIGHT),
     )
     const good = standings.filter((_, i) => whys[i] === undefined)
     return good.length > 0 ? good : (whys[0] ?? NO_GRANT)

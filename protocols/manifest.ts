@@ -446,7 +446,7 @@ function refuseWithoutRight(services: Services, rights: Rights): void {
       const at = [service.is[key] ?? []].flat()[index]!.at
       at.refuse(
         isGrantable
-          ? `needs the right ${right}, which nobody can be given yet`
+          ? `needs the right ${right}, which your key does not hold; an admin gives it with "dropmesh grant KEY --right ${right}"`
           : `not supported in a chute: no right gives ${right}`,
       )
     }

@@ -136,10 +136,10 @@ export function dutiesOf(outlook: Outlook, self: string): Duties {
   return { held, kept, handedOver }
 }
 
-// What may not run at all, and what an AP says itself that it cannot run, is not worth keeping, and a copy that is one AP's alone no other
+// An AP that says itself that it cannot run an instance has nothing worth keeping, and a copy that is one AP's alone no other
 // takes over. (An engine that is lost may come back as it was.)
 const isNotWorthKeeping = ({ holder, cause, copy }: Placed): boolean =>
-  holder === undefined && (cause === 'rights' || cause === 'cannot' || (typeof copy !== 'number' && cause !== 'engine'))
+  holder === undefined && (cause === 'cannot' || (typeof copy !== 'number' && cause !== 'engine'))
 
 // By the holder; or, while nobody may hold it, by who held it last and runs it still: one copy is worth keeping then, not each
 // that was ever left over.

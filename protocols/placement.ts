@@ -8,7 +8,6 @@ import { compareRecords } from './envelope.js'
 import type { RecordOf } from './kinds.js'
 import type { Member } from './membership.js'
 import type { Neighbourhood, Neighbourhoods } from './neighbourhood.js'
-import { NO_RIGHTS, whyNotAllowed } from './policy.js'
 import { score } from './rendezvous.js'
 import type { RosterState } from './roster.js'
 
@@ -33,18 +32,7 @@ export interface Homes {
 }
 
 /** Why a claim does not hold, or why none can be made. */
-type Cause =
-  | 'new'
-  | 'rights'
-  | 'dead'
-  | 'left'
-  | 'forgotten'
-  | 'drain'
-  | 'labels'
-  | 'engine'
-  | 'lease'
-  | 'cannot'
-  | 'full'
+type Cause = 'new' | 'dead' | 'left' | 'forgotten' | 'drain' | 'labels' | 'engine' | 'lease' | 'cannot' | 'full'
 
 /** The cause that claims give which move what could have stayed: see rebalance.ts. */
 export const REBALANCED = 'rebalance'
@@ -69,8 +57,6 @@ export interface Placed {
   readonly opensAt?: number | undefined
   /** The AP that has the data of an instance that does not migrate, while that AP cannot run it. */
   readonly waitsFor: string | undefined
-  /** Why no AP may run it, whatever it has: the publisher lacks a right that the chute needs. */
-  readonly forbidden?: string | undefined
   /** Why each AP that may not claim it may not: for people. */
   readonly obstacles: ReadonlyMap<string, string>
 }
@@ -102,15 +88,14 @@ export function place(
   const members = new Map([...candidates].map(([id, { member }]) => [id, member]))
   const free = new Map([...candidates].map(([id, candidate]) => [id, capacityOf(candidate)]))
 
-  const wanted = chutes.flatMap((chute) => {
-    const forbidden = whyNotAllowed(chute.spec, NO_RIGHTS)
-    return copiesOf(chute, members).map((copy) => {
+  const wanted = chutes.flatMap((chute) =>
+    copiesOf(chute, members).map((copy) => {
       const { subject, instance } = instanceOf(chute, copy)
       const known = claims.get(instance)
       const claim = known?.find(({ signer }) => members.has(apId(signer)))
-      return { chute, copy, subject, instance, claim, known, ...(forbidden !== undefined && { forbidden }) }
-    })
-  })
+      return { chute, copy, subject, instance, claim, known }
+    }),
+  )
 
   wanted.sort((a, b) => (a.instance < b.instance ? -1 : 1))
 
@@ -121,10 +106,6 @@ export function place(
   )
   for (const { known, ...item } of byAge) {
     const base = { ...item, ranks: [], obstacles: new Map<string, string>() }
-    if (item.forbidden !== undefined) {
-      placed.set(item.instance, { ...base, holder: undefined, cause: 'rights', waitsFor: undefined })
-      continue
-    }
     if (item.claim === undefined) {
       const cause = known === undefined ? 'new' : 'forgotten'
       placed.set(item.instance, { ...base, holder: undefined, cause, waitsFor: undefined })
@@ -145,7 +126,7 @@ export function place(
   const eligible = homes && new Eligible(homes.neighbourhoods.all, candidates)
   return wanted.map(({ instance, known }) => {
     const entry = placed.get(instance)!
-    if (entry.holder !== undefined || entry.waitsFor !== undefined || entry.forbidden !== undefined) return entry
+    if (entry.holder !== undefined || entry.waitsFor !== undefined) return entry
     const turn = eligible === undefined ? OWN_TURN : turnOf(entry, eligible, homes!, nowMs)
     const obstacles = new Map<string, string>()
     const open = candidatesOf(entry, candidates, turn.among).filter(([id, candidate]) => {

@@ -48,7 +48,11 @@ export function whyNotPublish(authority: Authority, key: Uint8Array, name: strin
 
 function refusal(authority: Authority, key: Uint8Array, name: string, why: string): string {
   if (isRevoked(authority, key)) return `key ${hex(key)} was revoked and can sign nothing any more: take a new key`
-  return `key ${hex(key)} may not publish ${name}: ${why}; an admin types: dropmesh grant ${hex(key)} --role publisher`
+  const remedy =
+    authority.of(key).length === 0
+      ? `an admin types: dropmesh grant ${hex(key)} --role publisher`
+      : 'an admin can grant it more with "dropmesh grant"'
+  return `key ${hex(key)} may not publish ${name}: ${why}; ${remedy}`
 }
 
 function notGranted(

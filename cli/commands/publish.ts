@@ -10,12 +10,13 @@ import { encode } from '../../protocols/codec.js'
 import { type ChuteSpec, type ImageSpec, NAME } from '../../protocols/deployment.js'
 import { MeshError } from '../../protocols/error.js'
 import { type Manifest, type ManifestService, parseManifest, toSpec } from '../../protocols/manifest.js'
+import { NO_RIGHTS } from '../../protocols/policy.js'
 import type { Client } from '../client.js'
 import { parseDuration } from '../duration.js'
 import { signerOf, type UserSigner } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
 import { paintState, print, printJson, say } from '../output.js'
-import { deploy, mustBeAbleToPublish } from '../sign.js'
+import { deploy, rightsToPublish } from '../sign.js'
 
 interface PublishOptions extends NodeOptions {
   key?: string
@@ -53,8 +54,9 @@ export function addPublish(program: Command): void {
 async function publish(path: string, options: PublishOptions): Promise<void> {
   const client = clientOf(options)
   const file = await findManifest(path)
-  const manifest = withFlags(parseManifest(await readFile(file, 'utf8'), file), options)
-  const name = options.name ?? manifest.name ?? basename(dirname(resolve(file)))
+  const text = await readFile(file, 'utf8')
+  const asked = withFlags(parseManifest(text, file, ['*']), options)
+  const name = options.name ?? asked.name ?? basename(dirname(resolve(file)))
   if (!NAME.test(name)) {
     throw new MeshError(
       'name',
@@ -63,7 +65,9 @@ async function publish(path: string, options: PublishOptions): Promise<void> {
   }
   const wait = parseDuration(options.wait, '--wait')
   const signer = options.dryRun ? undefined : await signerOf(options.key)
-  if (signer !== undefined) await mustBeAbleToPublish(client, signer, name)
+  // A dry run needs no key, and asks for nothing that every chute may not have.
+  const rights = signer === undefined ? NO_RIGHTS : await rightsToPublish(client, signer, name)
+  const manifest = withFlags(parseManifest(text, file, rights), options)
   const spec = toSpec(manifest, await imagesOf(client, manifest, dirname(file)))
   if (signer === undefined) {
     if (options.json)

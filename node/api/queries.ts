@@ -10,7 +10,7 @@ import { type RevisionState, revisionsOf } from '../../protocols/history.js'
 import type { Body } from '../../protocols/kinds.js'
 import { isDue } from '../../protocols/ledger.js'
 import type { Placed } from '../../protocols/placement.js'
-import { asksOf, lackingRights, NO_RIGHTS } from '../../protocols/policy.js'
+import { asksOf, lackingRights } from '../../protocols/policy.js'
 import { score } from '../../protocols/rendezvous.js'
 import { whyNotPublish } from '../../protocols/submission.js'
 import { successorsOf } from '../../protocols/successors.js'
@@ -260,7 +260,6 @@ const isForeignCopy = (placed: Placed, ap: Ap): boolean => {
 }
 
 function whyWaiting(placed: Placed, ap: Ap): string {
-  if (placed.forbidden !== undefined) return placed.forbidden
   if (placed.waitsFor !== undefined) return `waiting for AP ${ap.nameOf(placed.waitsFor)}, its data is there`
   const asking = reasonsForNoLease(placed, ap)
   if (asking !== '') return asking
@@ -369,7 +368,7 @@ function inspectChute(ap: Ap, chute: Chute): object {
     granted: grantsOf(ap, chute.id.publisher),
     notAllowed: ap.outlook.barred.find((one) => one.chute === chute)?.why ?? chute.limit?.why ?? null,
     resources: resourcesOf(chute.spec),
-    rights: rightsFor(chute.spec),
+    rights: rightsFor(ap, chute),
     spec: readable(chute.spec),
     instances: instances(ap).filter(({ chuteKey }) => chuteKey === hex(chute.key)),
     successors: successorsTo(ap, chute),
@@ -397,9 +396,10 @@ function inspectChute(ap: Ap, chute: Chute): object {
 }
 
 /** Each right that a chute needs, and whether its publisher holds it. */
-const rightsFor = ({ services }: Chute['spec']) =>
+const rightsFor = (ap: Ap, { spec: { services }, id }: Chute) =>
   services.flatMap((service) => {
-    const lacks = lackingRights(service, NO_RIGHTS).map(({ right }) => right)
+    const held = ap.outlook.authority.rightsOf(id.publisher, ap.ledgerStore.clock.now())
+    const lacks = lackingRights(service, held).map(({ right }) => right)
     return asksOf(service).map(({ right }) => ({ service: service.name, right, held: !lacks.includes(right) }))
   })
 
@@ -490,6 +490,7 @@ export function next(ap: Ap, publisher: Uint8Array, name: string) {
     revision: Math.max(0, ...history.map(({ body }) => body.revision)) + 1,
     restarts: chute?.restarts ?? 0,
     desired: chute?.desired ?? null,
+    rights: authority.rightsOf(publisher, clock.now()),
     refusal: whyNotPublish(authority, publisher, name, clock.now()) ?? null,
     exclusive: exclusive === undefined ? null : { voters: exclusive.voters.map(hex), salt: hex(exclusive.salt) },
     candidates: votersToBe(ap).map(hex),

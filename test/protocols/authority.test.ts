@@ -86,12 +86,21 @@ test('a grant is for the chutes and the rights it names', () => {
   assert.is(of('web'), 'its grant is for chutes called web-*, cam')
   assert.is(of('camera'), 'its grant is for chutes called web-*, cam')
   assert.is(of('cam', 80), 'it counts')
-  assert.is(of('cam', 443), 'its grant does not give the right port:443')
+  assert.is(of('cam', 443), 'service web needs the right port:443, which its publisher does not hold')
   assert.is(
     whyNot(grant(0, PIA, 1), publish(PIA, 'x', 2, { spec: onPort(80) })),
-    'its grant does not give the right port:80',
+    'service web needs the right port:80, which its publisher does not hold',
   )
   assert.is(whyNot(grant(0, PIA, 1), publish(PIA, 'x', 2, { spec: onPort(8080) })), 'it counts')
+})
+
+test('what no right gives not even the mesh key can have run', () => {
+  const spec = specOf({ services: [serviceOf({ capabilities: ['SYS_ADMIN'] })] })
+  assert.is(whyNot(publish(0, 'x', 2, { spec })), 'service web asks for cap:SYS_ADMIN, which no chute may have')
+  assert.is(
+    whyNot(grant(0, PIA, 1, { rights: ['*'] }), publish(PIA, 'x', 2, { spec })),
+    'service web asks for cap:SYS_ADMIN, which no chute may have',
+  )
 })
 
 test('a revision that may not be leaves the one before it in force', () => {

@@ -563,18 +563,6 @@ test('ports: two chutes that publish one fixed port never share an AP, ones that
   assert.equal(firsts(run([chuteOf({ n: 0 }), chuteOf({ n: 1 })], meshOf({ n: 0 }))), [idOf(0), idOf(0)])
 })
 
-test('rights: what its publisher may not ask for is placed nowhere, and a claim of it holds nowhere', () => {
-  const mesh = meshOf(...alike(2))
-  const [before, after] = [[8080], [80]].map((ports) => chuteOf({ n: 0, ports }))
-  const claim = claimOf(before!, 0, 1, 1, 0)
-  assert.is(run([before!], mesh, [claim])[0]!.holder, idOf(1))
-  for (const claims of [[], [claim]]) {
-    const [placed] = run([after!], mesh, claims)
-    assert.equal([placed!.holder, placed!.ranks, placed!.cause], [undefined, [], 'rights'])
-    assert.is(placed!.forbidden, 'service web needs the right port:80, which its publisher does not hold')
-  }
-})
-
 test('platform: an instance is placed where its image runs', () => {
   const mesh = meshOf({ n: 0, platform: 'linux/arm64' }, { n: 1 })
   assert.equal(only({ platform: 'linux/arm64' }, mesh).ranks, [idOf(0)])

@@ -27,7 +27,8 @@ const data = join(scratch('api'), 'node')
 const flags = { name: 'desk', listen: ['/ip4/127.0.0.1/tcp/0'], 'no-mdns': true, 'docker-host': 'unix:///no/engine' }
 const logged: string[] = []
 const log = pino({ level: 'debug', base: null }, { write: (line: string) => void logged.push(line) })
-const ap = await Ap.start(await loadConfig(data, flags, {}), log)
+const founder = apSigner(seed())
+const ap = await Ap.start(await loadConfig(data, flags, {}), log, async () => founder.publicKey)
 const path = join(data, 'dropmesh.sock')
 
 // A node that was killed leaves its socket; and a file in its place is no obstacle either.
@@ -93,7 +94,7 @@ const overTcp = (
 /** An error has one shape, wherever it comes from. */
 function assertError(answer: Answer, status: number, code: string, message: RegExp): void {
   assert.equal([answer.status, answer.json?.error?.code], [status, code], answer.text)
-  assert.match(answer.json.error.message, message)
+  assert.match(answer.json.error.message, message, answer.json.error.message)
   assert.equal(Object.keys(answer.json), ['error'])
   assert.equal(Object.keys(answer.json.error).sort(), ['code', 'message'])
 }
@@ -213,16 +214,20 @@ test('what its publisher may not ask for waits, and ps and inspect say why', asy
   const spec = specOf({ services: [serviceOf({ capabilities: ['NET_RAW', 'SYS_ADMIN'] })] })
   const body = { creation: creationOf(1000), revision: 1, spec }
   const subject = chuteSubject(publisher.publicKey, 'greedy')
-  const record = seal(publisher, ap.ledgerStore.mesh, next.clock, 'deployment', subject, body)
-  assert.is((await onSocket('POST', '/v1/records', record.bytes)).status, 200)
+  const { mesh, clock } = ap.ledgerStore
+  const grant = seal(founder, mesh, clock.next(), 'grant', publisher.publicKey, { role: 'publisher', expires: 0 })
+  assert.is((await onSocket('POST', '/v1/records', grant.bytes)).status, 200)
+  const record = seal(publisher, mesh, next.clock, 'deployment', subject, body)
+  assertError(await onSocket('POST', '/v1/records', record.bytes), 400, 'not-granted', /needs the right cap:NET_RAW/)
+  await ap.ledgerStore.accept([record.bytes]) // as from a member that does not care
   const why =
     'service web needs the right cap:NET_RAW, which its publisher does not hold; ' +
     'service web asks for cap:SYS_ADMIN, which no chute may have'
   await until('the chute to be known', async () => (await onSocket('GET', '/v1/instances')).json.length === 1)
   const [row] = (await onSocket('GET', '/v1/instances')).json
-  assert.equal([row.state, row.reason], ['waiting', why])
+  assert.equal([row.state, row.reason], ['waiting', `may not be placed: ${why}`])
   const { rights, instances } = (await onSocket('GET', '/v1/inspect?of=greedy')).json
-  assert.is(instances[0].reason, why)
+  assert.is(instances[0].reason, `may not be placed: ${why}`)
   assert.equal(rights, [
     { service: 'web', right: 'cap:NET_RAW', held: false },
     { service: 'web', right: 'cap:SYS_ADMIN', held: false },
