@@ -8,7 +8,7 @@ import { MeshError } from '../../protocols/error.js'
 import type { Body } from '../../protocols/kinds.js'
 import { MAX_KEPT } from '../../protocols/limits.js'
 import { parseDuration } from '../duration.js'
-import { listKeys, signerOf } from '../keys.js'
+import { listKeys, showKey, signerOf } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
 import { colour, print, printJson, printTable, say } from '../output.js'
 import { signAuthority } from '../sign.js'
@@ -38,7 +38,7 @@ const collect = (value: string, before: string[] | undefined) => [...(before ?? 
 export function addAuthority(program: Command): void {
   const granting = program
     .command('grant')
-    .argument('<key>', 'public key as "dropmesh keys show" prints it, or the name of a key of yours')
+    .argument('<key>', 'public key as "dropmesh keys show" prints it, or a key of yours: its name, or an SSH key file')
     .description('let a key publish chutes, or grant in its turn; replaces what you granted it before')
     .option('--role <role>', 'publisher, or admin for one who grants, invites and publishes', 'publisher')
     .option('--chutes <names>', 'names of its chutes: "cam", or "web-*" for all that begin so; repeatable', collect)
@@ -118,15 +118,9 @@ function parseTime(text: string, flag: string): number {
   return at
 }
 
-/** Hex of the key a person means: as it is, or by the name of one of theirs. */
-async function keyOf(text: string): Promise<string> {
-  if (/^[0-9a-f]{64}$/i.test(text)) return text.toLowerCase()
-  const own = (await listKeys()).find(({ name }) => name === text)
-  if (own === undefined) {
-    throw new MeshError('key', `"${text}" is no public key (64 hexadecimal digits), and no key of yours is called so`)
-  }
-  return own.publisher
-}
+/** Hex of the key a person means: as it is, or one of theirs by its name or the file of an SSH key. */
+const keyOf = async (text: string): Promise<string> =>
+  /^[0-9a-f]{64}$/i.test(text) ? text.toLowerCase() : (await showKey(text)).publisher
 
 async function revoke(text: string, options: RevokeOptions): Promise<void> {
   const client = clientOf(options)

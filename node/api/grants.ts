@@ -84,7 +84,7 @@ function sentenceOf(role: GrantRow['role'], state: GrantRow['state'], scope: Ret
   return [
     `${role === 'admin' ? 'grant and revoke, and ' : ''}publish ${names}`,
     ...(where.length === 0 ? [] : [`on APs with ${where.join(' and ')}`]),
-    ...(most.length === 0 ? [] : [`that take ${most.join(', ')} together at most`]),
+    ...(most.length === 0 ? [] : [`with at most ${most.join(', ')} in all`]),
     ...(rights.includes('*')
       ? ['with every right']
       : rights.length === 0

@@ -31,6 +31,13 @@ const publisherOf = (key: string): string =>
     .subarray(-32)
     .toString('hex')
 
+/** A key that may publish. */
+async function granted(name: string, passphrase = ''): Promise<string> {
+  const key = keygen(name, passphrase)
+  assert.is((await ap.cli('grant', publisherOf(key))).status, 0)
+  return key
+}
+
 async function startAgent(): Promise<string> {
   const socket = file('agent.sock')
   const agent = spawn('ssh-agent', ['-D', '-a', socket], { stdio: 'ignore' })
@@ -71,7 +78,7 @@ test.before(async () => {
 test.after(() => mesh.close())
 
 test('a key file without a passphrase publishes, and its public half names the publisher', async () => {
-  const key = keygen('plain')
+  const key = await granted('plain')
   const { status, stderr } = await mesh.cli([...publishing(key, 'plain')])
   assert.is(status, 0, stderr)
   assert.is(await published('plain'), publisherOf(key))
@@ -81,7 +88,7 @@ test('a key file without a passphrase publishes, and its public half names the p
 })
 
 test('what an SSH key published is controlled with it, and with no other', async () => {
-  const other = keygen('other')
+  const other = await granted('other')
   const args = (key: string) => ['rm', 'plain', '--key', key, '--data', ap.data]
   assert.match(refusal(args(other)), /plain belongs to publisher [0-9a-f]{12}, and .*other is another key/)
   assert.match(refusal(['rm', 'plain', '--data', ap.data]), /where it is an SSH key, say --key/)
@@ -90,7 +97,7 @@ test('what an SSH key published is controlled with it, and with no other', async
 })
 
 test('the passphrase of a key is asked for on the terminal, again after a mistake, and never shown', async () => {
-  const key = keygen('locked', PASSPHRASE)
+  const key = await granted('locked', PASSPHRASE)
   const { status, screen } = await atTerminal(publishing(key, 'locked'), mesh.env, [
     [/Passphrase of .*locked: /, 'a mistake'],
     [/Passphrase of .*locked: /, PASSPHRASE],
@@ -161,10 +168,10 @@ test('a record tells offline which SSH key signed it, as ssh-keygen names that k
   assert.ok(verified.stdout.includes(publisherOf(file('plain'))), verified.stdout)
 })
 
-test('an agent that refuses, or is gone, is told in one line', () => {
+test('an agent that refuses, or is gone, is told in one line', async () => {
   const env = { SSH_AUTH_SOCK: file('agent.sock') }
   // With a confirmation that nobody can give: there is no program here that asks for one.
-  const asking = keygen('asking')
+  const asking = await granted('asking')
   add(env.SSH_AUTH_SOCK, '-c', asking)
   assert.match(refusal(publishing(`${asking}.pub`, 'x'), env), /the ssh-agent failed: it refused to sign/)
   assert.match(refusal(publishing('agent', 'x'), { SSH_AUTH_SOCK: file('none') }), /the ssh-agent failed: .*connect/)

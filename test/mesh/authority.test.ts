@@ -88,7 +88,7 @@ test('a stranger publishes nothing, grants nothing and revokes nothing, and is t
 
 test('a publisher has what it was granted and no more, and that is taken from nobody else', async () => {
   const { stdout } = await one.cli('grant', 'pia', '--chutes', 'web-*', '--instances', '3', '--until', '30d')
-  assert.match(stdout, /may publish chutes called web-\* that take 3 instances together at most until 20/)
+  assert.match(stdout, /may publish chutes called web-\* with at most 3 instances in all until 20/)
   await mesh.settled()
   await publishes(two, 'web-1', 'pia')
   await refuses(/its grant is for chutes called web-\*;/, two, 'publish', folders.get('cam')!, '--key', 'pia')
@@ -107,7 +107,7 @@ test('a publisher has what it was granted and no more, and that is taken from no
   )
   const seen = await two.json<{ notAllowed: string; granted: GrantRow[] }>('inspect', 'web-2')
   assert.is(seen.notAllowed, 'the 2 instances granted run already')
-  assert.is(seen.granted[0]!.may, 'publish chutes called web-* that take 2 instances together at most')
+  assert.is(seen.granted[0]!.may, 'publish chutes called web-* with at most 2 instances in all')
   await mesh.running('web-2', 1)
   await mesh.running('cam', 1)
 })
