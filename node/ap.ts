@@ -16,16 +16,17 @@ import type { Chute } from '../protocols/desired.js'
 import { open, type SignedRecord, seal } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
 import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
-import { type Body, checkKind, isKind, type RecordOf } from '../protocols/kinds.js'
+import { type Body, isKind, type RecordOf } from '../protocols/kinds.js'
 import { MAX_GENERATION } from '../protocols/limits.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook } from '../protocols/outlook.js'
-import { BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../protocols/pace.js'
+import { isInformed, REFRESH, TICK } from '../protocols/pace.js'
 import type { Placed } from '../protocols/placement.js'
-import { isNewer, Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
+import { Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { authorise } from '../protocols/submission.js'
 import { inheritanceOf } from '../protocols/successors.js'
 import { readTicket, signMember, writeTicket } from '../protocols/ticket.js'
+import { Beacons, type Condition } from './beacons.js'
 import { aboutSelf, belong } from './belonging.js'
 import { bootClock } from './boot-clock.js'
 import { DockerEngine } from './chutes/docker.js'
@@ -41,7 +42,6 @@ import { Events } from './events.js'
 import { Figures } from './figures.js'
 import { BootCounter, KnownPeers, loadOrMakeSeed, loadSeed } from './identity.js'
 import type { Admission } from './mesh/join.js'
-import type { LifeSign } from './mesh/liveness.js'
 import { Network } from './mesh/network.js'
 import { instanceNameOf, News, nameOf } from './news.js'
 import { type BuildOptions, buildImage } from './packages/build.js'
@@ -93,21 +93,13 @@ export class Ap {
   private readonly surroundings: Surroundings
   private readonly knownPeers: KnownPeers
   private peersBefore: Readonly<Record<string, readonly string[]>> = {}
-  private boot: number
   private leases!: Leases
   private work!: Work
   private current: Outlook
-  private sequence = 0
-  private beacon: RecordOf<'beacon'> | undefined
-  private lastBeaconAt = Number.NEGATIVE_INFINITY
-  /** Whether the last beacon said something new. */
-  private wasNews = false
-  private beaconTimer: NodeJS.Timeout | undefined
+  private readonly beacons: Beacons
   private refreshTimer: NodeJS.Timeout | undefined
   private isReady = false
   private isLeaving = false
-  /** What this AP says of how long it will be silent. */
-  private away: number | undefined
   private stepped!: () => void
   /** Resolves when a node that takes over is to find this one gone. */
   readonly steppedAside = new Promise<void>((resolve) => {
@@ -116,7 +108,6 @@ export class Ap {
   /** True once this AP leaves and nothing it still runs is waited for by anyone. */
   private isHandedOver = false
   private joinRefusal: string | undefined
-  private hasTwin = false
   /** What was wrong with the ledger on disk, for as long as this process runs. */
   private readonly damage: Damage | undefined
   private constructor(
@@ -128,11 +119,24 @@ export class Ap {
     readonly signer: Signer,
     private readonly seed: Uint8Array,
     readonly meshKey: Uint8Array,
-    private readonly boots: BootCounter,
+    boots: BootCounter,
     private admission: Admission | undefined,
     private readonly founder: Founder | undefined,
   ) {
-    this.boot = boots.last
+    this.beacons = new Beacons({
+      ...{ signer, ledgerStore, boots },
+      canSend: () => this.canSendBeacons(),
+      condition: (most) => this.condition(most),
+      publish: (beacon) => {
+        this.network.publishBeacon(beacon)
+        this.scheduleRefresh()
+      },
+      onTwin: () => {
+        const reason = 'a beacon signed with the key of this AP did not come from it'
+        events.add('twin', { ap: this.id, reason })
+      },
+      onFailure: (error, what) => this.log.error({ reason: (error as Error).stack }, what),
+    })
     this.knownPeers = new KnownPeers(config.data)
     this.damage = store.damage
     this.news = new News(events, ledgerStore)
@@ -144,7 +148,7 @@ export class Ap {
       holders: (config) => this.holdersOf(config),
       fetchFrom: (ap, image, spare) => fetchImage(this.network, this.images, ap, image, spare),
       onEvent: (kind, fields) => events.add(kind, fields),
-      onChange: () => this.scheduleBeacon(),
+      onChange: () => this.beacons.schedule(),
     })
     this.spares = new Spares({
       images: this.images,
@@ -168,7 +172,7 @@ export class Ap {
       },
       now: () => ledgerStore.clock.now(),
       onChange: () => {
-        this.scheduleBeacon()
+        this.beacons.schedule()
         this.scheduleRefresh()
       },
       onEvent: (kind, fields) => events.add(kind, fields),
@@ -176,8 +180,8 @@ export class Ap {
     this.surroundings = new Surroundings({
       ...{ signer, ledgerStore, now: monotonic },
       addresses: () => this.addresses(),
-      boot: () => this.boot,
-      nextSign: () => this.nextSign(),
+      boot: () => this.beacons.lastSign.boot,
+      nextSign: () => this.beacons.nextSign(),
       ask: async (ap) => {
         const bytes = await this.network.glimpses.ask(ap)
         const record = bytes && ledgerStore.check(bytes)
@@ -278,7 +282,7 @@ export class Ap {
   warnings(): string[] {
     const warnings: string[] = []
     if (this.joinRefusal !== undefined) warnings.push(`cannot join the mesh: ${this.joinRefusal}`)
-    if (this.hasTwin) {
+    if (this.beacons.hasTwin) {
       warnings.push(
         'another node uses the identity of this AP: stop one of the two, and give it a data folder of its own',
       )
@@ -393,8 +397,8 @@ export class Ap {
 
   /** Makes room for another node on this data folder, which takes over what runs here: others are told to wait for it. */
   async stepAside(): Promise<void> {
-    this.away = AWAY
-    this.guarded(() => this.sendBeacon())
+    this.beacons.away = AWAY
+    this.beacons.send()
     this.guarded(() => this.sendPulses()) // some that watch this AP do not hear its beacons
     await pause(WORD_PATIENCE)
     this.stepped()
@@ -412,14 +416,14 @@ export class Ap {
   /** Ends timers and reconciling without a word to anyone. */
   private stopNow(): void {
     for (const timer of this.timers) clearInterval(timer)
-    clearTimeout(this.beaconTimer)
+    this.beacons.stop()
     clearTimeout(this.refreshTimer)
     this.reconciler.stop()
   }
 
   private async handOver(): Promise<void> {
     await this.ledgerStore
-      .sign(this.signer, 'goodbye', this.signer.publicKey, { boot: this.boot })
+      .sign(this.signer, 'goodbye', this.signer.publicKey, { boot: this.beacons.lastSign.boot })
       .catch((error) => this.log.error({ reason: messageOf(error) }, 'the goodbye could not be written'))
     this.refresh()
     const canWaitUntil = monotonic() + HANDOVER_PATIENCE
@@ -439,7 +443,7 @@ export class Ap {
     ) {
       await pause(100)
     }
-    if (!this.hasTwin) await this.leases.giveUp()
+    if (!this.beacons.hasTwin) await this.leases.giveUp()
   }
 
   private async run(): Promise<void> {
@@ -455,7 +459,7 @@ export class Ap {
       isEnding: (instance) => this.reconciler.isEnding(instance),
       nameOf: (instance) => instanceNameOf(this.current, unhex(instance)),
       onChange: () => {
-        this.scheduleBeacon()
+        this.beacons.schedule()
         this.scheduleRefresh()
       },
       onEvent: (kind, fields) => this.events.add(kind, fields),
@@ -483,13 +487,13 @@ export class Ap {
         isMember: (ap) => this.isMember(ap),
         isNear: (ap) => this.isMember(ap) && this.surroundings.isNear(ap),
         whereabouts: (ap) => this.surroundings.whereabouts(ap),
-        ownBeacon: () => this.beacon?.bytes,
+        ownBeacon: () => this.beacons.latest?.bytes,
         forgets: (ap) =>
           this.current.membership.forgotten.has(ap) ? this.ledgerStore.ledger.history('forget', apKey(ap)) : [],
-        sign: () => this.nextSign(),
+        sign: () => this.beacons.nextSign(),
         beacons: (ap) => this.beaconsOf(ap),
         onBeacon: (beacon) => this.takeBeacon(beacon),
-        away: () => this.away,
+        away: () => this.beacons.away,
         onPulse: (from, sign) => this.roster.pulse(from, sign, monotonic()),
         onLease: (from, message) => this.leases.answer(from, message),
         onTime: (ap, ms) => this.noteTime(ap, ms),
@@ -526,7 +530,8 @@ export class Ap {
         cause,
       })
     }
-    this.events.add('up', { ap: this.id, name: this.config.name, mesh: this.mesh, boot: this.boot, version: VERSION })
+    const { boot } = this.beacons.lastSign
+    this.events.add('up', { ap: this.id, name: this.config.name, mesh: this.mesh, boot, version: VERSION })
     if (this.store.isDamageNew) this.events.add('repaired', { ...this.store.damage })
     await this.becomeFounder()
     if (this.isMember(this.id)) await this.renewMember()
@@ -551,10 +556,6 @@ export class Ap {
     }
   }
 
-  private nextSign(): LifeSign {
-    return { boot: this.boot, sequence: ++this.sequence }
-  }
-
   private isMember(ap: string): boolean {
     return this.current.membership.members.has(ap) && !(ap === this.id && this.hasLostTheOthers())
   }
@@ -577,7 +578,7 @@ export class Ap {
   private lookOut(): Outlook {
     const { ledger, clock } = this.ledgerStore
     const { glimpses } = this.surroundings
-    const self = { id: this.id, beacon: this.beacon?.body, leaving: this.isLeaving, glimpses }
+    const self = { id: this.id, beacon: this.beacons.latest?.body, leaving: this.isLeaving, glimpses }
     return lookOut(ledger, this.meshKey, this.roster, self, clock.now(), monotonic(), this.current)
   }
 
@@ -640,7 +641,7 @@ export class Ap {
     this.isReady = true
     this.reconciler.start()
     void this.lookAtImages()
-    this.scheduleBeacon()
+    this.beacons.schedule()
   }
 
   private endRepair(): void {
@@ -655,8 +656,7 @@ export class Ap {
       if (equalBytes(record.signer, this.signer.publicKey) || record.kind === 'grant')
         this.network.publishRecords([record])
       if (isKind(record, 'claim')) this.work.note(record)
-      // An AP that is accused shows that it lives: its next beacon refutes, whatever the statement says.
-      if (isKind(record, 'statement') && equalBytes(record.subject, this.signer.publicKey)) void this.outdo(record.body)
+      if (isKind(record, 'statement')) this.beacons.refute(record)
     }
     this.news.ofRecords(added, this.current)
     this.scheduleRefresh()
@@ -677,7 +677,7 @@ export class Ap {
   private takeBeacon(beacon: RecordOf<'beacon'>): boolean {
     const ap = apId(beacon.signer)
     if (ap === this.id) {
-      this.watchForTwin(beacon)
+      this.beacons.watchForTwin(beacon)
       return false
     }
     const before = this.roster.latestBeacon(ap)?.body
@@ -689,42 +689,12 @@ export class Ap {
     return true
   }
 
-  /**
-   * A beacon of this AP's key that is newer than any it sent comes from another node with the same identity. The answer is
-   * newer still, so that it gets through to the other one, which then knows as well.
-   */
-  private watchForTwin({ body }: RecordOf<'beacon'>): void {
-    if (!isNewer(body, { boot: this.boot, sequence: this.sequence })) return
-    if (this.hasTwin) return void this.adopt(body) // both know; to answer each time would never end
-    this.hasTwin = true
-    this.events.add('twin', { ap: this.id, reason: 'a beacon signed with the key of this AP did not come from it' })
-    void this.outdo(body)
-  }
-
-  /** Sends a beacon that is newer than `sign`. */
-  private async outdo(sign: LifeSign): Promise<void> {
-    try {
-      await this.adopt(sign)
-    } catch (error) {
-      return this.log.error({ reason: messageOf(error) }, 'the boot counter could not be written')
-    }
-    this.guarded(() => this.sendBeacon())
-  }
-
-  /** Goes on counting from `sign`, where that is ahead. A boot counter is on disk before it is used. */
-  private async adopt(sign: LifeSign): Promise<void> {
-    if (!isNewer(sign, { boot: this.boot, sequence: this.sequence })) return
-    if (sign.boot > this.boot) await this.boots.raise(sign.boot)
-    this.boot = sign.boot
-    this.sequence = sign.sequence
-  }
-
   private tick(): void {
     const now = monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
     // Voters cannot tell the two nodes of one identity apart: neither renews, nor gives back what the other may run by.
-    if (this.isReady && !this.hasTwin) this.leases.tick()
-    if (now - this.lastBeaconAt > beaconPause(this.neighbours().length, this.wasNews)) this.sendBeacon(false)
+    if (this.isReady && !this.beacons.hasTwin) this.leases.tick()
+    this.beacons.repeat(this.neighbours().length)
   }
 
   private sendPulses(): void {
@@ -842,48 +812,19 @@ export class Ap {
 
   // --- beacons ----------------------------------------------------------------------------------------------------
 
-  private scheduleBeacon(): void {
-    const wait = Math.max(10, BEACON_MIN - (monotonic() - this.lastBeaconAt))
-    this.beaconTimer ??= setTimeout(() => this.guarded(() => this.sendBeacon()), wait)
-  }
-
-  private sendBeacon(isNews = true): void {
-    clearTimeout(this.beaconTimer)
-    this.beaconTimer = undefined
-    if (!this.isReady || this.state !== 'running') return
+  private canSendBeacons(): boolean {
+    if (!this.isReady || this.state !== 'running') return false
     // "No engine" gives away what this AP holds. After a boot the engine may just be slower than the node.
-    if (!this.reconciler.knowsEngine() && this.current.placed.some(({ holder }) => holder === this.id)) return
-    const record = this.sealBeacon(256)
-    this.beacon = record
-    this.lastBeaconAt = monotonic()
-    this.wasNews = isNews
-    this.network.publishBeacon(record)
-    this.scheduleRefresh()
+    return this.reconciler.knowsEngine() || !this.current.placed.some(({ holder }) => holder === this.id)
   }
 
-  // A beacon that would be too big says less, rather than nothing.
-  private sealBeacon(most: number): RecordOf<'beacon'> {
-    const { signer, ledgerStore, reconciler } = this
-    const body: Body<'beacon'> = {
-      boot: this.boot,
-      sequence: ++this.sequence,
-      version: VERSION,
-      ...(this.away !== undefined && { away: this.away }),
+  private condition(most: number): Condition {
+    return {
       addresses: this.addresses().slice(0, 32),
-      engine: reconciler.engineInfo(),
+      engine: this.reconciler.engineInfo(),
       instances: this.work.reports().slice(0, most),
-      cannot: reconciler.cannot().slice(0, Math.min(most, 64)),
+      cannot: this.reconciler.cannot().slice(0, Math.min(most, 64)),
       images: this.supply.holdings().slice(0, most),
-      ledger: ledgerStore.ledger.digest(),
-    }
-    try {
-      const record = seal(signer, ledgerStore.mesh, ledgerStore.clock.next(), 'beacon', signer.publicKey, body)
-      checkKind(record)
-      return record as RecordOf<'beacon'>
-    } catch (error) {
-      if (most === 0 || !(error instanceof MeshError) || error.code !== 'record-too-big') throw error
-      this.log.warn({ instances: body.instances.length }, 'the beacon is too big for all that this AP runs')
-      return this.sealBeacon(Math.floor(most / 2))
     }
   }
 
@@ -894,7 +835,7 @@ export class Ap {
   /** What this AP has heard of the neighbours of an AP, and its own. */
   private beaconsOf(ap: string): RecordOf<'beacon'>[] {
     const others = this.neighbours(ap).map(({ id }) => this.roster.latestBeacon(id))
-    return [this.beacon, ...others].flatMap((beacon) => beacon ?? [])
+    return [this.beacons.latest, ...others].flatMap((beacon) => beacon ?? [])
   }
 
   // --- images -----------------------------------------------------------------------------------------------------
