@@ -74,7 +74,10 @@ export async function secretOf(name: string | undefined): Promise<{ name: string
   if (name !== undefined) return { name, seed: await seedOf(name) }
   const keys = await listKeys()
   if (keys.length === 0)
-    throw new MeshError('no-key', 'you have no publisher key yet; make one with "dropmesh keys new NAME"')
+    throw new MeshError(
+      'no-key',
+      'you have no key yet: make one with "dropmesh keys new NAME", or name an SSH key with --key',
+    )
   const own = keys.length === 1 ? keys[0] : keys.find((key) => key.name === DEFAULT_KEY)
   if (own === undefined) {
     throw new MeshError(

@@ -68,4 +68,7 @@ export function ago(iso: string | null): string {
   return seconds < 172_800 ? `${Math.round(seconds / 3600)} h ago` : `${Math.round(seconds / 86_400)} d ago`
 }
 
+/** How many APs have a record on disk. */
+export const held = (holders: number): string => `${holders} ${holders === 1 ? 'AP holds' : 'APs hold'} the record`
+
 export const gib = (bytes: number): string => `${(bytes / 1024 ** 3).toFixed(1)} GiB`

@@ -45,8 +45,8 @@ export async function rightsToPublish(client: Client, signer: UserSigner, name: 
   return rights
 }
 
-/** Signs a grant or a revocation with a person's key. */
-export async function signAuthority<K extends 'grant' | 'revocation'>(
+/** Signs with a person's key what an admin alone may say. */
+export async function signAsAdmin<K extends 'grant' | 'revocation' | 'forget' | 'drain' | 'voters'>(
   client: Client,
   signer: UserSigner,
   kind: K,

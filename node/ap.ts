@@ -17,7 +17,6 @@ import { open, type SignedRecord, seal } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
 import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
 import { type Body, isKind, type RecordOf } from '../protocols/kinds.js'
-import { MAX_GENERATION } from '../protocols/limits.js'
 import { meshIdOf, meshText } from '../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook } from '../protocols/outlook.js'
 import { isInformed, REFRESH, TICK } from '../protocols/pace.js'
@@ -327,44 +326,6 @@ export class Ap {
     if (this.current.neighbourhoods.all.length === 1) return
     const chute = chuteKey({ ...readChuteSubject(subject), creation: body.creation })
     await this.ledgerStore.sign(this.signer, 'origin', chute, {})
-  }
-
-  /** Signs a record with this AP's own key, on behalf of who asks its local API. */
-  async sign<K extends 'forget' | 'drain'>(kind: K, subject: Uint8Array, body: Body<K>): Promise<void> {
-    if (!equalBytes(subject, this.signer.publicKey)) this.mustBeAdmin()
-    await this.ledgerStore.sign(this.signer, kind, subject, body)
-    await this.network.replicate()
-  }
-
-  private mustBeAdmin(): void {
-    if (this.current.membership.isAdmin(this.signer.publicKey)) return
-    throw new MeshError(
-      'not-an-admin',
-      `this AP is no admin of the mesh; do it on one that is (see "dropmesh aps --json")`,
-    )
-  }
-
-  /**
-   * Makes others the voters of an exclusive chute, without asking those it has. Only for when too many of these are gone
-   * for good: nobody can know whether a copy still runs by their votes.
-   * @returns the new voters
-   * @throws MeshError `not-an-admin`, `not-exclusive`, `too-many-changes`
-   */
-  async force(chute: Chute, voters: Uint8Array[]): Promise<Body<'voters'>> {
-    const electorate = this.current.electorates.get(hex(chute.key))
-    if (electorate === undefined)
-      throw new MeshError('not-exclusive', `${chute.id.name} is not exclusive; it has no voters`)
-    if (electorate.generation === MAX_GENERATION) {
-      throw new MeshError(
-        'too-many-changes',
-        `the voters of ${chute.id.name} have changed ${MAX_GENERATION} times, and can no more: remove it and publish it anew`,
-      )
-    }
-    const body = { generation: electorate.generation + 1, voters, forced: true }
-    this.mustBeAdmin()
-    await this.ledgerStore.sign(this.signer, 'voters', chute.key, body)
-    await this.network.replicate()
-    return body
   }
 
   /** Makes a ticket. @throws MeshError `not-an-admin` */

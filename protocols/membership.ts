@@ -31,14 +31,15 @@ export interface Membership {
   readonly forgotten: ReadonlySet<string>
   /** True for the key of the mesh, of every person that is an admin, and of every member that was let in as one. */
   isAdmin(key: Uint8Array): boolean
-  /** True for a key that was an admin's at that time, whatever it is now. */
-  wasAdmin(key: Uint8Array, at: Clock): boolean
+  /** True for what was signed by who was an admin then, whatever it is now. */
+  wasByAdmin(record: SignedRecord): boolean
 }
 
 /**
- * Folds tickets, admissions and forgets in the order of their clocks, beginning with the mesh key as the only authority:
- * a ticket counts if its signer was an admin at that moment (an AP by this very fold, a person by its grants), an admission if its ticket had uses left and, for an AP that was
- * forgotten, was granted after that, a forget if an admin (or the AP itself) signed it. Records that come later but are older change the outcome on every AP alike.
+ * Folds tickets, admissions and forgets in the order of their clocks, beginning with the mesh key as the only authority: a
+ * ticket counts if its signer was an admin at that moment (an AP by this very fold, a person by its grants), an admission if
+ * its ticket had uses left and, for an AP that was forgotten, was granted after that, a forget if an admin (or the AP itself)
+ * signed it. Records that come later but are older change the outcome on every AP alike.
  */
 export function membershipOf(ledger: Ledger, meshKey: Uint8Array, nowMs: number): Membership {
   const authority = authorityOf(ledger, meshKey, nowMs)
@@ -117,15 +118,17 @@ function fold(ledger: Ledger, authority: Authority, meshKey: Uint8Array, nowMs: 
       .find((d) => compareBytes(d.signer, member.key) === 0 || isByAdmin(d))
     if (drain?.body.draining) members.set(id, { ...member, draining: true })
   }
-  const wasAdmin = (key: Uint8Array, at: Clock) =>
+  const wasTerm = ({ signer, clock }: SignedRecord) =>
     terms.some(
       (term) =>
-        term.key === hex(key) &&
-        compareClocks(term.from, at) <= 0 &&
-        (term.to === undefined || compareClocks(at, term.to) < 0),
+        term.key === hex(signer) &&
+        compareClocks(term.from, clock) <= 0 &&
+        (term.to === undefined || compareClocks(clock, term.to) < 0),
     )
+  const wasByAdmin = (record: SignedRecord) =>
+    authority.wasByAdmin(record) || (wasTerm(record) && !authority.isVoidOfAp(record))
   const isAdmin = (key: Uint8Array) => admins.has(hex(key)) || authority.isAdmin(key, nowMs)
-  return { members, forgotten, isAdmin, wasAdmin }
+  return { members, forgotten, isAdmin, wasByAdmin }
 }
 
 /** The newest ticket of each (subject, signer), of those that are not void by a revocation of who signed it. */

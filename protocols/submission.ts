@@ -24,6 +24,8 @@ export function authorise(ledger: Ledger, meshKey: Uint8Array, record: SignedRec
       const whom = hex(record.subject)
       throw new MeshError('revoked', `key ${whom} was revoked, and a grant gives it nothing back: take a new key`)
     }
+  } else if (isKind(record, 'forget') || isKind(record, 'drain') || (isKind(record, 'voters') && record.body.forced)) {
+    if (!membershipOf(ledger, meshKey, nowMs).wasByAdmin(record)) throw noAdmin(record)
   } else if (isKind(record, 'revocation')) {
     if (!authority.wasByAdmin(record)) throw noAdmin(record)
     if (authority.isAbove(record.signer, record.subject)) return
@@ -68,7 +70,7 @@ function notGranted(
 const noAdmin = ({ signer, kind }: SignedRecord): MeshError =>
   new MeshError(
     'not-an-admin',
-    `key ${hex(signer)} is no admin and can sign no ${kind}; use the key of one with --key (see "dropmesh grants")`,
+    `key ${hex(signer)} is no admin and can sign no ${kind} record; use the key of one with --key (see "dropmesh grants")`,
   )
 
 function authoriseDeployment(

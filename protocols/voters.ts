@@ -80,7 +80,7 @@ function latest(first: readonly Uint8Array[], changes: RecordOf<'voters'>[], mem
   let voters = first
   for (;;) {
     const next = inOrder.filter(({ body }) => body.generation === generation + 1)
-    const forced = next.findLast(({ body, signer, clock }) => body.forced && membership.wasAdmin(signer, clock))
+    const forced = next.findLast((change) => change.body.forced && membership.wasByAdmin(change))
     const ballots = next.filter(({ signer, body }) => !body.forced && isAmong(voters, signer))
     const nextVoters = forced?.body.voters ?? elected(voters, ballots)
     if (nextVoters === undefined) return { generation, voters, ballots }

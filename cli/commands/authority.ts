@@ -10,8 +10,8 @@ import { MAX_KEPT } from '../../protocols/limits.js'
 import { parseDuration } from '../duration.js'
 import { listKeys, showKey, signerOf } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
-import { colour, print, printJson, printTable, say } from '../output.js'
-import { signAuthority } from '../sign.js'
+import { colour, held, print, printJson, printTable, say } from '../output.js'
+import { signAsAdmin } from '../sign.js'
 
 interface GrantOptions extends NodeOptions {
   key?: string
@@ -85,12 +85,10 @@ async function grant(text: string, options: GrantOptions): Promise<void> {
       ...(options.right !== undefined && { rights: options.right }),
     },
   }
-  const { hash, holders } = await signAuthority(client, await signerOf(options.key), 'grant', unhex(key), body)
+  const { hash, holders } = await signAsAdmin(client, await signerOf(options.key), 'grant', unhex(key), body)
   const row = (await client.get<GrantRow[]>('/v1/grants')).find((one) => one.hash === hash)
   if (options.json) return printJson({ ...row, key, role, hash, holders })
-  print(
-    `${role} ${key} may ${row?.may ?? 'nothing yet'}; ${holders} ${holders === 1 ? 'AP holds' : 'APs hold'} the record`,
-  )
+  print(`${role} ${key} may ${row?.may ?? 'nothing yet'}; ${held(holders)}`)
 }
 
 function checkedPattern(pattern: string): string {
@@ -146,7 +144,7 @@ async function revoke(text: string, options: RevokeOptions): Promise<void> {
   if (options.dryRun) return options.json ? printJson(outcome) : print('nothing was signed')
   const signer = await signerOf(options.key)
   const keep = concat(...stays.map(({ hash }) => unhex(hash)))
-  const { holders } = await signAuthority(client, signer, 'revocation', unhex(key), { keep })
+  const { holders } = await signAsAdmin(client, signer, 'revocation', unhex(key), { keep })
   const left = (await client.get<GrantRow[]>('/v1/grants')).filter((row) => row.key === key && row.state === 'in-force')
   for (const { chain } of left) {
     say(
@@ -155,7 +153,7 @@ async function revoke(text: string, options: RevokeOptions): Promise<void> {
   }
   if (options.json) return printJson({ ...outcome, holders })
   const chutes = stays.some(({ kind }) => kind === 'chute') ? '; nobody can change the chutes that stay any more' : ''
-  print(`key ${key} is revoked for ever${chutes}; ${holders} ${holders === 1 ? 'AP holds' : 'APs hold'} the record`)
+  print(`key ${key} is revoked for ever${chutes}; ${held(holders)}`)
 }
 
 async function grants(options: NodeOptions): Promise<void> {

@@ -1,7 +1,7 @@
 // `stop`, `start`, `restart`, `rm`: one signed record each.
 import type { Command } from 'commander'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
-import { print, printJson } from '../output.js'
+import { held, print, printJson } from '../output.js'
 import { control } from '../sign.js'
 
 const verbs = {
@@ -22,10 +22,7 @@ export function addControl(program: Command): void {
       async (chute: string, options: NodeOptions & { key?: string }) => {
         const result = await control(clientOf(options), chute, options.key, verb as keyof typeof verbs)
         if (options.json) printJson(result)
-        else
-          print(
-            `${result.chute} ${done}; ${result.holders} ${result.holders === 1 ? 'AP holds' : 'APs hold'} the record`,
-          )
+        else print(`${result.chute} ${done}; ${held(result.holders)}`)
       },
     )
   }

@@ -1,9 +1,14 @@
-// `invite`, `forget`, `drain`, `undrain`: who belongs to the mesh, and who takes work.
+// `invite`, `forget`, `force`, `drain`, `undrain`: who belongs to the mesh, who votes, and who takes work. All but `invite` are
+// signed with a key of this user, not by the node.
 import type { Command } from 'commander'
+import { apKey, unhex } from '../../protocols/bytes.js'
 import { MeshError } from '../../protocols/error.js'
+import type { Client } from '../client.js'
 import { parseDuration } from '../duration.js'
+import { signerOf } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
-import { print, printJson, say } from '../output.js'
+import { held, print, printJson, say } from '../output.js'
+import { signAsAdmin } from '../sign.js'
 
 export function addMembers(program: Command): void {
   const inviting = program
@@ -14,27 +19,13 @@ export function addMembers(program: Command): void {
   forNode(inviting, 'dropmesh up --join "$(dropmesh invite | tail -n 1)"').action(invite)
 
   const forgetting = program.command('forget').argument('<ap>', 'name or id').description('make an AP a member no more')
-  forNode(forgetting, 'dropmesh forget kitchen').action(async (ap: string, options: NodeOptions) => {
-    const answer = await clientOf(options).post<{ id: string; name: string }>('/v1/forget', { ap })
-    if (options.json) printJson(answer)
-    else print(`${answer.name} (${answer.id}) is forgotten; to come back it needs a new ticket`)
-  })
+  forNode(withKey(forgetting), 'dropmesh forget kitchen').action(forget)
 
   const forcing = program
     .command('force')
     .argument('<chute>', 'name, or publisher/name')
     .description('give an exclusive chute other voters, where too many of its own are gone for good')
-  forNode(forcing, 'dropmesh force hello').action(async (chute: string, options: NodeOptions) => {
-    const answer = await clientOf(options).post<{ chute: string; voters: string[] }>('/v1/force', { chute })
-    say(
-      `Make sure that no copy of ${answer.chute} runs on an AP that cannot be reached: nothing but you stops that one now.`,
-    )
-    if (options.json) printJson(answer)
-    else
-      print(
-        `${answer.voters.join(', ')} ${answer.voters.length === 1 ? 'votes' : 'vote'} on ${answer.chute} from now on`,
-      )
-  })
+  forNode(withKey(forcing), 'dropmesh force hello').action(force)
 
   for (const [verb, draining] of [
     ['drain', true],
@@ -44,17 +35,61 @@ export function addMembers(program: Command): void {
       .command(verb)
       .argument('[ap]', 'name or id (default: this AP)')
       .description(draining ? 'move everything off an AP' : 'let an AP take chutes again')
-    forNode(command, `dropmesh ${verb} kitchen`).action(async (ap: string | undefined, options: NodeOptions) => {
-      const answer = await clientOf(options).post<{ name: string }>('/v1/drain', { ap, draining })
-      if (options.json) printJson(answer)
-      else
-        print(
-          draining
-            ? `${answer.name} is being drained; "dropmesh ps" shows what is left`
-            : `${answer.name} takes chutes again`,
-        )
-    })
+    forNode(withKey(command), `dropmesh ${verb} kitchen`).action((ap: string | undefined, options: SignedOptions) =>
+      drain(ap, draining, options),
+    )
   }
+}
+
+interface SignedOptions extends NodeOptions {
+  key?: string
+}
+
+const withKey = (command: Command): Command =>
+  command.option('--key <key>', 'key of an admin to sign with: name, SSH key file, or agent (default: yours)')
+
+interface NamedAp {
+  id: string
+  name: string
+}
+
+const findAp = (client: Client, ap: string | undefined): Promise<NamedAp> =>
+  client.get('/v1/ap', ap === undefined ? {} : { of: ap })
+
+async function forget(text: string, options: SignedOptions): Promise<void> {
+  const client = clientOf(options)
+  const ap = await findAp(client, text)
+  const { holders } = await signAsAdmin(client, await signerOf(options.key), 'forget', apKey(ap.id), {})
+  if (options.json) return printJson({ ...ap, holders })
+  print(`${ap.name} (${ap.id}) is forgotten; to come back it needs a new ticket; ${held(holders)}`)
+}
+
+async function drain(text: string | undefined, draining: boolean, options: SignedOptions): Promise<void> {
+  const client = clientOf(options)
+  const ap = await findAp(client, text)
+  const { holders } = await signAsAdmin(client, await signerOf(options.key), 'drain', apKey(ap.id), { draining })
+  if (options.json) return printJson({ ...ap, draining, holders })
+  const outcome = draining ? 'is being drained; "dropmesh ps" shows what is left' : 'takes chutes again'
+  print(`${ap.name} ${outcome}; ${held(holders)}`)
+}
+
+interface ForcedVoters {
+  chute: string
+  key: string
+  generation: number
+  voters: { key: string; name: string }[]
+}
+
+async function force(text: string, options: SignedOptions): Promise<void> {
+  const client = clientOf(options)
+  const signer = await signerOf(options.key)
+  const { chute, key, generation, voters } = await client.get<ForcedVoters>('/v1/voters', { of: text })
+  const body = { generation, voters: voters.map((voter) => unhex(voter.key)), forced: true }
+  const { holders } = await signAsAdmin(client, signer, 'voters', unhex(key), body)
+  say(`Make sure that no copy of ${chute} runs on an AP that cannot be reached: nothing but you stops that one now.`)
+  const names = voters.map(({ name }) => name)
+  if (options.json) return printJson({ chute, generation, voters: names, holders })
+  print(`${names.join(', ')} ${names.length === 1 ? 'votes' : 'vote'} on ${chute} from now on; ${held(holders)}`)
 }
 
 async function invite(options: NodeOptions & { role: string; ttl?: string }): Promise<void> {

@@ -15,7 +15,7 @@ import type { Client } from '../client.js'
 import { parseDuration } from '../duration.js'
 import { signerOf, type UserSigner } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
-import { paintState, print, printJson, say } from '../output.js'
+import { held, paintState, print, printJson, say } from '../output.js'
 import { deploy, rightsToPublish } from '../sign.js'
 
 interface PublishOptions extends NodeOptions {
@@ -93,7 +93,7 @@ export async function publishSpec(
   known: object = {},
 ): Promise<void> {
   const { revision, desired, holders } = await deploy(client, signer, name, spec, isExclusive)
-  say(`published ${name}, revision ${revision}; ${holders} ${holders === 1 ? 'AP holds' : 'APs hold'} the record`)
+  say(`published ${name}, revision ${revision}; ${held(holders)}`)
   const publisher = hex(signer.publicKey)
   const isIdle = desired === 'stopped' || spec.replicas === 0
   if (desired === 'stopped') say(`${name} is stopped; start it with "dropmesh start ${name}"`)

@@ -4,8 +4,11 @@ import { apId, apKey, hex, unhex } from '../../protocols/bytes.js'
 import { readChuteSubject } from '../../protocols/chute.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
+import { grantText } from '../../protocols/grant-text.js'
 import { isKind } from '../../protocols/kinds.js'
+import { proofOf } from '../../protocols/proof.js'
 import type { Ap } from '../ap.js'
+import { findChute } from './queries.js'
 
 export interface GrantRow {
   /** Hex. */
@@ -55,7 +58,7 @@ function rowOf(ap: Ap, standing: Standing): GrantRow {
     key: hex(key),
     role,
     state,
-    may: sentenceOf(role, state, scope),
+    may: state === 'revoked' ? 'nothing any more: it was revoked' : grantText(role, { ...scope, scope }, now),
     chain: chain.map(({ signer }) => hex(signer)),
     chutes: isEveryName ? null : scope.chutes!,
     labels: { ...scope.labels },
@@ -71,35 +74,18 @@ function rowOf(ap: Ap, standing: Standing): GrantRow {
 
 const iso = (ms: number): string => new Date(ms).toISOString()
 
-function sentenceOf(role: GrantRow['role'], state: GrantRow['state'], scope: ReturnType<typeof whatItMay>): string {
-  if (state === 'revoked') return 'nothing any more: it was revoked'
-  const { chutes = ['*'], labels = {}, cpu, memory, instances, rights = [], from, expires } = scope
-  const names = chutes.includes('*') ? 'any chute' : `chutes called ${chutes.join(', ') || 'nothing at all'}`
-  const where = Object.entries(labels).map(([label, value]) => `${label}=${value}`)
-  const most = [
-    ...(cpu === undefined ? [] : [`${cpu / 1000} CPUs`]),
-    ...(memory === undefined ? [] : [`${Math.floor(memory / 1024 ** 2)} MiB`]),
-    ...(instances === undefined ? [] : [`${instances} instances`]),
-  ]
-  return [
-    `${role === 'admin' ? 'grant and revoke, and ' : ''}publish ${names}`,
-    ...(where.length === 0 ? [] : [`on APs with ${where.join(' and ')}`]),
-    ...(most.length === 0 ? [] : [`with at most ${most.join(', ')} in all`]),
-    ...(rights.includes('*')
-      ? ['with every right']
-      : rights.length === 0
-        ? []
-        : [`with the rights ${rights.join(', ')}`]),
-    ...(state === 'not-yet' ? [`from ${iso(from)}`] : []),
-    ...(expires === 0 ? [] : [`until ${iso(expires)}`]),
-    ...(state === 'ran-out' ? ['(which is over)'] : []),
-  ].join(' ')
+/** The record of a chute and what shows that it counts, as they were signed, in base64: who reads them need not trust this AP. */
+export function proof(ap: Ap, text: string): { records: string[] } {
+  const { deployment } = findChute(ap, text)
+  const { ledger, clock } = ap.ledgerStore
+  const records = proofOf(ledger, ap.outlook.authority, deployment, clock.now())
+  return { records: records.map(({ bytes }) => Buffer.from(bytes).toString('base64')) }
 }
 
 /** A record of a key that counts now and would no more, and what would be lost with it. */
 export interface Stake {
   hash: string
-  kind: 'chute' | 'state' | 'grant' | 'ticket' | 'forget' | 'drain' | 'revocation'
+  kind: 'chute' | 'state' | 'grant' | 'ticket' | 'forget' | 'drain' | 'voters' | 'revocation'
   what: string
 }
 
@@ -141,6 +127,11 @@ export function stakesOf(ap: Ap, key: Uint8Array): Stake[] {
       const of = isKind(record, 'revocation') ? `key ${hex(record.subject)}` : `AP ${ap.nameOf(apId(record.subject))}`
       add(record, kind, `the ${kind} of ${of}`)
     }
+  }
+  for (const record of ledger.inForce('voters', now).filter(isOwn)) {
+    const chute = published.find(({ key }) => hex(key) === hex(record.subject))
+    if (chute === undefined || !record.body.forced) continue
+    add(record, 'voters', `generation ${record.body.generation} of the voters of chute ${chute.id.name}`)
   }
   return stakes
 }

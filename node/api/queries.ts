@@ -9,6 +9,7 @@ import { MeshError } from '../../protocols/error.js'
 import { type RevisionState, revisionsOf } from '../../protocols/history.js'
 import type { Body } from '../../protocols/kinds.js'
 import { isDue } from '../../protocols/ledger.js'
+import { MAX_GENERATION } from '../../protocols/limits.js'
 import type { Placed } from '../../protocols/placement.js'
 import { asksOf, lackingRights } from '../../protocols/policy.js'
 import { score } from '../../protocols/rendezvous.js'
@@ -461,13 +462,38 @@ function readable(value: unknown): unknown {
 }
 
 /** Keys of APs to vote on an exclusive chute: five that are alive, or three where there are no five, or all there are. */
-export function votersToBe(ap: Ap): Uint8Array[] {
+function votersToBe(ap: Ap): Uint8Array[] {
   const alive = [...ap.outlook.candidates.values()].filter(({ state }) => state === 'alive')
   const draw = new Uint8Array(randomBytes(20)) // so that not the same few vote on every chute
   const ranked = alive
     .map(({ member }) => ({ key: member.key, score: score('voters 1', draw, member.key, 1) }))
     .sort((a, b) => b.score - a.score)
   return ranked.slice(0, ranked.length >= 5 ? 5 : 3).map(({ key }) => key)
+}
+
+/**
+ * Those whom an admin can make the voters of an exclusive chute without asking the ones it has. Only for when too many of
+ * these are gone for good: nobody can know whether a copy still runs by their votes.
+ * @throws MeshError `not-exclusive`, `too-many-changes`
+ */
+export function forcedVoters(ap: Ap, text: string) {
+  const { id, key } = findChute(ap, text)
+  const electorate = ap.outlook.electorates.get(hex(key))
+  if (electorate === undefined) throw new MeshError('not-exclusive', `${id.name} is not exclusive; it has no voters`)
+  if (electorate.generation === MAX_GENERATION) {
+    throw new MeshError(
+      'too-many-changes',
+      `the voters of ${id.name} have changed ${MAX_GENERATION} times, and can no more: remove it and publish it anew`,
+    )
+  }
+  const candidates = votersToBe(ap)
+  const voters = candidates.slice(0, candidates.length < 3 ? 1 : 5)
+  return {
+    chute: id.name,
+    key: hex(key),
+    generation: electorate.generation + 1,
+    voters: voters.map((voter) => ({ key: hex(voter), name: ap.nameOf(apId(voter)) })),
+  }
 }
 
 /** What a publisher must know to sign the next record of a chute: its creation id, revision and clock. */

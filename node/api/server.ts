@@ -11,33 +11,30 @@ import { type Context, Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { stream } from 'hono/streaming'
 import { z } from 'zod'
-import { apId, apKey, hex, unhex } from '../../protocols/bytes.js'
+import { hex, unhex } from '../../protocols/bytes.js'
 import { NAME } from '../../protocols/deployment.js'
 import { describe } from '../../protocols/envelope.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { MAX_RECORD } from '../../protocols/limits.js'
 import type { Ap } from '../ap.js'
 import { parseHostPort } from '../config.js'
-import { findKey, grants, stakesOf } from './grants.js'
+import { findKey, grants, proof, stakesOf } from './grants.js'
 import {
   aps,
   chuteIdentity,
   chutes,
   findAp,
-  findChute,
+  forcedVoters,
   history,
   inspect,
   instances,
   next,
   status,
-  votersToBe,
 } from './queries.js'
 import { TOKEN_RIGHTS, type Tokens } from './tokens.js'
 
 const hexKey = z.string().regex(/^[0-9a-f]{64}$/, 'a public key has 64 hexadecimal digits')
 const inviteRequest = z.object({ role: z.enum(['ap', 'admin']).default('ap'), ttl: z.int().min(0).default(0) })
-const chuteRequest = z.object({ chute: z.string() })
-const apRequest = z.object({ ap: z.string() })
 /** For a year at most: a token that nobody remembers must end. */
 const tokenRequest = z.object({
   right: z.enum(TOKEN_RIGHTS),
@@ -47,7 +44,6 @@ const tokenRequest = z.object({
     .max(366 * 86_400_000),
 })
 const tokenId = z.object({ id: z.string() })
-const drainRequest = z.object({ ap: z.string().optional(), draining: z.boolean() })
 const nextRequest = z.object({ publisher: hexKey, name: z.string().regex(NAME) })
 const imageRequest = z.object({ ref: z.string().min(1).max(512) })
 const buildRequest = z.object({
@@ -114,6 +110,13 @@ function addRoutes(app: Hono, ap: Ap): Hono {
     return context.json({ key: hex(key), stakes: stakesOf(ap, key) })
   })
   app.get('/v1/chute', (context) => context.json(chuteIdentity(ap, context.req.query('of') ?? '')))
+  app.get('/v1/proof', (context) => context.json(proof(ap, context.req.query('of') ?? '')))
+  app.get('/v1/ap', (context) => {
+    const of = context.req.query('of')
+    const id = of === undefined ? ap.id : findAp(ap, of)
+    return context.json({ id, name: ap.nameOf(id) })
+  })
+  app.get('/v1/voters', (context) => context.json(forcedVoters(ap, context.req.query('of') ?? '')))
 
   app.post('/v1/records', limited(MAX_RECORD, 'record-too-big', 'a record'), async (context) => {
     const { record, holders } = await ap.submit(new Uint8Array(await context.req.arrayBuffer()))
@@ -123,24 +126,6 @@ function addRoutes(app: Hono, ap: Ap): Hono {
   app.post('/v1/invite', small, async (context) => {
     const { role, ttl } = inviteRequest.parse(readJson(await context.req.text()))
     return context.json({ ticket: await ap.invite(role, ttl) })
-  })
-  app.post('/v1/forget', small, async (context) => {
-    const id = findAp(ap, apRequest.parse(readJson(await context.req.text())).ap)
-    const name = ap.nameOf(id)
-    await ap.sign('forget', apKey(id), {})
-    return context.json({ id, name })
-  })
-  app.post('/v1/force', small, async (context) => {
-    const chute = findChute(ap, chuteRequest.parse(readJson(await context.req.text())).chute)
-    const candidates = votersToBe(ap)
-    const { generation, voters } = await ap.force(chute, candidates.slice(0, candidates.length < 3 ? 1 : 5))
-    return context.json({ chute: chute.id.name, generation, voters: voters.map((key) => ap.nameOf(apId(key))) })
-  })
-  app.post('/v1/drain', small, async (context) => {
-    const { ap: text, draining } = drainRequest.parse(readJson(await context.req.text()))
-    const id = text === undefined ? ap.id : findAp(ap, text)
-    await ap.sign('drain', apKey(id), { draining })
-    return context.json({ id, name: ap.nameOf(id), draining })
   })
   app.post('/v1/images/resolve', small, async (context) => {
     const { ref } = imageRequest.parse(readJson(await context.req.text()))

@@ -157,6 +157,34 @@ test('nobody controls a chute without the key of its publisher', async () => {
   assert.is((await mesh.running('web', 1)).length, 1)
 })
 
+test('an AP is drained on another one, with the key of an admin, also one for SSH, and with no other', async () => {
+  const viewer = named('ap1')
+  const state = async () => (await viewer.aps()).find(({ name }) => name === 'ap2')!.state
+  const signedBy = async (key: string) => {
+    const { publisher } = JSON.parse((await mesh.cli(['keys', 'show', key, '--json'])).stdout)
+    const { signed } = await viewer.json<{ signed: { what: string }[] }>('inspect', publisher)
+    return signed.map(({ what }) => what).filter((what) => what.includes('drain'))
+  }
+  const file = join(mesh.dir, 'id_ed25519')
+  await promisify(execFile)('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', file])
+  const nobody = await viewer.cli('drain', 'ap2', '--key', file)
+  assert.equal([nobody.status, nobody.stdout], [1, ''])
+  assert.match(
+    nobody.stderr,
+    /^dropmesh: key [0-9a-f]{64} is no admin and can sign no drain record; use the key of one with --key \(see "dropmesh grants"\)\n$/,
+  )
+  assert.is(await state(), 'alive')
+  const drained = await viewer.cli('drain', 'ap2')
+  assert.is(drained.status, 0, drained.stderr)
+  assert.match(drained.stdout, /^ap2 is being drained; "dropmesh ps" shows what is left; 2 APs hold the record\n$/)
+  assert.is(await state(), 'draining')
+  assert.equal(await signedBy('alice'), ['the drain of AP ap2'])
+  assert.is((await viewer.cli('grant', file, '--role', 'admin')).status, 0)
+  assert.is((await viewer.cli('undrain', 'ap2', '--key', file)).status, 0)
+  assert.is(await state(), 'alive')
+  assert.equal(await signedBy(file), ['the drain of AP ap2'])
+})
+
 const time = z.iso.datetime()
 const nullable = z.string().nullable()
 const upStates = ['fetching', 'starting', 'running', 'healthy', 'unhealthy', 'stopping', 'failed'] as const

@@ -98,11 +98,17 @@ test('a data folder of one mesh does not join another', async () => {
   await mesh.settled()
 })
 
-test('an AP that is no admin can neither invite nor forget', async () => {
-  for (const args of [['invite'], ['invite', '--role', 'admin'], ['forget', 'founder'], ['drain', 'founder']]) {
-    const { status, stdout, stderr } = await named('plain').cli(...args)
+test('an AP that is no admin cannot invite, and a person who is none can forget and drain on no AP', async () => {
+  const asAlice = ['--key', 'alice']
+  for (const [ap, args, why] of [
+    ['plain', ['invite'], /^dropmesh: this AP may not invite; [^\n]+\n$/],
+    ['plain', ['invite', '--role', 'admin'], /^dropmesh: this AP may not invite; [^\n]+\n$/],
+    ['plain', ['forget', 'founder', ...asAlice], /is no admin and can sign no forget record; [^\n]+ --key [^\n]+\n$/],
+    ['founder', ['drain', ...asAlice], /is no admin and can sign no drain record; [^\n]+ --key [^\n]+\n$/],
+  ] as const) {
+    const { status, stdout, stderr } = await named(ap).cli(...args)
     assert.equal([status, stdout], [1, ''])
-    assert.match(stderr, /^dropmesh: this AP (may not invite|is no admin of the mesh); [^\n]+\n$/)
+    assert.match(stderr, why)
   }
   assert.is((await named('founder').status()).members, 4)
 })

@@ -9,8 +9,9 @@ import type { SignedRecord } from '../../protocols/envelope.js'
 import type { Signer } from '../../protocols/keys.js'
 import type { RecordOf } from '../../protocols/kinds.js'
 import { type Member, type Membership, membershipOf } from '../../protocols/membership.js'
+import { signMember } from '../../protocols/ticket.js'
 import { ballotOf, creationMark, type Electorate, electoratesOf } from '../../protocols/voters.js'
-import { ANYONE, deployment, ledgerOf, NOW, OWNER, record, refused, signer, specOf } from './support.js'
+import { ANYONE, deployment, ledgerOf, MESH, NOW, OWNER, record, refused, signer, specOf } from './support.js'
 
 const PUBLISHER = signer(1)
 const APS = [11, 12, 13, 14, 15, 16, 17, 18].map(signer)
@@ -100,6 +101,28 @@ test('an admin alone can force voters, and wins over what the others choose', ()
   is(electorate(change(APS[0]!, 1, keys(3), true)), 0, exclusive.voters)
 })
 
+test('a person who is an admin can force voters, until a revocation that does not list it', () => {
+  const ann = signer(30)
+  const granted = record(OWNER, 'grant', ann.publicKey, [NOW, 0], { role: 'admin', expires: NOW + 5 })
+  const forced = change(ann, 1, keys(3), true)
+  const revoked = (keep: Uint8Array) => record(OWNER, 'revocation', ann.publicKey, [NOW + 9, 0], { keep })
+  is(electorate(forced), 0, exclusive.voters)
+  is(electorate(granted, forced), 1, keys(3))
+  is(electorate(granted, change(ann, 1, keys(3), true, 6)), 0, exclusive.voters)
+  is(electorate(granted, forced, revoked(new Uint8Array())), 0, exclusive.voters)
+  is(electorate(granted, forced, revoked(forced.hash)), 1, keys(3))
+})
+
+test('an AP that was let in as an admin can force voters, until its key is revoked', () => {
+  const forTicket = { role: 'admin', uses: 1, expires: 0 } as const
+  const ticket = record(OWNER, 'grant', signer(31).publicKey, [NOW, 0], forTicket)
+  const joined = [ticket, signMember(APS[0]!, signer(31), MESH, [NOW, 1], { name: 'ap', labels: {} })]
+  const forced = change(APS[0]!, 1, keys(3), true)
+  is(electorate(...joined, forced), 1, keys(3))
+  const revoked = record(OWNER, 'revocation', APS[0]!.publicKey, [NOW + 9, 0], { keep: new Uint8Array() })
+  is(electorate(...joined, forced, revoked), 0, exclusive.voters)
+})
+
 // --- who is to be signed for -------------------------------------------------------------------------------------------
 
 const memberOf = (key: Uint8Array): Member => ({
@@ -122,7 +145,7 @@ function ballot(self: number, of: Electorate, members: number[], dead: number[] 
       .map(apId)
       .filter((ap) => !ids.has(ap)),
   )
-  const membership: Membership = { members: ids, forgotten, isAdmin: () => false, wasAdmin: () => false }
+  const membership: Membership = { members: ids, forgotten, isAdmin: () => false, wasByAdmin: () => false }
   return ballotOf(KEY, of, membership, APS[self]!.publicKey, isAlive)?.map(hex)
 }
 

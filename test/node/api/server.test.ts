@@ -280,14 +280,15 @@ test('every error has the same shape and a code', async () => {
   for (const where of ['/v1/chute', '/v1/history'])
     assertError(await onSocket('GET', `${where}?of=nothing`), 400, 'no-such-chute', /no chute "nothing"/)
   assertError(await onSocket('GET', '/v1/next?publisher=x&name=y'), 400, 'bad-request', /publisher: a public key has/)
-  for (const where of ['/v1/invite', '/v1/forget', '/v1/drain', '/v1/images/resolve']) {
+  for (const where of ['/v1/invite', '/v1/images/resolve']) {
     assertError(await onSocket('POST', where, '{"half'), 400, 'bad-request', /not JSON/)
     assertError(await onSocket('POST', where, ''), 400, 'bad-request', /not JSON/)
     assertError(await onSocket('POST', where, '[]'), 400, 'bad-request', /the request is wrong/)
     assertError(await onSocket('POST', where, `"${'x'.repeat(70_000)}"`), 400, 'bad-request', /at most 65536 bytes/)
   }
   assertError(await onSocket('POST', '/v1/invite', '{"role":"king"}'), 400, 'bad-request', /role/)
-  assertError(await onSocket('POST', '/v1/forget', '{"ap":"nobody"}'), 400, 'no-such-ap', /no AP "nobody"/)
+  assertError(await onSocket('GET', '/v1/ap?of=nobody'), 400, 'no-such-ap', /no AP "nobody"/)
+  assertError(await onSocket('GET', '/v1/voters?of=nothing'), 400, 'no-such-chute', /no chute "nothing"/)
   assertError(await onSocket('POST', '/v1/images/build?args=nonsense', 'x'), 400, 'bad-request', /not JSON/)
   assertError(await onSocket('POST', '/v1/images/build?args=[1]', 'x'), 400, 'bad-request', /wrong/)
   assert.not.match(logged.join(''), 'a request failed')
@@ -307,7 +308,7 @@ test('a record is taken in, said to be held, and refused with its reason', async
   const { json: next } = await onSocket('GET', `/v1/next?publisher=${hex(publisher.publicKey)}&name=hello`)
   assert.equal([next.creation, next.revision, next.mesh], [null, 1, hex(ap.ledgerStore.mesh)])
   const forgetAt = (clock: readonly [number, number]) =>
-    seal(publisher, ap.ledgerStore.mesh, clock, 'forget', publisher.publicKey, {})
+    seal(founder, ap.ledgerStore.mesh, clock, 'forget', publisher.publicKey, {})
   const record = forgetAt(next.clock)
   const taken = await onSocket('POST', '/v1/records', record.bytes)
   assert.equal([taken.status, taken.json], [200, { hash: hex(record.hash), holders: 1 }])
@@ -325,6 +326,34 @@ test('a record is taken in, said to be held, and refused with its reason', async
   ] as const) {
     assertError(await onSocket('POST', '/v1/records', bytes), 400, code, message)
   }
+})
+
+test('who belongs to the mesh, takes work or votes is for the key of an admin to say, and not for who can ask the node', async () => {
+  const { token } = await tokens.issue('write', 60_000)
+  const eve = apSigner(seed())
+  const before = ap.ledgerStore.ledger.digest()
+  const forced = { generation: 1, voters: [ap.signer.publicKey], forced: true }
+  for (const [kind, subject, body] of [
+    ['forget', ap.signer.publicKey, {}],
+    ['drain', ap.signer.publicKey, { draining: true }],
+    ['voters', new Uint8Array(20), forced],
+  ] as const) {
+    const { json: next } = await onSocket('GET', '/v1/clock')
+    const { bytes } = seal(eve, ap.ledgerStore.mesh, next.clock, kind, subject, body)
+    const why = new RegExp(`key ${hex(eve.publicKey)} is no admin and can sign no ${kind} record; use .* --key`)
+    assertError(await onSocket('POST', '/v1/records', bytes), 400, 'not-an-admin', why)
+    const record = { method: 'POST', path: '/v1/records', body: bytes }
+    assertError(await overTcp(record, token), 400, 'not-an-admin', why)
+    assertError(await overTcp(record, reader), 403, 'read-only', /only reads/)
+  }
+  for (const where of ['/v1/forget', '/v1/drain', '/v1/force']) {
+    assertError(await onSocket('POST', where, `{"ap":"${ap.id}"}`), 404, 'not-found', /no such path/)
+  }
+  assert.equal(ap.ledgerStore.ledger.digest(), before)
+  const { json: next } = await onSocket('GET', '/v1/clock')
+  const drain = seal(founder, ap.ledgerStore.mesh, next.clock, 'drain', ap.signer.publicKey, { draining: true })
+  assert.is((await overTcp({ method: 'POST', path: '/v1/records', body: drain.bytes }, token)).status, 200)
+  await until('the AP to be drained', async () => (await onSocket('GET', '/v1/aps')).json[0].state === 'draining')
 })
 
 test('a body without a stated length is limited as well', async () => {
