@@ -108,6 +108,7 @@ export function whatItMay(standing: Standing): Scope & { from: number; expires: 
     labels: Object.assign({}, ...scopes.map(({ labels }) => labels)),
     cpu: scopes.reduce<number | undefined>((all, { cpu }) => least(all, cpu), undefined),
     memory: scopes.reduce<number | undefined>((all, { memory }) => least(all, memory), undefined),
+    disk: scopes.reduce<number | undefined>((all, { disk }) => least(all, disk), undefined),
     instances: scopes.reduce<number | undefined>((all, { instances }) => least(all, instances), undefined),
     rights: scopes.reduce<string[] | undefined>((all, { rights = [] }) => common(all, rights), undefined),
     from: Math.max(0, ...times.map(({ from = 0 }) => from)),

@@ -2,7 +2,7 @@
 import type { Standing } from './authority.js'
 import { compareBytes, hex } from './bytes.js'
 import type { Copy } from './chute.js'
-import { resourcesOf } from './deployment.js'
+import { type ChuteSpec, diskOf, resourcesOf } from './deployment.js'
 import { type Chute, copiesOf } from './desired.js'
 import { compareRecords } from './envelope.js'
 import type { RecordOf } from './kinds.js'
@@ -10,8 +10,17 @@ import type { Ledger } from './ledger.js'
 import type { Member } from './membership.js'
 import { isSameList, remembered } from './view.js'
 
+const CEILINGS = ['cpu', 'memory', 'disk', 'instances'] as const
+type Amounts = Record<(typeof CEILINGS)[number], number>
+
 /** What is taken of each grant, by hex of its hash. */
-type Taken = Map<string, { cpu: number; memory: number; instances: number }>
+type Taken = Map<string, Amounts>
+
+/** What one instance takes of a grant. */
+export function amountsOf(spec: ChuteSpec): Amounts {
+  const { cpu, memory } = resourcesOf(spec)
+  return { cpu, memory, disk: diskOf(spec), instances: 1 }
+}
 
 /**
  * The chutes, each with what it may be of what it wants: on which APs, and how many copies. A chute counts against every
@@ -72,12 +81,11 @@ function whatFits(
   members: ReadonlyMap<string, Member>,
   taken: Taken,
 ): { copies: Copy[]; beyond: string | undefined } {
-  const { cpu, memory } = resourcesOf(chute.spec)
-  const one = { cpu, memory, instances: 1 }
+  const one = amountsOf(chute.spec)
   const copies: Copy[] = []
   for (const copy of copiesOf(chute, membersThatFit(chute, members))) {
     for (const { hash, body } of chain) {
-      for (const what of ['cpu', 'memory', 'instances'] as const) {
+      for (const what of CEILINGS) {
         const ceiling = body.scope?.[what]
         if (ceiling === undefined) continue
         const left = ceiling - (taken.get(hex(hash))?.[what] ?? 0) - copies.length * one[what]
@@ -100,17 +108,17 @@ export const membersThatFit = ({ spec }: Chute, members: ReadonlyMap<string, Mem
     : members
 
 function take(chute: Chute, { chain }: Standing, taken: Taken): void {
-  const { cpu, memory } = resourcesOf(chute.spec)
+  const one = amountsOf(chute.spec)
   for (const { hash } of chain) {
-    const before = taken.get(hex(hash)) ?? { cpu: 0, memory: 0, instances: 0 }
-    const { instances } = before
-    taken.set(hex(hash), { cpu: before.cpu + cpu, memory: before.memory + memory, instances: instances + 1 })
+    const sum = { ...(taken.get(hex(hash)) ?? { cpu: 0, memory: 0, disk: 0, instances: 0 }) }
+    for (const what of CEILINGS) sum[what] += one[what]
+    taken.set(hex(hash), sum)
   }
 }
 
-function inWords(what: 'cpu' | 'memory' | 'instances', needs: number, left: number, ceiling: number): string {
+function inWords(what: keyof Amounts, needs: number, left: number, ceiling: number): string {
   if (what === 'cpu') return `needs ${needs / 1000} CPUs, ${left / 1000} of the ${ceiling / 1000} granted are left`
   if (what === 'instances') return `the ${ceiling} instances granted run already`
   const mib = (bytes: number) => Math.floor(bytes / 1024 ** 2)
-  return `needs ${mib(needs)} MiB of memory, ${mib(left)} of the ${mib(ceiling)} granted are left`
+  return `needs ${mib(needs)} MiB of ${what}, ${mib(left)} of the ${mib(ceiling)} granted are left`
 }

@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { hex } from './bytes.js'
 import { byteString } from './codec.js'
+import { MAX_IMAGE } from './limits.js'
 
 const MAX_TEXT = 4096
 const text = z.string().max(MAX_TEXT)
@@ -21,6 +22,8 @@ const image = z.object({
     .string()
     .regex(/^[a-z0-9]+\/[a-z0-9]+(\/[a-z0-9]+)?$/)
     .max(64),
+  /** Bytes of its config and uncompressed layers, as APs send them to each other, at most; left out, all that an image may have. */
+  size: z.int().min(0).max(MAX_IMAGE).optional(),
   /** A registry reference with digest, where the manifest named a registry image: what an AP may pull by itself. */
   pull: z.string().max(512).optional(),
 })
@@ -160,6 +163,12 @@ export function resourcesOf(spec: ChuteSpec): Resources {
       s.ports.flatMap((p) => (p.host === undefined ? [] : [`${p.host}/${p.protocol}`])),
     ),
   }
+}
+
+/** Bytes that the images of one instance take of its AP's disk, at most. Docker gives volumes no limit, so none counts here. */
+export function diskOf(spec: ChuteSpec): number {
+  const sizes = new Map(spec.services.map(({ image }) => [hex(image.config), image.size ?? MAX_IMAGE]))
+  return [...sizes.values()].reduce((sum, size) => sum + size, 0)
 }
 
 /** True where an instance leaves data behind that does not migrate yet. */

@@ -8,12 +8,13 @@ const iso = (ms: number): string => new Date(ms).toISOString()
 
 /** `publish chutes called web-* with at most 2 CPUs in all until 2031-05-01T00:00:00.000Z`. */
 export function grantText(role: Standing['role'], { scope = {}, from = 0, expires }: Grant, nowMs: number): string {
-  const { chutes = ['*'], labels = {}, cpu, memory, instances, rights = [] } = scope
+  const { chutes = ['*'], labels = {}, cpu, memory, disk, instances, rights = [] } = scope
   const names = chutes.includes('*') ? 'any chute' : `chutes called ${chutes.join(', ') || 'nothing at all'}`
   const where = Object.entries(labels).map(([label, value]) => `${label}=${value}`)
   const most = [
     ...(cpu === undefined ? [] : [`${cpu / 1000} CPUs`]),
-    ...(memory === undefined ? [] : [`${Math.floor(memory / 1024 ** 2)} MiB`]),
+    ...(memory === undefined ? [] : [`${Math.floor(memory / 1024 ** 2)} MiB of memory`]),
+    ...(disk === undefined ? [] : [`${Math.floor(disk / 1024 ** 2)} MiB of images`]),
     ...(instances === undefined ? [] : [`${instances} instances`]),
   ]
   return [

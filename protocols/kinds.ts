@@ -39,6 +39,7 @@ const scope = z.object({
   /** Ceilings over all chutes together: thousandths of a CPU, bytes, instances. */
   cpu: uint.optional(),
   memory: uint.optional(),
+  disk: uint.optional(),
   instances: uint.optional(),
   /** Beyond what any chute may: `port:80`. */
   rights: pattern(/^(?=.)[\w:./-]{0,127}\*?$/).optional(),

@@ -20,6 +20,7 @@ interface GrantOptions extends NodeOptions {
   on?: string[]
   cpus?: string
   memory?: string
+  disk?: string
   instances?: string
   right?: string[]
   from?: string
@@ -45,6 +46,7 @@ export function addAuthority(program: Command): void {
     .option('--on <k=v>', 'only on APs with this label, repeatable', collect)
     .option('--cpus <n>', 'CPUs of all its chutes together')
     .option('--memory <size>', 'memory of all its chutes together: 512m, 2g')
+    .option('--disk <size>', 'disk for the images of all its chutes together, a copy for each instance')
     .option('--instances <n>', 'instances of all its chutes together')
     .option('--right <right>', 'what no chute may without: "port:80", "port:*", "*"; repeatable', collect)
     .option('--from <time>', 'when it begins: a date, or 12h for in 12 hours')
@@ -80,7 +82,8 @@ async function grant(text: string, options: GrantOptions): Promise<void> {
       ...(options.chutes !== undefined && { chutes: options.chutes.map(checkedPattern) }),
       ...(options.on !== undefined && { labels: parseLabels(options.on, '--on') }),
       ...(options.cpus !== undefined && { cpu: Math.round(parseNumber(options.cpus, '--cpus') * 1000) }),
-      ...(options.memory !== undefined && { memory: parseSize(options.memory) }),
+      ...(options.memory !== undefined && { memory: parseSize(options.memory, '--memory') }),
+      ...(options.disk !== undefined && { disk: parseSize(options.disk, '--disk') }),
       ...(options.instances !== undefined && { instances: Math.round(parseNumber(options.instances, '--instances')) }),
       ...(options.right !== undefined && { rights: options.right }),
     },
@@ -102,11 +105,11 @@ function parseNumber(text: string, flag: string): number {
   throw new MeshError('number', `${flag} "${text}": a number such as 2 or 0.5`)
 }
 
-function parseSize(text: string): number {
+function parseSize(text: string, flag: string): number {
   try {
     return size(text)
   } catch {
-    throw new MeshError('memory', `--memory "${text}": a size such as 512m or 2g`)
+    throw new MeshError('size', `${flag} "${text}": a size such as 512m or 2g`)
   }
 }
 

@@ -199,8 +199,9 @@ async function imageOf(client: Client, { name, source }: ManifestService, dir: s
     say(
       `${name}: image ${image.config.slice(0, 12)}${image.size === undefined ? '' : `, ${(image.size / 1e6).toFixed(1)} MB`}`,
     )
-    const { config, diffIds, platform, pull } = image
-    return { config: unhex(config), diffIds: diffIds.map(unhex), platform, ...(pull === undefined ? {} : { pull }) }
+    const { config, diffIds, platform, size, pull } = image
+    const known = { config: unhex(config), diffIds: diffIds.map(unhex), platform }
+    return { ...known, ...(size !== undefined && { size }), ...(pull !== undefined && { pull }) }
   }
   throw new MeshError('build-failed', `service ${name}: the node ended the build without a result`)
 }

@@ -4,8 +4,9 @@ import { readFile, writeFile } from 'node:fs/promises'
 import type { Command } from 'commander'
 import { type Standing, whatItMay } from '../../protocols/authority.js'
 import { fromBase32, hex } from '../../protocols/bytes.js'
+import { amountsOf } from '../../protocols/ceilings.js'
 import { readChuteSubject } from '../../protocols/chute.js'
-import { type ChuteSpec, resourcesOf } from '../../protocols/deployment.js'
+import type { ChuteSpec } from '../../protocols/deployment.js'
 import { open, type SignedRecord } from '../../protocols/envelope.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { grantText } from '../../protocols/grant-text.js'
@@ -124,13 +125,14 @@ const iso = (ms: number): string => new Date(ms).toISOString()
 
 /** What of each ceiling of a chain a chute takes by itself. */
 function takesOf(spec: ChuteSpec, standing: Standing): string[] {
-  const { cpu, memory, instances } = whatItMay(standing)
-  const one = resourcesOf(spec)
+  const { cpu, memory, disk, instances } = whatItMay(standing)
+  const one = amountsOf(spec)
   const copies = spec.replicas === 'everywhere' ? 1 : spec.replicas
   const mib = (bytes: number) => Math.floor(bytes / 1024 ** 2)
   const takes = [
     ...(cpu === undefined ? [] : [`${(copies * one.cpu) / 1000} of ${cpu / 1000} CPUs`]),
     ...(memory === undefined ? [] : [`${mib(copies * one.memory)} of ${mib(memory)} MiB of memory`]),
+    ...(disk === undefined ? [] : [`${mib(copies * one.disk)} of ${mib(disk)} MiB of images`]),
     ...(instances === undefined ? [] : [`${copies} of ${instances} instances`]),
   ]
   return spec.replicas === 'everywhere' ? takes.map((text) => `${text} on each AP`) : takes

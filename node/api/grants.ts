@@ -24,6 +24,7 @@ export interface GrantRow {
   labels: Record<string, string>
   cpu: number | null
   memory: number | null
+  disk: number | null
   instances: number | null
   rights: string[]
   /** ISO 8601, null for always and never. */
@@ -64,6 +65,7 @@ function rowOf(ap: Ap, standing: Standing): GrantRow {
     labels: { ...scope.labels },
     cpu: scope.cpu ?? null,
     memory: scope.memory ?? null,
+    disk: scope.disk ?? null,
     instances: scope.instances ?? null,
     rights: [...(scope.rights ?? [])],
     from: scope.from === 0 ? null : iso(scope.from),

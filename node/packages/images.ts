@@ -71,12 +71,11 @@ export class Images {
   ) {}
 
   /**
-   * What the engine has under a name or an id; from then on held. `size` is in bytes, as the engine counts.
-   *
-   * In a containerd store this reads the whole image once, since nothing else tells its config.
+   * What the engine has under a name or an id; from then on held. This reads the whole image once, since nothing else tells
+   * how big it is on the way to other APs, nor in a containerd store its config.
    * @throws EngineError `no-image`; MeshError `image-name` where this can be no name of an image.
    */
-  async inspect(name: string): Promise<ImageSpec & { size: number }> {
+  async inspect(name: string): Promise<ImageSpec> {
     checkName(name)
     const found = await this.look(name)
     if (found === undefined) throw new EngineError('no-image', `there is no image "${name}" in the local engine`)
@@ -93,7 +92,11 @@ export class Images {
     const pull = digests.find((digest) => digest.startsWith(`${repository}@`)) ?? digests[0]
     if (pull !== undefined) image.pull = pull
     await this.hold(found.Id, image)
-    return { ...image, size: found.Size }
+    const size = await this.sizeOf(image, 0)
+    if (size > this.limit) {
+      throw new MeshError('image-too-big', `image "${name}" has ${size} bytes; APs take ${this.limit} at most`)
+    }
+    return { ...image, size }
   }
 
   /** Whether the engine has exactly this image. */
@@ -205,7 +208,9 @@ export class Images {
       failure = error
     })
     try {
-      const archive = tarOf(this.checked(image, limited(received, this.limit, image), held))
+      const archive = tarOf(
+        this.checked(image, limited(received, Math.min(this.limit, image.size ?? this.limit), image), held),
+      )
       await work(`load image ${short(image)}`, archive, (body, abortSignal) =>
         this.docker.loadImage(body, { abortSignal }),
       )
