@@ -8,7 +8,7 @@ import { personSigner } from '../protocols/keys.js'
 
 /** What a guess costs: 128 MiB of memory, which an AP still has, and a third of a second of the core it was measured on. */
 const COST = { N: 2 ** 17, r: 8, p: 1 }
-/** No file makes this machine spend more than this, in bytes. */
+/** No file makes this machine spend more than this, in bytes: nor more time than filling them takes, some three seconds. */
 const MAX_MEMORY = 1024 ** 3
 
 const hexOf = (bytes: number) => z.string().regex(new RegExp(`^[0-9a-f]{${2 * bytes}}$`))
@@ -22,7 +22,11 @@ const locked = z.strictObject({
   public: hexOf(32),
   scrypt: z
     .strictObject({ N: z.int().min(2), r: z.int().min(1), p: z.int().min(1).max(16), salt: hexOf(32) })
-    .refine(({ N, r }) => Number.isInteger(Math.log2(N)) && 128 * N * r <= MAX_MEMORY, 'a cost that is out of bounds'),
+    // RFC 7914, section 2: N is a power of two below 2^(16 r).
+    .refine(
+      ({ N, r, p }) => Number.isInteger(Math.log2(N)) && Math.log2(N) < 16 * r && 128 * N * r * p <= MAX_MEMORY,
+      'a cost that is out of bounds',
+    ),
   nonce: hexOf(nacl.secretbox.nonceLength),
   box: hexOf(32 + nacl.secretbox.overheadLength),
 })

@@ -63,7 +63,8 @@ async function parse(text: string, passphrase?: string): Promise<ParsedKey | Err
   return utils.parseKey(text, passphrase)
 }
 
-function publicHalf(key: ParsedKey | Error, path: string): Uint8Array {
+function publicHalf(key: ParsedKey | Error | undefined, path: string): Uint8Array {
+  if (key === undefined) throw damaged(path) // a file of no keys
   if (key instanceof Error) throw new MeshError('ssh-key', `${path} holds no key that can sign here: ${key.message}`)
   if (key.type !== TYPE) {
     throw new MeshError(
@@ -71,19 +72,55 @@ function publicHalf(key: ParsedKey | Error, path: string): Uint8Array {
       `${path} is a key of type ${key.type}; only ${TYPE} can sign: "ssh-keygen -t ed25519"`,
     )
   }
-  return rawKey(key)
+  const raw = rawKey(key)
+  if (raw.length !== 32) throw damaged(path)
+  return raw
 }
 
+const damaged = (path: string) => new MeshError('ssh-key', `${path} is damaged; take another copy`)
+
+/** The last 32 bytes; fewer where it is no key. */
 const rawKey = (key: ParsedKey): Uint8Array => new Uint8Array(key.getPublicSSH().subarray(PREFIX.length))
 
 // The library has no codes for its errors.
 const LOCKED = /no passphrase given/
 const WRONG_PASSPHRASE = /bad passphrase|unable to authenticate data/
 
+function seedOf(key: ParsedKey, path: string): Uint8Array {
+  try {
+    const { d } = createPrivateKey(key.getPrivatePEM()).export({ format: 'jwk' })
+    return new Uint8Array(Buffer.from(d!, 'base64url'))
+  } catch {
+    throw damaged(path)
+  }
+}
+
+/** Rounds of bcrypt by which a passphrase may be made a key: at some 12 ms each. "ssh-keygen -a" takes 16 by default. */
+const MAX_ROUNDS = 1024
+
+/** How many rounds the passphrase of a key file costs; 0 where it has none, or is no such file. */
+function roundsOf(text: string): number {
+  const [, base64 = ''] = /-----BEGIN[^-]+-----([^-]*)/.exec(text) ?? []
+  const data = Buffer.from(base64, 'base64')
+  // https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.key: magic, then cipher, kdf and its options (salt, rounds).
+  let at = 'openssh-key-v1\0'.length
+  const length = () => (at + 4 <= data.length ? data.readUInt32BE(at) : 0)
+  for (let i = 0; i < 2; i++) at += 4 + length()
+  at += 4
+  at += 4 + length()
+  return length()
+}
+
 async function privateKey(path: string, text: string): Promise<UserSigner> {
   const { utils } = await library()
   let key = utils.parseKey(text)
   if (key instanceof Error && LOCKED.test(key.message)) {
+    const rounds = roundsOf(text)
+    if (rounds > MAX_ROUNDS)
+      throw new MeshError(
+        'ssh-key',
+        `the passphrase of ${path} costs ${rounds} rounds; ${MAX_ROUNDS} are allowed: "ssh-keygen -p"`,
+      )
     key = await withPassphrase(path, (passphrase) => {
       const unlocked = utils.parseKey(text, passphrase)
       const isWrong =
@@ -92,8 +129,7 @@ async function privateKey(path: string, text: string): Promise<UserSigner> {
     })
   }
   const publicKey = publicHalf(key, path)
-  const { d } = createPrivateKey((key as ParsedKey).getPrivatePEM()).export({ format: 'jwk' })
-  const signer = personSigner(new Uint8Array(Buffer.from(d!, 'base64url')))
+  const signer = personSigner(seedOf(key as ParsedKey, path))
   if (!equalBytes(signer.publicKey, publicKey))
     throw new MeshError('ssh-key', `${path} is damaged: its two halves do not belong together`)
   return signer

@@ -1,5 +1,6 @@
 // The mesh an AP belongs to, in a file of its own (DIR/mesh): without it the ledger on disk could not be opened.
 import { join } from 'node:path'
+import { z } from 'zod'
 import { hex } from '../protocols/bytes.js'
 import { MeshError } from '../protocols/error.js'
 import { personSigner, type Signer } from '../protocols/keys.js'
@@ -9,24 +10,27 @@ import type { Config } from './config.js'
 import { loadOrMakeSeed } from './identity.js'
 import { parseOrNothing, SmallFile } from './store/files.js'
 
+const envelope = z.string().regex(/^([0-9a-f]{2})+$/)
+
 /** What must be known of a mesh before a ledger can be opened. */
-export interface Belonging {
+const belonging = z.object({
   /** Hex of the public half of the mesh key. */
-  meshKey: string
+  meshKey: z.string().regex(/^[0-9a-f]{64}$/),
   /** Hex of the envelopes with which an AP asks to be let in. The one that founded the mesh has none. */
-  admission?: { grant: string; member: string }
-}
+  admission: z.object({ grant: envelope, member: envelope }).optional(),
+})
+export type Belonging = z.infer<typeof belonging>
 
 /** The mesh an AP belongs to, or undefined where it never had one. @throws MeshError `data-damaged` */
 export async function loadBelonging(data: string): Promise<Belonging | undefined> {
   const file = belongingFile(data)
   const text = await file.read()
   if (text === undefined) return undefined
-  const belonging = parseOrNothing<Belonging>(text)
-  if (!/^[0-9a-f]{64}$/.test(belonging?.meshKey ?? '')) {
+  const { data: known } = belonging.safeParse(parseOrNothing(text))
+  if (known === undefined) {
     throw new MeshError('data-damaged', `${file.path} names no mesh; restore it from a backup`)
   }
-  return belonging
+  return known
 }
 
 async function saveBelonging(data: string, belonging: Belonging): Promise<Belonging> {

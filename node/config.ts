@@ -154,7 +154,7 @@ async function readFileSettings(path: string): Promise<Settings> {
   }
   let value: unknown
   try {
-    value = parse(text) ?? {}
+    value = parse(text, { logLevel: 'error' }) ?? {}
   } catch (error) {
     throw new MeshError('config', `${path} is no YAML: ${messageOf(error).split('\n')[0]}`, { cause: error })
   }

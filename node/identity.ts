@@ -3,6 +3,7 @@
 // can be fetched from others.
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
+import { z } from 'zod'
 import { hex, unhex } from '../protocols/bytes.js'
 import { MeshError } from '../protocols/error.js'
 import { parseOrNothing, SmallFile } from './store/files.js'
@@ -69,6 +70,8 @@ export class BootCounter {
   }
 }
 
+const peers = z.record(z.string(), z.array(z.string()))
+
 /** Addresses of others by AP id, as this AP last knew them. Without any it may not find the mesh again. */
 export class KnownPeers {
   private readonly file: SmallFile
@@ -79,8 +82,7 @@ export class KnownPeers {
 
   /** None where there is no file, or a damaged one: others may find this AP. */
   async load(): Promise<Record<string, string[]>> {
-    const known = Object.entries(parseOrNothing<object>((await this.file.read()) ?? '{}') ?? {})
-    return Object.fromEntries(known.filter(([, addresses]) => Array.isArray(addresses)))
+    return peers.safeParse(parseOrNothing(await this.file.read())).data ?? {}
   }
 
   save(peers: Record<string, string[]>): Promise<void> {

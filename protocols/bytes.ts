@@ -35,7 +35,15 @@ export const sha256 = (...parts: Uint8Array[]): Uint8Array => {
 /** Base32 of RFC 4648, lower case, no padding: fits DNS labels, and QR codes when upper-cased. */
 export const toBase32 = (bytes: Uint8Array): string => base32.baseEncode(bytes)
 
-export const fromBase32 = (text: string): Uint8Array => base32.baseDecode(text.toLowerCase())
+/** @throws MeshError `malformed` at what `toBase32` does not write, but for upper case */
+export function fromBase32(text: string): Uint8Array {
+  const lower = text.toLowerCase()
+  try {
+    const bytes = base32.baseDecode(lower)
+    if (toBase32(bytes) === lower) return bytes // padding it would let pass
+  } catch {}
+  throw new MeshError('malformed', `"${text.slice(0, 80)}" is not base32: letters and the digits 2 to 7`)
+}
 
 // A libp2p peer id of an Ed25519 key is the identity multihash (0x00, length 0x24) of the protobuf
 // { 1: key type Ed25519 = 1, 2: 32 key bytes }, in base58btc. libp2p spec, peer-ids/peer-ids.md.
@@ -54,11 +62,14 @@ export function apId(publicKey: Uint8Array): string {
   return id
 }
 
+/** How an AP id looks. Base58 takes the square of its length to read, and its reader lets characters pass that are none of it. */
+const AP_ID = /^[1-9A-HJ-NP-Za-km-z]{52}$/
+
 /** The public key of an AP id. @throws MeshError `ap-id` when the text is not the id of an Ed25519 key. */
 export function apKey(id: string): Uint8Array {
   let bytes: Uint8Array
   try {
-    bytes = base58btc.baseDecode(id)
+    bytes = AP_ID.test(id) ? base58btc.baseDecode(id) : new Uint8Array()
   } catch {
     bytes = new Uint8Array()
   }

@@ -117,11 +117,15 @@ function read(bytes: Uint8Array): SignedRecord {
 /**
  * Reads back a record that this AP checked before it wrote it to its own disk. That its payload has the hash it had says that
  * all that was checked still holds; the signature, which the hash leaves out, is not looked at.
- * @throws Error where it has not
+ * @throws MeshError `malformed` where it has not
  */
 export function readBack(bytes: Uint8Array, hash: Uint8Array): SignedRecord {
-  const [payload] = decodeAgain(bytes) as [Uint8Array]
-  if (!equalBytes(sha256(payload), hash)) throw new MeshError('malformed', 'a record that is not what was written')
+  let payload: unknown
+  try {
+    payload = (decodeAgain(bytes) as [unknown])[0]
+  } catch {} // no CBOR, or no array
+  if (!(payload instanceof Uint8Array) || !equalBytes(sha256(payload), hash))
+    throw new MeshError('malformed', 'a record that is not what was written')
   return recordOf(bytes, hash, decodeAgain(payload) as Payload)
 }
 

@@ -64,7 +64,7 @@ const MAX_REQUEST = 64 * 1024
 const MAX_BEHIND = 10_000
 
 /** Adds the API of an AP. Every error is `{error: {code, message}}`. */
-function addRoutes(app: Hono, ap: Ap): Hono {
+export function addRoutes(app: Hono, ap: Ap): Hono {
   app.onError((error, context) => {
     if (error instanceof MeshError) return context.json({ error: { code: error.code, message: error.message } }, 400)
     if (error instanceof z.ZodError) {

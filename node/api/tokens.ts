@@ -14,10 +14,10 @@ const MAX_TOKENS = 256
 const kept = z.object({
   id: z.string(),
   /** SHA-256 of the token, as hex. */
-  digest: z.string().length(64),
+  digest: z.string().regex(/^[0-9a-f]{64}$/),
   right: z.enum(TOKEN_RIGHTS),
-  /** Milliseconds since 1970. */
-  until: z.number(),
+  /** Milliseconds since 1970; no date is later. */
+  until: z.number().max(8.64e15),
 })
 type Kept = z.infer<typeof kept>
 

@@ -11,13 +11,15 @@ import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
 import type Docker from 'dockerode'
+import { z } from 'zod'
 import { hex, sha256, unhex } from '../../protocols/bytes.js'
 import type { ImageSpec } from '../../protocols/deployment.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { MAX_IMAGE } from '../../protocols/limits.js'
 import { ask, askState, type Progress, socketOf, unhung, unless, unlessAborted, work } from '../chutes/docker-client.js'
 import { EngineError } from '../chutes/engine.js'
-import { collect, entriesOf, skip, type TarFile, tarOf } from './tar.js'
+import { parseOrNothing } from '../store/files.js'
+import { collect, entriesOf, plain, skip, type TarFile, tarOf } from './tar.js'
 
 /** Bytes of an image's config, or of an archive's manifest: a few kB in practice. */
 const MAX_JSON = 4 * 1024 ** 2
@@ -228,7 +230,7 @@ export class Images {
     const config = `${hex(image.config)}.json`
     const expected = new Set(['manifest.json', config, ...image.diffIds.map((diffId) => layerFile(hex(diffId)))])
     const here = new Set(image.diffIds.slice(0, held).map((diffId) => layerFile(hex(diffId))))
-    for await (const { header, body } of entriesOf(source)) {
+    for await (const { header, body } of entriesOf(plain(source))) {
       if (header.type !== 'file') throw refused(`${quoted(header.name)} is a ${header.type}`)
       if (!expected.delete(header.name)) throw refused(`${quoted(header.name)} has no place in it`)
       if (header.name.endsWith('.json')) {
@@ -436,16 +438,20 @@ function checkName(name: string): void {
 
 type Refusal = (why: string) => MeshError
 
+/** As much of an image's config as says which image it is. */
+const imageConfig = z.object({
+  os: z.string().optional(),
+  architecture: z.string().optional(),
+  variant: z.string().optional(),
+  rootfs: z.object({ diff_ids: z.array(z.string()).optional() }).optional(),
+})
+
 function checkConfig(image: ImageSpec, bytes: Buffer, refused: Refusal): void {
   if (hex(sha256(bytes)) !== hex(image.config)) throw refused('the config has another digest')
-  let config: { os?: string; architecture?: string; variant?: string; rootfs?: { diff_ids?: string[] } }
-  try {
-    config = JSON.parse(bytes.toString())
-  } catch {
-    throw refused('the config is not JSON')
-  }
-  const diffIds = config?.rootfs?.diff_ids ?? []
-  if (!Array.isArray(diffIds) || diffIds.join() !== image.diffIds.map((id) => `sha256:${hex(id)}`).join()) {
+  const { data: config } = imageConfig.safeParse(parseOrNothing(bytes))
+  if (config === undefined) throw refused('the config is none of an image')
+  const diffIds = config.rootfs?.diff_ids ?? []
+  if (diffIds.join() !== image.diffIds.map((id) => `sha256:${hex(id)}`).join()) {
     throw refused('the config names other layers')
   }
   const platform = platformOf(config.os ?? '', config.architecture ?? '', config.variant)

@@ -56,6 +56,46 @@ export async function* entriesOf(
   for await (const entry of tar) yield { header: entry.header, body: entry as AsyncIterable<Uint8Array> }
 }
 
+const BLOCK = 512
+
+/**
+ * An archive as it comes, up to the first header that is none of a plain file, or of a link or folder without content: what
+ * `tarOf` writes. Others hold attributes of the next one, in megabytes that are kept, or a length below zero, at which the
+ * library reads one header for ever.
+ * @throws Error at that one
+ */
+export async function* plain(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const header = new Uint8Array(BLOCK)
+  let held = 0
+  let content = 0
+  for await (const chunk of source) {
+    for (let at = 0; at < chunk.length; ) {
+      const size = Math.min(content > 0 ? content : BLOCK - held, chunk.length - at)
+      if (content > 0) content -= size
+      else {
+        header.set(chunk.subarray(at, at + size), held)
+        held = (held + size) % BLOCK
+        if (held === 0) content = contentOf(header)
+      }
+      at += size
+    }
+    yield chunk
+  }
+}
+
+/** Bytes that follow a header, in whole blocks. */
+function contentOf(header: Uint8Array): number {
+  const isEnd = header.every((byte, i) => byte === 0 || (i >= 148 && i < 156))
+  if (isEnd) return 0
+  const type = header[156] === 0 ? '0' : String.fromCharCode(header[156]!)
+  const octal = /^([0-7]{11})[ \0]$/.exec(Buffer.from(header.subarray(124, 136)).toString('latin1'))?.[1]
+  const size = Number.parseInt(octal ?? '', 8)
+  if (octal === undefined || !/^[0-6]$/.test(type) || (type !== '0' && size > 0)) {
+    throw new Error('the archive has a header of something else than a plain file')
+  }
+  return Math.ceil(size / BLOCK) * BLOCK
+}
+
 /** A small body as a whole. The caller has looked at the size. */
 export async function collect(body: AsyncIterable<Uint8Array>): Promise<Buffer> {
   const chunks: Uint8Array[] = []

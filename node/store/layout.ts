@@ -1,6 +1,7 @@
 // How records and events lie in LevelDB: keys, values, and the mark by which damage shows.
 import { createHash } from 'node:crypto'
 import { Level } from 'level'
+import { z } from 'zod'
 import { hex, unhex } from '../../protocols/bytes.js'
 import { open, readBack, type SignedRecord } from '../../protocols/envelope.js'
 import { parseOrNothing } from './files.js'
@@ -13,13 +14,14 @@ export interface Entry {
 export type Batch = { type: 'put'; key: string; value: Uint8Array } | { type: 'del'; key: string }
 
 /** What the records on disk are to be. Part of every write, so that it is exactly as old as they are. */
-export interface Mark {
+const mark = z.object({
   /** Number of writes so far. */
-  readonly writes: number
-  readonly records: number
+  writes: z.int().min(0),
+  records: z.int().min(0),
   /** Digests of all envelopes, exclusive-ored; hex. */
-  readonly sum: string
-}
+  sum: z.string(),
+})
+export type Mark = Readonly<z.infer<typeof mark>>
 
 export interface Contents {
   readonly records: SignedRecord[]
@@ -68,9 +70,15 @@ export function sort(entries: readonly Entry[], verify = false): Contents {
       else damaged.push(key)
     }
   }
-  const mark = parseOrNothing<Mark>(found.get('meta!mark'))
-  const schema = parseOrNothing<number>(found.get('meta!schema'))
-  return { records, damaged, events, mark, schema, sum, isInOrder }
+  return {
+    records,
+    damaged,
+    events,
+    mark: mark.safeParse(parseOrNothing(found.get('meta!mark'))).data,
+    schema: z.int().safeParse(parseOrNothing(found.get('meta!schema'))).data,
+    sum,
+    isInOrder,
+  }
 }
 
 export const inOrder = (entries: ReadonlyMap<string, Entry>): Entry[] =>

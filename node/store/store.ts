@@ -6,6 +6,7 @@
 import { access, mkdir, readdir, rename, rm, statfs, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import type { Level } from 'level'
+import { z } from 'zod'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import { parseOrNothing, SmallFile, syncFolder } from './files.js'
@@ -38,14 +39,17 @@ const NOTE_EVERY = 1000
 /** What must be free before LevelDB is opened anew on a disk that was full, in bytes: it writes a few megabytes then. */
 const ROOM = 8 * 2 ** 20
 
+const written = z.object({ writes: z.int().min(0), clock: z.int().min(0) })
+
 /** What was wrong with the ledger on disk. */
-export interface Damage {
+const damage = z.object({
   /** ISO 8601. */
-  readonly at: string
-  readonly found: string
+  at: z.string(),
+  found: z.string(),
   /** Records that were there once and could not be read, as far as that can be known. */
-  readonly lost: number
-}
+  lost: z.int().min(0),
+})
+export type Damage = Readonly<z.infer<typeof damage>>
 
 export class Store {
   /** Damage after which the AP has not yet synced with another one. */
@@ -264,10 +268,10 @@ export class Store {
 
   private async openWhole(): Promise<void> {
     await this.endSwap()
-    const noted = parseOrNothing<{ writes: number; clock: number }>(await this.written.read())
-    this.clock = Math.max(this.clock, Number(noted?.clock) || 0)
-    this.writes = Math.max(this.writes, Number(noted?.writes) || 0)
-    this.damage = parseOrNothing<Damage>(await this.repair.read())
+    const noted = written.safeParse(parseOrNothing(await this.written.read())).data
+    this.clock = Math.max(this.clock, noted?.clock ?? 0)
+    this.writes = Math.max(this.writes, noted?.writes ?? 0)
+    this.damage = damage.safeParse(parseOrNothing(await this.repair.read())).data
     // Where a start ended while it read, it may be the reading that ended it.
     const flaw = (await exists(this.opening)) ? 'reading it ended the process' : await this.openAsItIs()
     if (flaw !== undefined) await this.openWhatIsLeft(flaw)

@@ -6,73 +6,12 @@ import { chuteSubject, instanceSubject } from '../../protocols/chute.js'
 import type { Clock } from '../../protocols/clock.js'
 import { encode } from '../../protocols/codec.js'
 import { open, type SignedRecord, seal } from '../../protocols/envelope.js'
-import type { Signer } from '../../protocols/keys.js'
-import { admissionBytes, checkKind, historyOf, isKind, type Kind, RESERVED } from '../../protocols/kinds.js'
+import { checkKind, historyOf, isKind, type Kind, RESERVED } from '../../protocols/kinds.js'
 import { DEPLOYMENT_HISTORY, HISTORY, MAX_GENERATION } from '../../protocols/limits.js'
-import { writePrefix } from '../../protocols/neighbourhood.js'
 import { signMember } from '../../protocols/ticket.js'
-import { creationOf, MESH, NOW, OWNER, refused, sealRaw, serviceOf, signer, specOf } from './support.js'
+import { AP, admission, CLOCK, GOOD, OTHER, PUBLISHER, type Sample, TICKET } from './samples.js'
+import { creationOf, MESH, NOW, OWNER, refused, sealRaw, serviceOf, specOf } from './support.js'
 
-const [AP, OTHER, PUBLISHER, TICKET] = [signer(1), signer(2), signer(3), signer(4)]
-const CLOCK: Clock = [NOW, 0]
-const KEY = OTHER.publicKey
-const CHUTE = chuteSubject(PUBLISHER.publicKey, 'hello')
-const INSTANCE = instanceSubject(new Uint8Array(20), 0)
-const CREATION = creationOf(NOW - 1000)
-
-const admission = (at: Clock, by: Signer = TICKET, ap = AP.publicKey, mesh = MESH) => ({
-  ticket: TICKET.publicKey,
-  at,
-  signature: by.sign(admissionBytes(mesh, ap, at)),
-})
-
-interface Sample {
-  by: Signer
-  subject: Uint8Array
-  body: Record<string, unknown>
-}
-
-/** A record of each kind that is as it should be. */
-const GOOD: { [K in Kind]: Sample } = {
-  member: {
-    by: AP,
-    subject: AP.publicKey,
-    body: { name: 'ap-1', labels: { room: 'lab' }, admission: admission(CLOCK) },
-  },
-  grant: { by: OWNER, subject: TICKET.publicKey, body: { role: 'ap', uses: 1, expires: 0 } },
-  revocation: { by: OWNER, subject: KEY, body: { keep: new Uint8Array(64) } },
-  forget: { by: OWNER, subject: KEY, body: {} },
-  deployment: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION, revision: 1, spec: specOf() } },
-  wanted: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION, desired: 'stopped', restarts: 0 } },
-  removal: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION } },
-  claim: { by: AP, subject: INSTANCE, body: { epoch: 1, cause: 'new' } },
-  voters: { by: AP, subject: KEY.slice(0, 20), body: { generation: 1, voters: [KEY], forced: true } },
-  statement: {
-    by: AP,
-    subject: KEY,
-    body: { boot: 1, sequence: 2, silence: 1800, probes: 1, heard: true, watchers: new Uint8Array(16) },
-  },
-  goodbye: { by: AP, subject: AP.publicKey, body: { boot: 1 } },
-  alive: { by: AP, subject: AP.publicKey, body: { boot: 1, sequence: 3, addresses: ['/ip4/10.0.0.1/tcp/4010'] } },
-  origin: { by: AP, subject: KEY.slice(0, 20), body: {} },
-  settings: { by: AP, subject: writePrefix('01'), body: { split: true } },
-  drain: { by: AP, subject: AP.publicKey, body: { draining: true } },
-  beacon: {
-    by: AP,
-    subject: AP.publicKey,
-    body: {
-      boot: 1,
-      sequence: 2,
-      version: '0.1.0',
-      addresses: ['/ip4/10.0.0.1/tcp/4010'],
-      engine: { version: '27', platform: 'linux/amd64', cpu: 4000, memory: 2 ** 31 },
-      instances: [{ instance: INSTANCE, epoch: 1, revision: 1, state: 'running', since: NOW, ports: [] }],
-      cannot: [{ instance: INSTANCE, revision: 1, reason: 'no room', until: NOW }],
-      images: [new Uint8Array(32)],
-      ledger: new Uint8Array(16),
-    },
-  },
-}
 const KINDS = Object.keys(GOOD) as Kind[]
 
 const sealed = (kind: Kind, changes: Partial<Sample> = {}, clock = CLOCK): SignedRecord => {

@@ -320,6 +320,18 @@ const attacks: Record<string, Attack> = {
   'a folder': (made) => withEntry(made, { name: 'blobs', type: 'directory' }),
   'repositories that name the image': (made) => withEntry(made, { name: 'repositories' }, '{"nginx":{"latest":"x"}}'),
   'a name of a megabyte': (made) => withEntry(made, { name: 'x'.repeat(1e6) }),
+  'a header of a length below zero, at which a reader could go back': async (made) => {
+    const archive = await collect(archiveOf(made.files))
+    return (async function* () {
+      yield withHeader(archive, 'x', [...new Array(10).fill(0xff), 0xfe, 0])
+    })()
+  },
+  'attributes for all that follows': async (made) => {
+    const archive = await collect(archiveOf(made.files))
+    return (async function* () {
+      yield withHeader(archive, 'g', [...Buffer.from('00000001000 ')])
+    })()
+  },
   'an archive cut short': async (made) => {
     const archive = await collect(archiveOf(made.files))
     return (async function* () {
@@ -339,6 +351,17 @@ const attacks: Record<string, Attack> = {
   nothing: () => (async function* (): AsyncGenerator<Uint8Array> {})(),
 }
 
+/** An archive whose first header is of another type and length. */
+function withHeader(archive: Buffer, type: string, length: readonly number[]): Buffer {
+  const changed = Buffer.from(archive)
+  changed[156] = type.charCodeAt(0)
+  changed.set(length, 124)
+  changed.fill(' ', 148, 156)
+  const sum = changed.subarray(0, 512).reduce((sum, byte) => sum + byte, 0)
+  changed.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148)
+  return changed
+}
+
 // Where one check would do for another, the test wants the right one.
 const reasons: Record<string, RegExp> = {
   'another config': /the config has another digest/,
@@ -346,6 +369,9 @@ const reasons: Record<string, RegExp> = {
   'a config twice': /no place in it/,
   'a file that leads out of the archive': /no place in it/,
   'a file of an absolute path': /no place in it/,
+  'a name of a megabyte': /plain file/,
+  'a header of a length below zero, at which a reader could go back': /plain file/,
+  'attributes for all that follows': /plain file/,
   'a link in place of a layer': /is a symlink/,
   'a hard link in place of the config': /is a link/,
 }

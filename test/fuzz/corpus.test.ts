@@ -1,0 +1,58 @@
+// The quick part of fuzzing: what was found once, and some fresh inputs that are the same in every run. README.md has the rest.
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { MeshError } from '../../protocols/error.js'
+import { readCorpus } from './corpus.js'
+import { DECODERS, type Decoder } from './decoders.js'
+import { complaint, fuzz, timeOf } from './fuzz.js'
+
+const FRESH = 250
+
+const failing: Decoder = {
+  name: 'failing',
+  form: 'bytes',
+  limit: 10,
+  seeds: [new Uint8Array(4)],
+  reads: [],
+  decode: () => {},
+}
+
+test('a decoder that throws another error, never ends soon, or refuses as it should is told from the others', async () => {
+  const { seeds } = failing
+  const throwing = { ...failing, decode: () => (undefined as unknown as string).length }
+  assert.match((await fuzz(throwing, seeds, 10, 'a')).findings[0]?.why ?? '', /TypeError/)
+  const slow: Decoder = {
+    ...failing,
+    decode: () => {
+      const before = process.cpuUsage()
+      while (process.cpuUsage(before).user < 80_000);
+    },
+  }
+  assert.match((await fuzz(slow, seeds, 0, 'a')).findings[0]?.why ?? '', /took \d+ ms/)
+  const refusing: Decoder = {
+    ...failing,
+    decode: () => {
+      throw new MeshError('malformed', 'no')
+    },
+  }
+  assert.equal((await fuzz(refusing, seeds, 100, 'a')).findings, [])
+})
+
+for (const decoder of DECODERS) {
+  test(`${decoder.name}: what is in the corpus and what is fresh is read, or refused with a MeshError`, async () => {
+    const corpus = readCorpus(decoder.name)
+    for (const { input, wasFinding } of corpus) {
+      assert.is(await complaint(decoder, input), undefined, Buffer.from(input).toString('base64'))
+      if (wasFinding) assert.ok((await timeOf(decoder, input)) <= 50, 'it takes longer than 50 ms')
+    }
+    await decoder.decode(decoder.seeds[0]!)
+    const pool = [...decoder.seeds, ...corpus.map(({ input }) => input)]
+    const { findings } = await fuzz(decoder, pool, decoder.quick ?? FRESH, 'quick')
+    assert.equal(
+      findings.map(({ why, input }) => [why, Buffer.from(input).toString('base64')]),
+      [],
+    )
+  })
+}
+
+test.run()

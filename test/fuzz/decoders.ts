@@ -1,0 +1,749 @@
+// Everything that reads what came from outside: from the network, from a disk, from a person's files. One row each: what it
+// is fed, and what it must answer to any of it, which is a value or a MeshError.
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import type { Stream } from '@libp2p/interface'
+import * as cborg from 'cborg'
+import type Docker from 'dockerode'
+import { Hono } from 'hono'
+import ssh2 from 'ssh2'
+import type { z } from 'zod'
+import { lock, readLocked, unlock } from '../../cli/key-file.js'
+import { sshPublicKey } from '../../cli/ssh.js'
+import type { Ap } from '../../node/ap.js'
+import { addRoutes } from '../../node/api/server.js'
+import { Tokens } from '../../node/api/tokens.js'
+import { loadBelonging } from '../../node/belonging.js'
+import { LeaseBook } from '../../node/chutes/lease-book.js'
+import { loadConfig } from '../../node/config.js'
+import { BootCounter, KnownPeers, loadSeed } from '../../node/identity.js'
+import { Frames } from '../../node/mesh/frames.js'
+import { Images } from '../../node/packages/images.js'
+import { tarOf } from '../../node/packages/tar.js'
+import { SmallFile } from '../../node/store/files.js'
+import { meta, put, Sum, sort } from '../../node/store/layout.js'
+import {
+  apId,
+  apKey,
+  concat,
+  equalBytes,
+  fromBase32,
+  hex,
+  sha256,
+  toBase32,
+  unhex,
+  utf8,
+} from '../../protocols/bytes.js'
+import { decode, encode } from '../../protocols/codec.js'
+import {
+  datagramMessage,
+  keyIdOf,
+  openDatagram,
+  ReplayWindow,
+  reachCard,
+  sealDatagram,
+} from '../../protocols/datagram.js'
+import { FORMAT, open, readBack, type SignedRecord, seal } from '../../protocols/envelope.js'
+import { MeshError } from '../../protocols/error.js'
+import { checkKind, type Kind } from '../../protocols/kinds.js'
+import * as limits from '../../protocols/limits.js'
+import { parseManifest, toSpec } from '../../protocols/manifest.js'
+import { readTicket, writeTicket } from '../../protocols/ticket.js'
+import * as wire from '../../protocols/wire.js'
+import { AP, CLOCK, GOOD, INSTANCE, TICKET } from '../protocols/samples.js'
+import { MESH, NOW, OWNER, record, sealRaw, seedOf } from '../protocols/support.js'
+import { scratch } from '../support/scratch.js'
+import type { Form } from './mutate.js'
+
+export interface Decoder {
+  readonly name: string
+  /** What mutants are made by. */
+  readonly form: Form
+  /** Bytes of the longest input: what its caller lets through, or what it checks itself, and some more. */
+  readonly limit: number
+  /** The first one is read without a complaint. */
+  readonly seeds: readonly Uint8Array[]
+  /** The scripts whose branches count as reached or not. */
+  readonly reads: readonly string[]
+  /** Fresh inputs in the quick test: fewer where one takes long. */
+  readonly quick?: number
+  /** Throws anything but a MeshError where something is wrong with it. */
+  decode(input: Uint8Array): unknown
+}
+
+const must = (holds: boolean, what: string): void => {
+  if (!holds) throw new Error(what)
+}
+const text = (input: Uint8Array): string => Buffer.from(input).toString()
+
+// --- protocols/ ---------------------------------------------------------------------------------------------------------
+
+const key = (n: number): Uint8Array => new Uint8Array(32).fill(n)
+const records = (Object.keys(GOOD) as Kind[]).map((kind) => {
+  const { by, subject, body } = GOOD[kind]
+  return seal(by, MESH, CLOCK, kind, subject, body)
+})
+const payloadOf = (record: SignedRecord): Uint8Array => (decode(record.bytes) as [Uint8Array])[0]
+
+const cbor: Decoder = {
+  name: 'cbor',
+  form: 'cbor',
+  limit: limits.MAX_SYNC_FRAME,
+  seeds: [...records.map(payloadOf), encode([1, -1, 2 ** 40, 1.5, 'é', true, null, { a: [{}] }, new Uint8Array(300)])],
+  reads: ['protocols/codec.js'],
+  decode: (input) => must(equalBytes(encode(decode(input)), input), 'is not written as it was read'),
+}
+
+const envelope: Decoder = {
+  name: 'envelope',
+  form: 'cbor',
+  limit: limits.MAX_RECORD + 1,
+  seeds: records.map(({ bytes }) => bytes),
+  reads: ['protocols/envelope.js'],
+  decode: (input) => must(open(input, MESH).bytes === input, 'other bytes than came'),
+}
+
+/** What a payload says, where it says anything, signed as it says. */
+function signed(payload: Uint8Array): Uint8Array {
+  let kind: unknown
+  try {
+    kind = (cborg.decode(payload) as unknown[])[1]
+  } catch {}
+  return sealRaw(AP, String(kind), MESH, payload)
+}
+
+/** Mutants behind a signature that fits them. */
+const payload: Decoder = {
+  name: 'payload',
+  form: 'cbor',
+  limit: limits.MAX_RECORD - 100,
+  seeds: records.map(({ kind, subject, body }) => encode([FORMAT, kind, MESH, AP.publicKey, CLOCK, subject, body])),
+  reads: ['protocols/envelope.js'],
+  quick: 150,
+  decode: (input) => {
+    const opened = open(signed(input), MESH)
+    must(equalBytes(opened.hash, sha256(input)), 'another hash')
+    must(readBack(opened.bytes, opened.hash).kind === opened.kind, 'is not read back as it was opened')
+    checkKind(opened)
+  },
+}
+
+/** What is in a record, as `open` hands it on. */
+const kinds = (Object.keys(GOOD) as Kind[]).map((kind): Decoder => {
+  const { by, subject, body } = GOOD[kind]
+  return {
+    name: `kind-${kind}`,
+    form: 'cbor',
+    limit: limits.MAX_RECORD,
+    seeds: [encode([by.publicKey, CLOCK, subject, body])],
+    reads: ['protocols/kinds.js', 'protocols/chute.js', 'protocols/deployment.js'],
+    decode: (input) => {
+      const parts = decode(input)
+      if (!Array.isArray(parts)) return
+      const [signer, clock, subject, body] = parts as [Uint8Array, [number, number], Uint8Array, object]
+      const bytes = encode([encode([FORMAT, kind, MESH, signer, clock, subject, body]), new Uint8Array(64)])
+      let record: SignedRecord
+      try {
+        open(bytes, MESH)
+        return
+      } catch (error) {
+        // All but the signature is right.
+        if (!(error instanceof MeshError) || error.code !== 'bad-signature') throw error
+        record = { bytes, hash: key(1), format: FORMAT, kind, mesh: MESH, signer, clock, subject, body }
+      }
+      checkKind(record)
+    },
+  }
+})
+
+const pulse: wire.Pulse = { boot: 1, sequence: 2, ledger: new Uint8Array(16) }
+const bytes = records[0]!.bytes
+const ranges = [
+  ['digests', 'a', new Uint8Array(256)],
+  ['hashes', '', new Uint8Array(64)],
+]
+const FRAMES: Record<string, [schema: z.ZodType, limit: number, ...seeds: unknown[]]> = {
+  'join-request': [wire.joinRequest, limits.MAX_JOIN_FRAME, ['join', bytes, bytes]],
+  'join-reply': [wire.joinReply, limits.MAX_JOIN_FRAME, ['welcome', NOW], ['refused', 'no']],
+  pulse: [wire.pulse, limits.MAX_SMALL_FRAME, pulse, { ...pulse, away: 5 }],
+  'probe-request': [wire.probeRequest, limits.MAX_SMALL_FRAME, {}, { ap: key(1) }],
+  'probe-reply': [wire.probeReply, limits.MAX_SMALL_FRAME, { boot: 1, sequence: 2, reached: true }],
+  reach: [reachCard, limits.MAX_SMALL_FRAME, { port: 4010, id: 7, key: key(1) }],
+  datagram: [
+    datagramMessage,
+    limits.MAX_DATAGRAM,
+    ['pulse', pulse],
+    ['heard'],
+    ['ask', 1, {}],
+    ['answer', 1, { boot: 1, sequence: 2, reached: true }],
+  ],
+  'beacon-request': [wire.beaconRequest, limits.MAX_JOIN_FRAME, {}],
+  'beacon-reply': [wire.beaconReply, limits.MAX_JOIN_FRAME, {}, { beacon: bytes }],
+  'lease-request': [wire.leaseRequest, limits.MAX_LEASE_FRAME, { asks: [[INSTANCE, 1, 2]], releases: [[INSTANCE, 1]] }],
+  'lease-reply': [wire.leaseReply, limits.MAX_LEASE_FRAME, [['granted'], ['held', 1, 500]]],
+  sync: [
+    wire.syncFrame,
+    limits.MAX_SYNC_FRAME,
+    ...[
+      ['hello', new Uint8Array(16), 3, [[key(1), 1, 2]]],
+      ['ranges', ranges],
+      ['want', new Uint8Array(64)],
+    ],
+    ...[['records', [bytes]], ['beacons', [bytes, bytes]], ['end']],
+  ],
+  'image-request': [
+    wire.imageRequest,
+    limits.MAX_SMALL_FRAME,
+    { config: key(1), skip: 2 },
+    { config: key(1), skip: 0, spare: 5 },
+  ],
+  'image-reply': [wire.imageReply, limits.MAX_SMALL_FRAME, ['sending'], ['busy'], ['too-big', 5], ['refused', 'no']],
+}
+const frames = Object.entries(FRAMES).map(
+  ([name, [schema, limit, ...seeds]]): Decoder => ({
+    name: `frame-${name}`,
+    form: 'cbor',
+    limit,
+    seeds: seeds.map(encode),
+    reads: ['protocols/wire.js'],
+    decode: (input) => {
+      const frame = wire.readFrame(schema, input)
+      // A field that nobody knows is left out; one that is known comes out as it went in.
+      const again = encode(frame)
+      must(
+        again.length <= input.length && equalBytes(encode(wire.readFrame(schema, again)), again),
+        'is read otherwise the second time',
+      )
+      if (name !== 'sync') return
+      const [word, what] = frame as wire.SyncFrame
+      if (word === 'ranges') for (const range of what) wire.writeRange(wire.readRange(range))
+      if (word === 'want') wire.splitHashes(what)
+    },
+  }),
+)
+
+/** Datagrams, whose first byte says whether they are to be sealed with the right key. */
+const datagram: Decoder = {
+  name: 'datagram',
+  form: 'bytes',
+  limit: limits.MAX_DATAGRAM + 20,
+  seeds: [
+    concat(Uint8Array.of(1), encode(['pulse', pulse])),
+    concat(Uint8Array.of(0), sealDatagram(7, key(1), 5, encode(['heard']))),
+  ],
+  reads: ['protocols/datagram.js'],
+  decode: (input) => {
+    const [isSealed, rest] = [input[0], input.subarray(1)]
+    const sealed = isSealed === 1 ? sealDatagram(7, key(1), 2 ** 40 + rest.length, rest) : rest
+    if (keyIdOf(sealed) === undefined) return
+    const window = new ReplayWindow()
+    const opened = openDatagram(key(1), window, sealed)
+    must((opened !== undefined) === (isSealed === 1) || isSealed !== 1, 'what was sealed does not open')
+    if (opened === undefined) return
+    must(openDatagram(key(1), window, sealed) === undefined, 'opens twice')
+    wire.readFrame(datagramMessage, opened.message)
+  },
+}
+
+const grant = record(OWNER, 'grant', TICKET.publicKey, CLOCK, { role: 'ap', uses: 1, expires: 0 })
+const addresses = ['/ip4/10.0.0.1/tcp/4010/p2p/12D3KooW']
+const ticketText = writeTicket({ meshKey: OWNER.publicKey, seed: seedOf(4), grant: grant.bytes, addresses })
+
+/** A ticket as text. */
+const ticket: Decoder = {
+  name: 'ticket',
+  form: 'text',
+  limit: 4 * limits.MAX_RECORD,
+  seeds: [utf8(ticketText), utf8(ticketText.toUpperCase())],
+  reads: ['protocols/ticket.js'],
+  quick: 100,
+  decode: (input) => {
+    const ticket = readTicket(text(input))
+    must(
+      equalBytes(utf8(JSON.stringify(readTicket(writeTicket(ticket)))), utf8(JSON.stringify(ticket))),
+      'is read otherwise the second time',
+    )
+  },
+}
+
+/** A ticket by what is in it. */
+const ticketContent: Decoder = {
+  ...ticket,
+  name: 'ticket-content',
+  form: 'cbor',
+  limit: limits.MAX_RECORD,
+  seeds: [encode([OWNER.publicKey, seedOf(4), grant.bytes, addresses])],
+  decode: (input) => ticket.decode(utf8(`dropmesh1${toBase32(input)}`)),
+}
+
+const ids: Decoder = {
+  name: 'ids',
+  form: 'text',
+  limit: 64 * 1024,
+  seeds: [utf8(apId(AP.publicKey)), utf8(toBase32(AP.publicKey)), utf8(hex(AP.publicKey))],
+  reads: ['protocols/bytes.js'],
+  decode: (input) => {
+    const one = text(input)
+    unhex(one)
+    for (const [read, write] of [
+      [fromBase32, toBase32],
+      [apKey, apId],
+    ] as const) {
+      try {
+        must(write(read(one)).toLowerCase() === one.toLowerCase(), 'is not written as it was read')
+      } catch (error) {
+        if (!(error instanceof MeshError)) throw error
+      }
+    }
+  },
+}
+
+const MANIFEST = `name: hello
+services:
+  web:
+    build: { context: ., dockerfile: Dockerfile, args: [A=1] }
+    command: sh -c 'echo "a b"' \\; c
+    entrypoint: [a, "b"]
+    environment: { A: 1, B: true, C: "$$x" }
+    ports: ["8080", "8080:80/udp", { target: 5, published: 6, protocol: tcp }]
+    volumes: [data:/data:ro, { type: volume, source: data, target: /d, read_only: true }]
+    tmpfs: /run:size=64m
+    healthcheck: { test: ["CMD", "a"], interval: 1m30s, timeout: 3s, retries: 2, start_period: 1s }
+    user: "1000"
+    working_dir: /app
+    stop_grace_period: 5s
+    cap_add: [NET_RAW]
+    devices: ["/dev/ttyUSB0:/dev/modem"]
+    sysctls: [net.ipv4.ip_forward=1]
+    ulimits: { nofile: 100, nproc: { soft: 1, hard: 2 } }
+    read_only: true
+    security_opt: [no-new-privileges]
+    deploy:
+      replicas: 2
+      placement: { constraints: ["node.labels.zone == roof"] }
+      resources: { limits: { cpus: "0.5", memory: 64m, pids: 50 } }
+  db: &db { image: "redis:7" }
+  other:
+    <<: *db
+    user: "5"
+volumes:
+  data:
+    x-dropmesh: { ephemeral: true }
+x-dropmesh:
+  rebalance: always
+`
+const RIGHTS = ['cap:NET_RAW', 'device:*', 'sysctl:net.*', 'ulimit:*', 'port:*']
+const SMALL = 'services:\n  web:\n    image: "a:1"\n    ports:\n      - "80"\n'
+
+/** What is read in 50 ms; a longer manifest takes longer, in proportion. */
+const manifest: Decoder = {
+  name: 'manifest',
+  form: 'text',
+  limit: 8 * 1024,
+  seeds: [utf8(MANIFEST), utf8(SMALL)],
+  reads: ['protocols/manifest.js', 'protocols/compose-reader.js', 'protocols/compose-values.js', 'protocols/policy.js'],
+  quick: 100,
+  decode: (input) => {
+    const manifest = parseManifest(text(input), 'compose.yaml', RIGHTS)
+    const image = { config: key(1), diffIds: [], platform: 'linux/amd64' }
+    toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, image])))
+  },
+}
+
+// --- node/ --------------------------------------------------------------------------------------------------------------
+
+/** As much of a stream as `Frames` uses. What comes while it is paused waits. */
+class Pieces extends EventTarget {
+  readStatus = 'readable'
+  remoteWriteStatus = 'writable'
+  readBufferLength = 0
+  private readonly waiting: Uint8Array[] = []
+
+  pause(): void {
+    this.readStatus = 'paused'
+  }
+
+  resume(): void {
+    this.readStatus = 'readable'
+    while (this.waiting.length > 0 && this.readStatus === 'readable') this.give(this.waiting.shift()!)
+    this.readBufferLength = this.waiting.length
+  }
+
+  push(piece: Uint8Array): void {
+    this.waiting.push(piece)
+    if (this.readStatus === 'readable') this.resume()
+    this.readBufferLength = this.waiting.length
+  }
+
+  end(): void {
+    this.remoteWriteStatus = 'closed'
+    this.dispatchEvent(new Event('remoteCloseWrite'))
+  }
+
+  private give(piece: Uint8Array): void {
+    this.dispatchEvent(Object.assign(new Event('message'), { data: piece }))
+  }
+}
+
+/** The frames in a stream that arrives in pieces of one length, and why it ends. */
+async function framesOf(stream: Uint8Array, length: number): Promise<string[]> {
+  const pieces = new Pieces()
+  const frames = new Frames(pieces as unknown as Stream, limits.MAX_SMALL_FRAME)
+  const read: string[] = []
+  const reading = (async () => {
+    for (;;) read.push(hex(await frames.readBytes()))
+  })().catch((error) => {
+    // How a stream ends is no matter of what is in it.
+    if (!(error instanceof MeshError) && !/ended before/.test(error.message)) throw error
+    read.push(error.message)
+  })
+  for (let at = 0; at < stream.length; at += length) pieces.push(stream.subarray(at, at + length))
+  pieces.end()
+  await reading
+  return read
+}
+
+const stream: Decoder = {
+  name: 'stream',
+  form: 'bytes',
+  limit: 4 * limits.MAX_SMALL_FRAME,
+  seeds: [
+    Uint8Array.of(3, 1, 0xa0, 3, 1, 2, 3, 0),
+    concat(Uint8Array.of(50, 0x80, 0x08), new Uint8Array(1024), Uint8Array.of(1, 5)),
+    Uint8Array.of(1, 0x80, 0x80, 0x80, 0x80, 1),
+  ],
+  reads: ['node/mesh/frames.js'],
+  decode: async (input) => {
+    const [length, all] = [1 + (input[0] ?? 0), input.subarray(1)]
+    must(
+      (await framesOf(all, length)).join() === (await framesOf(all, all.length + 1)).join(),
+      'depends on how it comes in pieces',
+    )
+  },
+}
+
+const collected = async (chunks: AsyncIterable<Uint8Array>): Promise<Uint8Array> => {
+  const all: Uint8Array[] = []
+  for await (const chunk of chunks) all.push(chunk)
+  return concat(...all)
+}
+const LAYER = utf8('a layer')
+const configOf = (layer: Uint8Array): Uint8Array =>
+  utf8(JSON.stringify({ os: 'linux', architecture: 'amd64', rootfs: { diff_ids: [`sha256:${hex(sha256(layer))}`] } }))
+const imageOf = (config: Uint8Array) => ({ config: sha256(config), diffIds: [sha256(LAYER)], platform: 'linux/amd64' })
+const file = (name: string, content: Uint8Array) => ({ name, size: content.length, body: [content] })
+const archive = await collected(
+  tarOf([
+    file(`${hex(sha256(configOf(LAYER)))}.json`, configOf(LAYER)),
+    file('manifest.json', utf8('[]')),
+    file(`${hex(sha256(LAYER))}.tar`, LAYER),
+  ]),
+)
+/** An engine that takes everything. That it would be asked for is not what is tried here. */
+const engine = {
+  modem: {},
+  info: async () => ({ DriverStatus: [] }),
+  listImages: async () => [],
+  getImage: () => ({
+    inspect: async () => ({ Id: 'x', RootFS: { Layers: [`sha256:${hex(sha256(LAYER))}`] } }),
+    remove: async () => {},
+  }),
+  loadImage: async (body: Readable) => {
+    for await (const _ of body);
+    return Readable.from([])
+  },
+} as unknown as Docker
+
+/** Right checksums for the headers of an archive, where a header can be: mutants get no further without. */
+function withChecksums(archive: Uint8Array): Uint8Array {
+  const sound = Uint8Array.from(archive)
+  for (let at = 0; at + 512 <= sound.length; at += 512) {
+    if (text(sound.subarray(at + 257, at + 262)) !== 'ustar') continue
+    sound.fill(0x20, at + 148, at + 156)
+    const sum = sound.subarray(at, at + 512).reduce((sum, byte) => sum + byte, 0)
+    sound.set(utf8(`${sum.toString(8).padStart(6, '0')}\0 `), at + 148)
+  }
+  return sound
+}
+
+/** A header of another type, of another size. */
+function headed(type: string, size: Uint8Array): Uint8Array {
+  const odd = Uint8Array.from(archive)
+  odd.set(utf8(type), 156)
+  odd.set(size, 124)
+  return odd
+}
+
+const imageArchive: Decoder = {
+  name: 'image-archive',
+  form: 'bytes',
+  limit: 64 * 1024,
+  seeds: [
+    archive,
+    ...['x', 'g', 'L', 'K', '5', '2'].map((type) => headed(type, utf8('00000000017 '))),
+    headed('x', Uint8Array.of(0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe, 0)),
+  ],
+  reads: ['node/packages/images.js', 'node/packages/tar.js'],
+  quick: 100,
+  decode: async (input) => {
+    await new Images(engine, 2 ** 20).import(imageOf(configOf(LAYER)), Readable.from([withChecksums(input)]))
+  },
+}
+
+/** The config of an image whose digest it has, so that all that follows is looked at. */
+const imageConfig: Decoder = {
+  ...imageArchive,
+  name: 'image-config',
+  form: 'json',
+  seeds: [configOf(LAYER), utf8('null')],
+  decode: async (input) => {
+    const layer = file(`${hex(sha256(LAYER))}.tar`, LAYER)
+    const made = tarOf([file(`${hex(sha256(input))}.json`, input), layer])
+    await new Images(engine, 2 ** 20).import(imageOf(input), made)
+  },
+}
+
+/** A file of an AP, and what the AP asks of it then. */
+const smallFile = (
+  name: string,
+  reads: string,
+  form: Form,
+  seeds: string[],
+  decode: (dir: string, file: string) => unknown,
+): Decoder => {
+  const dir = scratch('fuzz')
+  mkdirSync(join(dir, 'keys'))
+  const path = join(dir, name)
+  return {
+    name: `file-${name.replace(/.*\/|\..*/g, '')}`,
+    form,
+    limit: 4096,
+    seeds: seeds.map((seed) => utf8(seed)),
+    reads: [reads],
+    quick: 100,
+    decode: (input) => {
+      writeFileSync(path, input)
+      return decode(dir, path)
+    },
+  }
+}
+
+const ballot = { generation: 1, voters: [hex(key(1))] }
+const files = [
+  smallFile(
+    'leases',
+    'node/chutes/lease-book.js',
+    'json',
+    [JSON.stringify({ promises: { a: { epoch: 1, holder: 'b' } }, released: { a: 1 }, signed: { a: ballot } })],
+    (_, path) => LeaseBook.load(new SmallFile(path)),
+  ),
+  smallFile('peers', 'node/identity.js', 'json', [JSON.stringify({ [apId(AP.publicKey)]: addresses })], async (dir) => {
+    const known = await new KnownPeers(dir).load()
+    must(
+      Object.values(known)
+        .flat()
+        .every((address) => typeof address === 'string'),
+      'an address that is no text',
+    )
+  }),
+  smallFile(
+    'mesh',
+    'node/belonging.js',
+    'json',
+    [JSON.stringify({ meshKey: hex(OWNER.publicKey), admission: { grant: hex(bytes), member: hex(bytes) } })],
+    async (dir) => {
+      const { admission } = (await loadBelonging(dir)) ?? {}
+      if (admission) for (const envelope of [admission.grant, admission.member]) open(unhex(envelope), MESH)
+    },
+  ),
+  smallFile(
+    'tokens',
+    'node/api/tokens.js',
+    'json',
+    [JSON.stringify([{ id: 'a', digest: hex(key(1)), right: 'read', until: NOW }])],
+    async (_, path) => {
+      const tokens = await Tokens.open(new SmallFile(path), () => 0)
+      tokens.list()
+      tokens.rightOf('dmt_x')
+    },
+  ),
+  smallFile('boot', 'node/identity.js', 'text', ['12\n'], async (dir) =>
+    must(Number.isSafeInteger((await BootCounter.load(dir)).last), 'no number'),
+  ),
+  smallFile('keys/ap.key', 'node/identity.js', 'text', [`${hex(key(1))}\n`], async (dir) =>
+    must((await loadSeed(join(dir, 'keys'), 'ap'))?.length === 32, 'no key'),
+  ),
+  smallFile(
+    'config.yaml',
+    'node/config.js',
+    'text',
+    [
+      'name: a\nlisten: [/ip4/0.0.0.0/tcp/4010]\nlabel: { a: 1 }\nno-mdns: true\nprefetch-max: 2g\nhttp: "127.0.0.1:80"\n',
+    ],
+    (dir) => loadConfig(dir, {}, {}),
+  ),
+]
+
+/** What lies in LevelDB, key by key. */
+const store: Decoder = {
+  name: 'store',
+  form: 'cbor',
+  limit: limits.MAX_RECORD,
+  seeds: [
+    encode([
+      ...[
+        ...records.slice(0, 3).map(put),
+        meta('schema', 2),
+        meta('mark', { writes: 1, records: 3, sum: `${Sum.of(records.slice(0, 3))}` }),
+      ].map((op) => [op.key, (op as { value: Uint8Array }).value]),
+      ['event!000000000001', utf8('{"at":"x"}')],
+    ]),
+  ],
+  reads: ['node/store/layout.js'],
+  quick: 150,
+  decode: (input) => {
+    const all = decode(input)
+    const entries = (Array.isArray(all) ? all : []).flatMap((entry) => {
+      const [key, value] = Array.isArray(entry) ? entry : []
+      return typeof key === 'string' && value instanceof Uint8Array ? [{ key, value }] : []
+    })
+    const { mark, schema } = sort(entries, true)
+    must(
+      mark === undefined ||
+        (Number.isSafeInteger(mark.writes) && Number.isSafeInteger(mark.records) && typeof mark.sum === 'string'),
+      'a mark that is none',
+    )
+    must(schema === undefined || Number.isSafeInteger(schema), 'a schema that is no number')
+  },
+}
+
+let failed: string | undefined
+const note = ({ reason }: { reason: string }): void => {
+  failed = reason
+}
+
+/** An AP that answers nothing: what comes to it was read. */
+const nobody = new Proxy({} as Ap, {
+  get: (_, name) => {
+    if (name === 'log') return { error: note }
+    throw new MeshError('read', 'it was read')
+  },
+})
+const app = addRoutes(new Hono(), nobody)
+
+/** Requests as [path with query, body]. */
+const api: Decoder = {
+  name: 'api',
+  form: 'json',
+  limit: 80 * 1024,
+  seeds: [
+    ...[
+      ['records', 'x'],
+      ['invite', { role: 'ap', ttl: 5 }],
+      ['forget', { ap: 'a' }],
+      ['force', { chute: 'a' }],
+    ],
+    ...[
+      ['drain', { draining: true }],
+      ['images/resolve', { ref: 'a:1' }],
+      ['images/build?dockerfile=a&args=%7B%22a%22%3A%22b%22%7D', 'tar'],
+    ],
+    ...[
+      ['inspect?of=a'],
+      ['history?of=a'],
+      [`next?name=a&publisher=${hex(key(1))}`],
+      ['stakes?of=a'],
+      ['chute?of=a'],
+      ['status'],
+    ],
+  ].map((request) => utf8(JSON.stringify(request))),
+  reads: ['node/api/server.js'],
+  quick: 150,
+  decode: async (input) => {
+    let request: unknown
+    try {
+      request = JSON.parse(text(input))
+    } catch {}
+    const [path, body] = Array.isArray(request) ? request : []
+    if (typeof path !== 'string' || path.startsWith('events')) return
+    failed = undefined
+    const content = typeof body === 'string' ? body : JSON.stringify(body)
+    const url = new URL(`http://localhost/v1/${path}`)
+    const answer = await app.request(url, body === undefined ? {} : { method: 'POST', body: content })
+    await answer.text()
+    if (failed !== undefined || answer.status >= 500) throw new Error(failed ?? `status ${answer.status}`)
+  },
+}
+
+// --- cli/ ---------------------------------------------------------------------------------------------------------------
+
+const PASSPHRASE = 'correct horse'
+const locked = JSON.parse(lock('publisher', 'me', seedOf(1), PASSPHRASE))
+const checked = ({ check: _, ...rest }: Record<string, unknown>) => ({
+  ...rest,
+  check: hex(sha256(utf8(JSON.stringify(rest)))).slice(0, 16),
+})
+const cheap = (changes: object) => checked({ ...locked, scrypt: { ...locked.scrypt, N: 2, r: 1, ...changes } })
+
+const keyFile: Decoder = {
+  name: 'key-file',
+  form: 'json',
+  limit: 8 * 1024,
+  seeds: [cheap({}), cheap({ N: 2 ** 17 }), cheap({ p: 16 })].map((file) => utf8(JSON.stringify(file))),
+  reads: ['cli/key-file.js'],
+  quick: 150,
+  decode: (input) => {
+    let file: unknown
+    try {
+      // A check that fits, as who alters a file on purpose can make it.
+      file = checked(JSON.parse(text(input)))
+    } catch {}
+    const key = readLocked(file === undefined ? text(input) : JSON.stringify(file), 'a file')
+    const { N, r, p } = key.scrypt
+    must(128 * N * r * p <= 2 ** 30, 'costs more than is allowed')
+    if (N * r * p <= 64) unlock(key, PASSPHRASE, 'a file')
+  },
+}
+
+const sshFiles = ssh2.utils.generateKeyPairSync('ed25519')
+const sshFile = smallFile(
+  'id',
+  'cli/ssh.js',
+  'text',
+  [
+    sshFiles.private,
+    `${sshFiles.public} me@desk\n`,
+    ssh2.utils.generateKeyPairSync('ed25519', { passphrase: 'a', cipher: 'aes256-ctr', rounds: 1 }).private,
+  ],
+  async (_, path) => {
+    must((await sshPublicKey(path)).length === 32, 'a key that is none')
+  },
+)
+
+/** The lines of an OpenSSH private key, from what is in it. */
+const sshKey: Decoder = {
+  ...sshFile,
+  name: 'ssh-key',
+  form: 'bytes',
+  seeds: [Uint8Array.from(Buffer.from(sshFiles.private.split('\n').slice(1, -2).join(''), 'base64'))],
+  decode: (input) =>
+    sshFile.decode(
+      utf8(
+        `-----BEGIN OPENSSH PRIVATE KEY-----\n${Buffer.from(input).toString('base64').replace(/.{70}/g, '$&\n')}\n-----END OPENSSH PRIVATE KEY-----\n`,
+      ),
+    ),
+}
+
+/** A public key, from what is in it. */
+const sshPublic: Decoder = {
+  ...sshKey,
+  name: 'ssh-public',
+  seeds: [Uint8Array.from(Buffer.from(sshFiles.public.split(' ')[1]!, 'base64'))],
+  decode: (input) => sshFile.decode(utf8(`ssh-ed25519 ${Buffer.from(input).toString('base64')} me\n`)),
+}
+
+export const DECODERS: readonly Decoder[] = [
+  ...[cbor, envelope, payload, ...kinds, ...frames, datagram, stream, ticket, ticketContent, ids, manifest],
+  ...[imageArchive, imageConfig, ...files, store, api, keyFile, { ...sshFile, name: 'ssh-file' }, sshKey, sshPublic],
+]
