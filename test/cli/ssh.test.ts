@@ -190,12 +190,18 @@ test('a file that holds no usable key is refused in one line that says why', () 
   const lines = readFileSync(file('plain'), 'utf8').split('\n')
   writeFileSync(halved, lines.filter((_, i) => i !== 2).join('\n'))
   writeFileSync(file('text'), 'hello')
+  // In an OpenSSH file bcrypt's rounds come right after its salt, of 16 bytes.
+  const endless = readFileSync(file('locked'), 'utf8').split('\n')
+  const inside = Buffer.from(endless.slice(1, -2).join(''), 'base64')
+  inside.writeUInt32BE(2 ** 31, inside.indexOf('bcrypt') + 'bcrypt'.length + 4 + 4 + 16)
+  writeFileSync(file('endless'), [endless[0], inside.toString('base64'), ...endless.slice(-2)].join('\n'))
   for (const [key, why] of [
     [file('rsa'), /rsa is a key of type ssh-rsa; only ssh-ed25519 can sign/],
     [`${file('rsa')}.pub`, /rsa\.pub is a key of type ssh-rsa/],
     [ecdsa, /type ecdsa-sha2-nistp256/],
     [pem, /pem is not in OpenSSH's own format but PEM; make an Ed25519 key with "ssh-keygen -t ed25519"/],
     [halved, /halved holds no key that can sign here: Malformed OpenSSH private key/],
+    [file('endless'), /the passphrase of .*endless costs 2147483648 rounds; 1024 are allowed/],
     [file('text'), /text is not in OpenSSH's own format/],
     [file('nothing'), /the key file .*nothing cannot be read/],
     [dir, /cannot be read: EISDIR/],

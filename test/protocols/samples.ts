@@ -9,9 +9,9 @@ import { creationOf, MESH, NOW, OWNER, signer, specOf } from './support.js'
 export const [AP, OTHER, PUBLISHER, TICKET] = [signer(1), signer(2), signer(3), signer(4)]
 export const CLOCK: Clock = [NOW, 0]
 const KEY = OTHER.publicKey
-export const CHUTE = chuteSubject(PUBLISHER.publicKey, 'hello')
+const CHUTE = chuteSubject(PUBLISHER.publicKey, 'hello')
 export const INSTANCE = instanceSubject(new Uint8Array(20), 0)
-export const CREATION = creationOf(NOW - 1000)
+const CREATION = creationOf(NOW - 1000)
 
 export const admission = (at: Clock, by: Signer = TICKET, ap = AP.publicKey, mesh = MESH) => ({
   ticket: TICKET.publicKey,
