@@ -409,7 +409,7 @@ export class Ap {
       if (sign !== undefined) this.roster.heard(ap, sign, this.time.monotonic())
       else if ((this.roster.lastHeard(ap) ?? 0) <= began) this.roster.unreachable(ap)
     }
-    let left = 1 + via.length
+    let left = 2
     let own: LifeSign | undefined
     let isReached = false
     let isConcluded = false
@@ -429,12 +429,10 @@ export class Ap {
     this.time.after(PROBE_HEAD_START, () => {
       if (isConcluded) return
       hasAsked = true
-      for (const other of via) {
-        this.mesh.probeThrough(ap, other, (answer) => {
-          isReached ||= answer !== undefined
-          settle()
-        })
-      }
+      this.mesh.probeThrough(ap, via, (answer) => {
+        isReached = answer
+        settle()
+      })
     })
   }
 

@@ -27,6 +27,8 @@ const BACKOFF_CAP = 15_000
 const HEAD_START = 1000
 const DIAL_DEADLINE = 5000
 const PROBE_DEADLINE = 700
+/** So many others that say that they did not reach an AP are enough. */
+const ENOUGH_FAILED = 2
 const LEASE_DEADLINE = 1500
 const STALE = 5000
 const IN_A_ROW = 2000
@@ -41,11 +43,14 @@ const DEGREE = 8
 const SMALL = 60
 const BEACONS = 'beacons'
 
+/** The sign of an AP that was reached; who does not answer says neither. */
+type ProbeAnswer = LifeSign | 'unreached'
+
 type Message =
   | { readonly is: 'pulse'; readonly sign: LifeSign; readonly ledger: Uint8Array }
   | { readonly is: 'gossip'; readonly bytes: Uint8Array; readonly topic: 'records' | 'beacons' }
   | { readonly is: 'probe'; readonly id: number; readonly ap?: string }
-  | { readonly is: 'probed'; readonly id: number; readonly sign?: LifeSign }
+  | { readonly is: 'probed'; readonly id: number; readonly sign: ProbeAnswer }
   | { readonly is: 'lease'; readonly id: number; readonly message: LeaseMessage }
   | { readonly is: 'leased'; readonly id: number; readonly answers: LeaseAnswer[] }
   | { readonly is: 'frame'; readonly stream: number; readonly opens?: 'sync' | 'join'; readonly frame: unknown }
@@ -267,7 +272,7 @@ export class Mesh {
     } else if (message.is === 'gossip') this.onGossip(from, message.bytes, message.topic)
     else if (message.is === 'lease') this.answerLease(from, message.id, message.message)
     else if (message.ap === undefined) this.send(from, { is: 'probed', id: message.id, sign: this.handlers.sign() })
-    else this.probe(message.ap, (sign) => this.send(from, { is: 'probed', id: message.id, sign }))
+    else this.probe(message.ap, (sign) => this.send(from, { is: 'probed', id: message.id, sign: sign ?? 'unreached' }))
   }
 
   // --- pulses and probes ------------------------------------------------------------------------------------------
@@ -280,23 +285,44 @@ export class Mesh {
   /** Reaches an AP by itself; calls back with nothing where it does not answer. */
   probe(ap: string, done: (sign: LifeSign | undefined) => void): void {
     const link = this.links.get(ap)
-    this.ask(ap, undefined, PROBE_DEADLINE, (sign) => {
+    this.ask(ap, undefined, PROBE_DEADLINE, (answer) => {
+      const sign = typeof answer === 'object' ? answer : undefined
       if (link !== undefined && this.links.get(ap) === link) this.judge(ap, link, sign !== undefined)
       done(sign)
     })
   }
 
-  /** Lets another AP reach it. */
-  probeThrough(ap: string, via: string, done: (sign: LifeSign | undefined) => void): void {
-    this.ask(via, ap, 2 * PROBE_DEADLINE, done)
+  /** True where one of some other APs reaches it. Who died with it says nothing, so not all are waited for. */
+  probeThrough(ap: string, via: readonly string[], done: (isReached: boolean) => void): void {
+    let waiting = via.length
+    let failed = 0
+    let isDone = false
+    const conclude = (isReached: boolean) => {
+      if (!isDone) done(isReached)
+      isDone = true
+    }
+    if (waiting === 0) conclude(false)
+    for (const other of via) {
+      this.ask(other, ap, 2 * PROBE_DEADLINE, (answer) => {
+        waiting--
+        if (answer === 'unreached') failed++
+        if (typeof answer === 'object') conclude(true)
+        else if (waiting === 0 || failed === ENOUGH_FAILED) conclude(false)
+      })
+    }
   }
 
-  private ask(to: string, ap: string | undefined, deadline: number, done: (sign: LifeSign | undefined) => void): void {
+  private ask(
+    to: string,
+    ap: string | undefined,
+    deadline: number,
+    done: (answer: ProbeAnswer | undefined) => void,
+  ): void {
     this.call(
       to,
       (id) => ({ is: 'probe', id, ap }),
       deadline,
-      (answer) => done(answer as LifeSign | undefined),
+      (answer) => done(answer as ProbeAnswer | undefined),
     )
   }
 

@@ -109,8 +109,8 @@ export class Detector {
     if (ledger !== undefined) this.sync(ledger)
   }
 
-  pulse(from: number, boot: number, sequence: number, now: number): void {
-    this.roster.pulse(this.members.ids[from]!, { boot, sequence }, now)
+  pulse(from: number, boot: number, sequence: number, away: number | undefined, now: number): void {
+    this.roster.pulse(this.members.ids[from]!, { boot, sequence, away }, now)
   }
 
   beacon(from: number, beacon: Beacon, now: number): boolean {

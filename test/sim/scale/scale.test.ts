@@ -78,6 +78,25 @@ test('an AP that is cut off for 6 s accuses those it watches, and is itself the 
   }
 })
 
+test('an AP that steps aside for 3 s is accused by none of its watchers, though those elsewhere hear no beacons', () => {
+  const figures = new Figures()
+  const members = new Members(200, () => undefined)
+  const world = new World(members, LAN, sizesWith(0), figures, 'handover')
+  figures.world = world
+  world.runUntil(20_000)
+  const restarted = members.homes.map((home) => home[0]!)
+  for (const ap of restarted) {
+    world.sayAway(ap, 30_000)
+    world.runUntil(world.now + 300)
+    world.endProcess(ap)
+    world.runUntil(world.now + 3000)
+    world.start(ap)
+    world.runUntil(world.now + 5000)
+  }
+  assert.ok(restarted.length > 1, 'the mesh is divided')
+  assert.is(figures.statements, 0)
+})
+
 test('one seed is one run, to the last event', () => {
   const options = { aps: 20, conditions: FAR, troubles: { pauseEvery: 60_000 }, length: HOUR / 12 }
   const [first, second, other] = ['a', 'a', 'b'].map((seed) => playCalm({ ...options, seed }))

@@ -172,6 +172,10 @@ export class World {
   private readonly linkedAt: Float64Array
   private readonly starvedUntil: Float64Array
   private readonly cutUntil: Float64Array
+  // All pulses of that boot after that sequence say that it will be away for so long.
+  private readonly away: Float64Array
+  private readonly awayBoot: Int32Array
+  private readonly awaySince: Int32Array
   private readonly place: Int32Array
   private readonly overlay: number[][] = []
   private readonly lastBeaconAt: Float64Array
@@ -221,6 +225,9 @@ export class World {
     this.linkedAt = perAp()
     this.starvedUntil = perAp()
     this.cutUntil = perAp()
+    this.away = perAp()
+    this.awayBoot = new Int32Array(n)
+    this.awaySince = new Int32Array(n)
     this.sent = perAp()
     this.sentBytes = perAp()
     this.received = perAp()
@@ -355,7 +362,11 @@ export class World {
 
   /** It says that it will be silent for so long. */
   sayAway(ap: number, ms: number): void {
+    this.away[ap] = ms
+    this.awayBoot[ap] = this.boots[ap]!
+    this.awaySince[ap] = this.sequences[ap]!
     this.sendBeacon(ap, ms)
+    this.sendPulses(ap)
   }
 
   /** It stands still, as with SIGSTOP. What comes waits, and timers run when it wakes, first of all. */
@@ -610,7 +621,8 @@ export class World {
     if (boot < latestBoot || (boot === latestBoot && sequence <= this.latestSequence[link]!)) return
     this.latestBoot[link] = boot
     this.latestSequence[link] = sequence
-    this.detectors[watcher]!.pulse(ap, boot, sequence, this.now)
+    const away = boot === this.awayBoot[ap] && sequence > this.awaySince[ap]! ? this.away[ap]! : undefined
+    this.detectors[watcher]!.pulse(ap, boot, sequence, away, this.now)
   }
 
   // --- probes -------------------------------------------------------------------------------------------------------
