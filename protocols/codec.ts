@@ -3,7 +3,7 @@ import * as cborg from 'cborg'
 import { z } from 'zod'
 import { equalBytes } from './bytes.js'
 import { MeshError } from './error.js'
-import { MAX_DEPTH } from './limits.js'
+import { MAX_DEPTH, MAX_ITEMS } from './limits.js'
 
 const DECODE: cborg.DecodeOptions = {
   strict: true,
@@ -23,9 +23,10 @@ export const encode = (value: unknown): Uint8Array => cborg.encode(withoutUndefi
 
 /**
  * @throws MeshError `malformed` on anything but one canonical CBOR item, and on one that is nested more than MAX_DEPTH
- * deep; `bytes` must have passed its size limit before.
+ * deep, or has more than MAX_ITEMS items; `bytes` must have passed its size limit before.
  */
 export function decode(bytes: Uint8Array): unknown {
+  if (hasTooManyItems(bytes)) throw new MeshError('malformed', `CBOR of more than ${MAX_ITEMS} items`)
   try {
     const value = cborg.decode(bytes, DECODE)
     // cborg's strict mode lets keys out of order, long floats and broken UTF-8 pass. Writing the value again does not.
@@ -38,6 +39,23 @@ export function decode(bytes: Uint8Array): unknown {
 
 /** Reads what `decode` read before, at a third of the cost. */
 export const decodeAgain = (bytes: Uint8Array): unknown => cborg.decode(bytes)
+
+/** Counts the heads of items, and makes nothing of them: what is not well-formed the decoder tells. */
+function hasTooManyItems(bytes: Uint8Array): boolean {
+  let items = 0
+  for (let at = 0; at < bytes.length; ) {
+    if (++items > MAX_ITEMS) return true
+    const head = bytes[at++]!
+    let value = head & 0x1f
+    if (value >= 24) {
+      const end = at + (value < 28 ? 1 << (value - 24) : 0)
+      for (value = 0; at < end; at++) value = value * 256 + (bytes[at] ?? 0)
+    }
+    const type = head >> 5
+    if (type === 2 || type === 3) at += value
+  }
+  return false
+}
 
 // A stack that overflows is no limit that is the same on two APs.
 function isWithinDepth(value: unknown, depth: number): boolean {

@@ -9,6 +9,10 @@ export const MAX_SUBJECT = 128
 /** Arrays and maps within each other, in anything that is decoded. A deployment, the deepest kind, needs eight. */
 export const MAX_DEPTH = 32
 
+/** Items in anything that is decoded, arrays and maps among them: as many as the longest record has bytes. A frame that is
+ * longer holds byte strings; of small items it would take ten times as long to read. */
+export const MAX_ITEMS = MAX_RECORD
+
 /** A frame of the pulse, probe and join protocols, in bytes; a join carries two envelopes. */
 export const MAX_SMALL_FRAME = 1024
 export const MAX_JOIN_FRAME = 2 * MAX_RECORD + 1024

@@ -11,6 +11,8 @@ import type { Report } from './worker.js'
 const PATIENCE = 60_000
 /** Of the longest input. */
 const ROOM = 2 ** 20
+/** Bytes of a finding that is kept; a bigger one wants a test of its own. */
+const MAX_KEPT = 16 * 1024
 /** MiB of heap that a decoder may fill. */
 const HEAP = 1024
 
@@ -93,7 +95,9 @@ for (const name of names) {
   found += findings.length
   if (!values.keep) continue
   const kept = readCorpus(name).filter(({ wasFinding }) => wasFinding)
-  const fresh = findings.filter(({ input }) => input.length > 0).map(({ input }) => ({ input, wasFinding: true }))
+  const fresh = findings
+    .filter(({ input }) => input.length > 0 && input.length <= MAX_KEPT)
+    .map(({ input }) => ({ input, wasFinding: true }))
   const reaching = 'input' in result ? [] : result.corpus.map((input) => ({ input, wasFinding: false }))
   writeCorpus(name, [...kept, ...fresh, ...reaching])
 }
