@@ -11,7 +11,7 @@ export const MAX_DEPTH = 32
 
 /** Items in anything that is decoded, arrays and maps among them: as many as the longest record has bytes. A frame that is
  * longer holds byte strings; of small items it would take ten times as long to read. */
-export const MAX_ITEMS = MAX_RECORD
+export const MAX_ITEMS = 32 * 1024
 
 /** A frame of the pulse, probe and join protocols, in bytes; a join carries two envelopes. */
 export const MAX_SMALL_FRAME = 1024
