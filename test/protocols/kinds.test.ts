@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { concat } from '../../protocols/bytes.js'
-import { chuteSubject, instanceSubject } from '../../protocols/chute.js'
+import { chuteSubject, instanceSubject, secretSubject } from '../../protocols/chute.js'
 import type { Clock } from '../../protocols/clock.js'
 import { encode } from '../../protocols/codec.js'
 import { open, type SignedRecord, seal } from '../../protocols/envelope.js'
@@ -45,6 +45,23 @@ const GOOD: { [K in Kind]: Sample } = {
   deployment: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION, revision: 1, spec: specOf() } },
   wanted: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION, desired: 'stopped', restarts: 0 } },
   removal: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION } },
+  secret: {
+    by: PUBLISHER,
+    subject: secretSubject(PUBLISHER.publicKey, 'hello', 'token'),
+    body: {
+      creation: CREATION,
+      sealed: {
+        value: new Uint8Array(20),
+        ephemeral: KEY,
+        keys: [{ ap: AP.publicKey, box: new Uint8Array(48) }],
+      },
+    },
+  },
+  share: {
+    by: AP,
+    subject: new Uint8Array(52),
+    body: { secrets: new Uint8Array(64), ephemeral: KEY, box: new Uint8Array(80) },
+  },
   claim: { by: AP, subject: INSTANCE, body: { epoch: 1, cause: 'new' } },
   voters: { by: AP, subject: KEY.slice(0, 20), body: { generation: 1, voters: [KEY], forced: true } },
   statement: {
@@ -98,7 +115,7 @@ test('a record of each kind that is as it should be passes', () => {
 test('a body that lacks a field, or has one of another type, is malformed', () => {
   for (const kind of KINDS) {
     for (const field of Object.keys(GOOD[kind].body)) {
-      if (field !== 'engine' && field !== 'uses') fails(kind, withBody(kind, { [field]: undefined }))
+      if (!['engine', 'uses', 'sealed'].includes(field)) fails(kind, withBody(kind, { [field]: undefined }))
       fails(kind, withBody(kind, { [field]: [[]] }))
     }
   }
@@ -296,8 +313,13 @@ test('no body whatsoever makes the check throw anything but a MeshError', () => 
   )
 })
 
-test('a deployment is kept ten deep, a removal alone, voters for ever, other kinds two deep, and of unknown ones nothing is known', () => {
-  const depths: Record<string, number> = { deployment: DEPLOYMENT_HISTORY, removal: 1, voters: MAX_GENERATION }
+test('a deployment is kept ten deep, a removal and a secret alone, voters for ever, other kinds two deep, and of unknown ones nothing is known', () => {
+  const depths: Record<string, number> = {
+    deployment: DEPLOYMENT_HISTORY,
+    removal: 1,
+    secret: 1,
+    voters: MAX_GENERATION,
+  }
   for (const kind of [...KINDS, ...RESERVED]) {
     const record = seal(AP, MESH, CLOCK, kind, new Uint8Array(1), {})
     assert.is(historyOf(record), depths[kind] ?? HISTORY)
