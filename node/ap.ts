@@ -35,6 +35,7 @@ import { EngineError } from './chutes/engine.js'
 import { Guard } from './chutes/guard.js'
 import { Leases } from './chutes/leases.js'
 import { Reconciler } from './chutes/reconciler.js'
+import { Secrets } from './chutes/secrets.js'
 import { Work } from './chutes/work.js'
 import { monotonic, NodeClock, SYSTEM_TIME } from './clock.js'
 import type { Config } from './config.js'
@@ -94,6 +95,7 @@ export class Ap {
   private readonly knownPeers: KnownPeers
   private peersBefore: Readonly<Record<string, readonly string[]>> = {}
   private leases!: Leases
+  private readonly secrets: Secrets
   private work!: Work
   private current: Outlook
   private readonly beacons: Beacons
@@ -160,10 +162,18 @@ export class Ap {
       onEvent: (kind, fields) => events.add(kind, fields),
       now: monotonic,
     })
+    this.secrets = new Secrets({
+      ...{ self: this.id, signer, seed, ledgerStore, now: monotonic, outlook: () => this.current },
+      onFailure: (error) => this.log.error({ reason: messageOf(error) }, 'a secret could not be given to another AP'),
+    })
     this.reconciler = new Reconciler({
+      placeSecrets: (plan) => this.secrets.place(plan),
       engine: new DockerEngine(this.docker, { mesh: this.mesh, ap: this.id }),
       beforeStart: (key, containers) => this.leases.beforeStart(key, containers),
-      onSeen: (actual, isBusy) => this.leases.see(actual, isBusy),
+      onSeen: (actual, isBusy) => {
+        this.leases.see(actual, isBusy)
+        this.secrets.see(actual, isBusy)
+      },
       onStopped: (key, instance, volumes) => this.news.ofStop(key, instance, volumes, this.current),
       hasImage: (image) => this.supply.has(image),
       fetchImage: async (image) => {
@@ -608,6 +618,7 @@ export class Ap {
     if (!this.isReady) return
     // An AP that was forgotten hears no more of whether others serve what it still runs.
     this.work.follow(this.current, this.isLeaving, this.isHandedOver || isForgotten)
+    this.secrets.follow(this.current)
   }
 
   private lookAround(): void {

@@ -5,6 +5,7 @@ import nacl from 'tweetnacl'
 import { concat, equalBytes, hex } from './bytes.js'
 import { isSmallOrder } from './keys.js'
 import type { Body, RecordOf } from './kinds.js'
+import { hashesIn } from './secrets.js'
 
 /** Every key here locks one message and no other, so no nonce has to tell messages apart. */
 const NONCE = new Uint8Array(24)
@@ -94,7 +95,3 @@ function* keysTo(
     if (opened) yield opened.slice(32 * at, 32 * (at + 1))
   }
 }
-
-/** Which secrets a share opens: hashes of their records, in hex. */
-export const hashesIn = ({ secrets }: Body<'share'>): string[] =>
-  Array.from({ length: secrets.length / 32 }, (_, i) => hex(secrets.subarray(32 * i, 32 * (i + 1))))

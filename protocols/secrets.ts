@@ -1,10 +1,10 @@
 // The secrets of chutes: which are set, and which APs were given them. A view over the ledger, that opens nothing.
 import type { Authority } from './authority.js'
-import { apId, equalBytes, hex } from './bytes.js'
+import { apId, equalBytes, hex, sha256 } from './bytes.js'
 import { readSecretSubject, secretSubject } from './chute.js'
 import { secretsIn } from './deployment.js'
 import type { Chute } from './desired.js'
-import type { RecordOf } from './kinds.js'
+import type { Body, RecordOf } from './kinds.js'
 import type { Ledger } from './ledger.js'
 import type { Member } from './membership.js'
 import { remembered } from './view.js'
@@ -100,7 +100,7 @@ function givenTo(
   const given = new Set(record?.body.sealed?.keys.map(({ ap }) => hex(ap)))
   if (record === undefined) return given
   const id = hex(record.hash)
-  const left = new Set(shares.filter((share) => holds(share, id) && members.has(apId(share.signer))))
+  const left = new Set(shares.filter((share) => hashesIn(share.body).includes(id) && members.has(apId(share.signer))))
   for (let before = -1; before !== given.size; ) {
     before = given.size
     for (const share of left) {
@@ -112,15 +112,16 @@ function givenTo(
   return given
 }
 
-const holds = ({ body: { secrets } }: RecordOf<'share'>, hash: string): boolean => {
-  for (let at = 0; at < secrets.length; at += 32) if (hex(secrets.subarray(at, at + 32)) === hash) return true
-  return false
-}
+/** Which secrets a share opens: hashes of their records, in hex. */
+export const hashesIn = ({ secrets }: Body<'share'>): string[] =>
+  Array.from({ length: secrets.length / 32 }, (_, i) => hex(secrets.subarray(32 * i, 32 * (i + 1))))
 
 /** The first secret of a chute that an AP was not given, or that nobody has set. */
 export const lackedSecret = ({ secrets = [] }: Chute, ap: Uint8Array): string | undefined =>
   secrets.find(({ givenTo }) => !givenTo.has(hex(ap)))?.name
 
 /** What a change of any secret of a chute changes as well. */
-export const secretsDigest = ({ secrets = [] }: Chute): string =>
-  secrets.map(({ record }) => (record === undefined ? '' : hex(record.hash.subarray(0, 8)))).join('.')
+export const secretsDigest = ({ secrets }: Chute): string =>
+  secrets === undefined
+    ? ''
+    : hex(sha256(...secrets.map(({ record }) => record?.hash ?? new Uint8Array(32))).subarray(0, 8))

@@ -15,9 +15,14 @@ export function addMembers(program: Command): void {
 
   const forgetting = program.command('forget').argument('<ap>', 'name or id').description('make an AP a member no more')
   forNode(forgetting, 'dropmesh forget kitchen').action(async (ap: string, options: NodeOptions) => {
+    const secrets = await clientOf(options).get<string[]>('/v1/secrets/given', { ap })
     const answer = await clientOf(options).post<{ id: string; name: string }>('/v1/forget', { ap })
-    if (options.json) printJson(answer)
-    else print(`${answer.name} (${answer.id}) is forgotten; to come back it needs a new ticket`)
+    if (options.json) return printJson({ ...answer, secrets })
+    print(`${answer.name} (${answer.id}) is forgotten; to come back it needs a new ticket`)
+    if (secrets.length > 0)
+      say(
+        `It could open these secrets: ${secrets.join(', ')}. Where it is in other hands, set them anew, and change them at whoever takes them.`,
+      )
   })
 
   const forcing = program

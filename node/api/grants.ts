@@ -5,6 +5,7 @@ import { readChuteSubject } from '../../protocols/chute.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import { isKind } from '../../protocols/kinds.js'
+import { secretsSetFor } from '../../protocols/secrets.js'
 import type { Ap } from '../ap.js'
 
 export interface GrantRow {
@@ -99,7 +100,7 @@ function sentenceOf(role: GrantRow['role'], state: GrantRow['state'], scope: Ret
 /** A record of a key that counts now and would no more, and what would be lost with it. */
 export interface Stake {
   hash: string
-  kind: 'chute' | 'state' | 'grant' | 'ticket' | 'forget' | 'drain' | 'revocation'
+  kind: 'chute' | 'state' | 'secret' | 'grant' | 'ticket' | 'forget' | 'drain' | 'revocation'
   what: string
 }
 
@@ -117,12 +118,15 @@ export function stakesOf(ap: Ap, key: Uint8Array): Stake[] {
     stakes.push({ hash: hex(record.hash), kind, what })
   // Also of a publisher whose grant has run out: it is what can make its chutes come back, and stay.
   const published = [...chutes, ...ap.outlook.barred.map(({ chute }) => chute)]
-  for (const { deployment, id, revision, desired } of published) {
+  for (const chute of published) {
+    const { deployment, id, revision, desired } = chute
     if (!isOwn(deployment)) continue
     add(deployment, 'chute', `chute ${id.name}, revision ${revision}`)
     const wanted = ledger
       .history('wanted', deployment.subject)
       .find(({ body }) => hex(body.creation) === hex(id.creation) && body.desired === desired)
+    for (const { name, record } of secretsSetFor(ledger, chute, membership.members, authority, now))
+      if (record !== undefined) add(record, 'secret', `secret ${name} of chute ${id.name}`)
     if (wanted !== undefined) add(wanted, 'state', `that chute ${readChuteSubject(wanted.subject).name} is ${desired}`)
   }
   const tickets = new Map<string, string>()

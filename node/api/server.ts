@@ -32,6 +32,7 @@ import {
   status,
   votersToBe,
 } from './queries.js'
+import { addSecretRoutes } from './secrets.js'
 import { TOKEN_RIGHTS, type Tokens } from './tokens.js'
 
 const hexKey = z.string().regex(/^[0-9a-f]{64}$/, 'a public key has 64 hexadecimal digits')
@@ -113,6 +114,7 @@ function addRoutes(app: Hono, ap: Ap): Hono {
     const key = findKey(ap, context.req.query('of') ?? '')
     return context.json({ key: hex(key), stakes: stakesOf(ap, key) })
   })
+  addSecretRoutes(app, ap)
   app.get('/v1/chute', (context) => context.json(chuteIdentity(ap, context.req.query('of') ?? '')))
 
   app.post('/v1/records', limited(MAX_RECORD, 'record-too-big', 'a record'), async (context) => {

@@ -39,6 +39,8 @@ export interface ReconcilerOptions {
   readonly engine: Engine
   /** Makes an image present, from wherever it is. @throws MeshError with the reason */
   readonly fetchImage: (image: ImageSpec) => Promise<void>
+  /** Puts where containers find them the secrets of an instance, and says where. @throws MeshError with the reason */
+  readonly placeSecrets?: (plan: InstancePlan) => string | undefined
   /** Of exclusive instances alone. Their containers must not be started where it says no, or throws. */
   readonly beforeStart: (key: string, containers: readonly string[]) => Promise<boolean>
   /** What containers there are, and whether more may come of an instance that is being worked on. */
@@ -305,9 +307,10 @@ export class Reconciler {
       await fetchImage(image)
     }
     if (!this.stillWanted(key, desired)) return
+    const secrets = this.options.placeSecrets?.(plan)
     if (replaces) await engine.remove(key)
     this.report(key, desired, 'starting')
-    await engine.create(plan)
+    await engine.create({ ...plan, secrets })
     if (!(await this.startAll(key, desired))) return
     this.options.onEvent('started', { instance: plan.instance, epoch: desired.epoch, revision: desired.revision })
   }
@@ -324,6 +327,7 @@ export class Reconciler {
         return false
       }
     }
+    this.options.placeSecrets?.(desired.plan) // a host that was rebooted has lost them
     await engine.start(key)
     return true
   }
@@ -458,8 +462,8 @@ const isFault = (error: unknown): boolean =>
   error instanceof EngineError && error.code === 'refused' && (error.status ?? 0) >= 500
 
 /**
- * What makes two containers interchangeable: the same deployment, epoch and restarts. A change of it replaces them; a
+ * What makes two containers interchangeable: the same deployment, epoch, restarts and secrets. A change of it replaces them; a
  * restart of the node does not.
  */
-export const generationOf = (deployment: Uint8Array, epoch: number, restarts: number): string =>
-  `${hex(deployment.subarray(0, 8))}.${epoch}.${restarts}`
+export const generationOf = (deployment: Uint8Array, epoch: number, restarts: number, secrets = ''): string =>
+  [hex(deployment.subarray(0, 8)), epoch, restarts, ...(secrets === '' ? [] : [secrets])].join('.')

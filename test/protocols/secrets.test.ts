@@ -16,7 +16,7 @@ import { parseManifest, toSpec } from '../../protocols/manifest.js'
 import type { Member } from '../../protocols/membership.js'
 import { type Candidate, place } from '../../protocols/placement.js'
 import { boxSecret, openSecret, sealKeys, sealValue } from '../../protocols/sealing.js'
-import { lackedSecret, secretsDigest, withSecrets } from '../../protocols/secrets.js'
+import { secretsDigest, withSecrets } from '../../protocols/secrets.js'
 import { recipientsOf, sharesToMake } from '../../protocols/sharing.js'
 import { authorise } from '../../protocols/submission.js'
 import {
