@@ -187,7 +187,7 @@ function turnOf(
   return { elsewhere, among: neighbours }
 }
 
-/** How many members of each neighbourhood may take a chute by what the ledger says; most chutes ask for the same. */
+/** How many members of each neighbourhood may take a chute by what the ledger says; most chutes ask for the same, and for no secret. */
 class Eligible {
   private readonly counts = new Map<string, { home: Neighbourhood; weight: number }[]>()
 
@@ -205,12 +205,13 @@ class Eligible {
   }
 
   private of(chute: Chute): { home: Neighbourhood; weight: number }[] {
-    const asked = JSON.stringify(chute.spec.constraints)
+    const asked = JSON.stringify(chute.secrets === undefined ? chute.spec.constraints : hex(chute.key))
     let counts = this.counts.get(asked)
     if (counts === undefined) {
       const isEligible = ({ id }: { id: string }) => {
         const { member, isGone } = this.candidates.get(id)!
-        return !isGone && !member.draining && unmetConstraint(chute, member) === undefined
+        const isMeant = unmetConstraint(chute, member) === undefined && lackedSecret(chute, member.key) === undefined
+        return !isGone && !member.draining && isMeant
       }
       const all = this.all.map((home) => ({ home, weight: home.members.filter(isEligible).length }))
       counts = all.filter(({ weight }) => weight > 0)

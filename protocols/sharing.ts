@@ -9,29 +9,22 @@ import type { Member } from './membership.js'
 import type { Outlook } from './outlook.js'
 import { score } from './rendezvous.js'
 import type { Secret } from './secrets.js'
-import { successorsOf } from './successors.js'
 
-type View = Pick<Outlook, 'chutes' | 'claims' | 'candidates' | 'placed'>
+type View = Pick<Outlook, 'chutes' | 'candidates'>
 
 /**
- * The APs that a chute's secrets are for, MAX_SEALED at most: members with the labels. Where there are more, first those that hold
- * an instance, that have the turn to, or that would be next.
+ * The APs that a chute's secrets are for: members with the labels, all of them where a record has room. Of a bigger mesh those with
+ * the best scores, which are many more than run it; on the others it is not placed. What runs on every AP is for every AP.
  */
-export function recipientsOf(view: View, chute: Chute, nowMs: number): Member[] {
-  const isMeant = ({ labels }: Member) => chute.spec.constraints.every(({ label, value }) => labels[label] === value)
-  const all = [...view.candidates.values()].flatMap(({ member }) => (isMeant(member) ? [member] : []))
-  if (all.length <= MAX_SEALED) return all
-  const placed = view.placed.filter((one) => hex(one.chute.key) === hex(chute.key))
-  const holders = new Set(placed.flatMap(({ holder }) => holder ?? []))
-  const next = [...holders].flatMap((holder) => {
-    const successors = successorsOf(view, holder, nowMs)
-    return placed.flatMap(({ instance }) => successors.get(instance) ?? [])
-  })
-  const first = new Set([...holders, ...next, ...placed.flatMap(({ ranks }) => ranks.slice(0, 2))])
+export function recipientsOf({ candidates }: Pick<Outlook, 'candidates'>, { spec, key }: Chute): Member[] {
+  const isMeant = ({ labels }: Member) => spec.constraints.every(({ label, value }) => labels[label] === value)
+  const all = [...candidates.values()].flatMap(({ member }) => (isMeant(member) ? [member] : []))
+  const most = spec.replicas === 'everywhere' ? all.length : Math.max(MAX_SEALED, 2 * spec.replicas)
+  if (all.length <= most) return all
   return all
-    .map((member) => ({ member, score: score('share 1', chute.key, member.key, 1) }))
-    .sort((a, b) => Number(first.has(b.member.id)) - Number(first.has(a.member.id)) || b.score - a.score)
-    .slice(0, MAX_SEALED)
+    .map((member) => ({ member, score: score('recipient 1', key, member.key, 1) }))
+    .sort((a, b) => b.score - a.score)
+    .slice(0, most)
     .map(({ member }) => member)
 }
 
@@ -59,7 +52,7 @@ export function sharesToMake(view: View, self: string, nowMs: number): ShareToMa
   return view.chutes.flatMap((chute) => {
     const mine = (chute.secrets ?? []).filter(({ record, givenTo }) => record !== undefined && givenTo.has(ownKey))
     if (mine.length === 0) return []
-    return recipientsOf(view, chute, nowMs).flatMap((to) => {
+    return recipientsOf(view, chute).flatMap((to) => {
       const key = hex(to.key)
       if (to.id === self || view.candidates.get(to.id)!.state !== 'alive') return []
       const isMyTurn = ({ givenTo }: Secret) => {

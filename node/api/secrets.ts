@@ -3,6 +3,7 @@ import type { Hono } from 'hono'
 import { apId, hex } from '../../protocols/bytes.js'
 import { secretsIn } from '../../protocols/deployment.js'
 import type { Chute } from '../../protocols/desired.js'
+import { MAX_SEALED } from '../../protocols/limits.js'
 import { secretsSetFor } from '../../protocols/secrets.js'
 import { recipientsOf } from '../../protocols/sharing.js'
 import type { Ap } from '../ap.js'
@@ -25,7 +26,7 @@ export interface ChuteSecrets {
   chute: string
   publisher: string
   secrets: SecretRow[]
-  /** The APs that a secret of this chute is for: their keys in hex. */
+  /** The APs that a secret of this chute is to be sealed to, their keys in hex. Others are given it by these. */
   recipients: string[]
 }
 
@@ -33,7 +34,7 @@ export function secretsFor(ap: Ap, chute: Chute): SecretRow[] {
   const { authority, membership } = ap.outlook
   const { ledger, clock } = ap.ledgerStore
   const read = new Set(secretsIn(chute.spec))
-  const may = recipientsOf(ap.outlook, chute, clock.now())
+  const may = recipientsOf(ap.outlook, chute)
   return secretsSetFor(ledger, chute, membership.members, authority, clock.now())
     .filter(({ name, record }) => record !== undefined || read.has(name))
     .map(({ name, record, givenTo }) => ({
@@ -48,12 +49,12 @@ export function secretsFor(ap: Ap, chute: Chute): SecretRow[] {
 
 function chuteSecrets(ap: Ap, text: string): ChuteSecrets {
   const chute = findChute(ap, text)
-  const recipients = recipientsOf(ap.outlook, chute, ap.ledgerStore.clock.now())
+  const recipients = recipientsOf(ap.outlook, chute)
   return {
     chute: chute.id.name,
     publisher: hex(chute.id.publisher),
     secrets: secretsFor(ap, chute),
-    recipients: recipients.map(({ key }) => hex(key)),
+    recipients: recipients.slice(0, MAX_SEALED).map(({ key }) => hex(key)),
   }
 }
 

@@ -50,12 +50,13 @@ export interface SecretsOptions {
 export class Secrets {
   private readonly own: Uint8Array
   private looked: { at: number; chutes: unknown; members: unknown } | undefined
-  /** Where secrets can be put, if anywhere. */
+  /** Those of all APs of this machine are in it; undefined where there is no memory to put them in. */
   private readonly folder: string | undefined
 
   constructor(private readonly options: SecretsOptions) {
     this.own = boxSecret(options.seed)
-    this.folder = (options.places ?? PLACES).find(isInMemory)
+    const place = (options.places ?? PLACES).find(isInMemory)
+    this.folder = place && join(place, 'dropmesh')
   }
 
   /**
@@ -81,8 +82,8 @@ export class Secrets {
 
   /** Removes what no container uses any more. Call it with all containers there are. */
   see(actual: ReadonlyMap<string, readonly ContainerState[]>, isBusy: (key: string) => boolean): void {
-    if (this.folder === undefined) return
-    const home = join(this.folder, 'dropmesh', this.options.self)
+    if (this.folder === undefined || !isOwn(this.folder)) return
+    const home = join(this.folder, this.options.self)
     for (const key of listed(home)) {
       if (isBusy(key)) continue
       const used = new Set(actual.get(key)?.map(({ generation }) => generation))
@@ -131,22 +132,24 @@ export class Secrets {
 
   /** This AP's folder, which nobody but its user can enter. @throws MeshError `no-tmpfs` */
   private home(): string {
-    const places = (this.options.places ?? PLACES).join(' nor ')
-    if (this.folder === undefined) {
+    const { folder } = this
+    if (folder === undefined) {
+      const places = (this.options.places ?? PLACES).join(' nor ')
       throw new MeshError(
         'no-tmpfs',
         `neither ${places} is a tmpfs on this AP, and a secret is never written to a disk: mount a tmpfs on /run`,
       )
     }
-    const all = join(this.folder, 'dropmesh')
-    mkdirSync(all, { recursive: true, mode: 0o700 })
-    const found = lstatSync(all)
-    const { uid, mode } = found
-    if (!found.isDirectory() || uid !== process.getuid?.() || (mode & 0o077) !== 0) {
-      throw new MeshError('no-tmpfs', `${all} is another user's, or open to others: remove it`)
-    }
-    return join(all, this.options.self)
+    mkdirSync(folder, { recursive: true, mode: 0o700 })
+    if (isOwn(folder)) return join(folder, this.options.self)
+    throw new MeshError('no-tmpfs', `${folder} is another user's, or open to others: remove it`)
   }
+}
+
+/** In a place where everyone may make folders, somebody may have made this one, or a link to another. */
+function isOwn(folder: string): boolean {
+  const found = lstatSync(folder, { throwIfNoEntry: false })
+  return (found?.isDirectory() ?? false) && found!.uid === process.getuid?.() && (found!.mode & 0o077) === 0
 }
 
 function isInMemory(place: string): boolean {

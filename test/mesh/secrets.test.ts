@@ -1,7 +1,7 @@
 // Secrets on real nodes and containers: from the command line into a container's memory, past every disk, log and answer; to the AP
 // that takes over after a power cut, to one that joined later, and with a new value.
 import { execFileSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -19,7 +19,7 @@ let one: TestAp
 let two: TestAp
 test.before(async () => {
   await ensureBusybox(mesh.docker)
-  await mesh.start(2)
+  await mesh.start(2, (i) => ({ labels: [`number=${i}`] }))
   ;[one, two] = mesh.aps as [TestAp, TestAp]
 })
 test.after(async () => {
@@ -150,6 +150,85 @@ test('a new value takes the place of the old one in the running chute, and nothi
   await eventually('the old value to go', () => !existsSync(source!.Source))
 })
 
+/** Where on this machine the secrets of a container are, and that nobody but root gets there. */
+async function folderOf(id: string): Promise<string> {
+  const { Mounts } = await mesh.docker.getContainer(id).inspect()
+  const { Source } = Mounts.find(({ Destination }) => Destination === '/run/secrets')!
+  const above = Source.slice(0, Source.indexOf('/dropmesh') + '/dropmesh'.length)
+  assert.is(statSync(above).mode & 0o777, 0o700)
+  assert.is(execFileSync('stat', ['-f', '-c', '%T', Source], { encoding: 'utf8' }).trim(), 'tmpfs')
+  return Source
+}
+
+test('what is set comes from no argument, is not empty, not too big, and by its publisher alone', async () => {
+  const refused = async (why: RegExp, status: number, ...args: string[]) => {
+    const outcome = await one.cli('secret', ...args)
+    assert.is(outcome.status, status, outcome.stderr)
+    assert.match(outcome.stderr, why)
+  }
+  const big = join(mesh.dir, 'big')
+  writeFileSync(big, Buffer.alloc(16 * 1024 + 1))
+  assert.is((await mesh.cli(['keys', 'new', 'eve'])).status, 0)
+  await Promise.all([
+    refused(/too many arguments/, 2, 'set', 'vault', 'token', FIRST),
+    refused(/would be empty/, 1, 'set', 'vault', 'token'), // its stdin is /dev/null
+    refused(/has 16385 bytes, 16384 are allowed/, 1, 'set', 'vault', 'token', '--file', big),
+    refused(/cannot be read/, 1, 'set', 'vault', 'token', '--file', `${big}-not`),
+    refused(/is no name of a secret/, 1, 'set', 'vault', '../token', '--file', big),
+    refused(/there is no chute "shop"/, 1, 'set', 'shop', 'token', '--file', big),
+    refused(/belongs to publisher/, 1, 'set', 'vault', 'token', '--file', join(mesh.dir, 'key.pem'), '--key', 'eve'),
+    refused(/vault reads secret token/, 1, 'rm', 'vault', 'token'),
+    refused(/vault has no secret "other"/, 1, 'rm', 'vault', 'other'),
+  ])
+})
+
+test('a node that starts again goes on with the running chute; after a reboot of its host it has the secrets before the chute starts', async () => {
+  await mesh.publish(one, 'pinned', { ...READER, secrets: ['token'] }, ['--detach', '--on', 'number=2'], SECRETS)
+  piped(one, FIRST, 'secret', 'set', 'pinned', 'token')
+  const [before] = await mesh.running('pinned')
+  const source = await folderOf(before!.id)
+  await two.stop('SIGKILL')
+  await two.start()
+  await eventually('the node to know the chute', async () =>
+    (await two.instances()).some(({ chute, state, ap }) => chute === 'pinned' && state === 'running' && ap === two.id),
+  )
+  const [same] = await mesh.running('pinned')
+  assert.is(same!.id, before!.id)
+  assert.is(await inContainer(same!.id, 'cat /run/secrets/token'), FIRST)
+
+  await two.crash()
+  const stray = join(source, '..', '..', '..', '00'.repeat(25), 'left-over')
+  rmSync(source, { recursive: true })
+  mkdirSync(stray, { recursive: true })
+  await two.start()
+  const again = await eventually('the chute to run again', async () => (await mesh.running('pinned'))[0])
+  assert.is(await inContainer(again.id, 'cat /run/secrets/token'), FIRST)
+  await eventually('what nobody uses to go', () => !existsSync(stray))
+
+  const now = await folderOf(again.id)
+  assert.is((await one.cli('rm', 'pinned')).status, 0)
+  await eventually('the secrets of what was removed to go', () => !existsSync(join(now, '..', '..')))
+})
+
+test('a revision that reads a secret no more leaves it to be removed, and an AP that is forgotten is told of', async () => {
+  await mesh.publish(one, 'vault', { ...READER, secrets: ['token'] }, [], { secrets: { token: { external: true } } })
+  await mesh.settled()
+  const { status, stdout, stderr } = await two.cli('secret', 'rm', 'vault', 'key')
+  assert.is(status, 0, stderr)
+  assert.match(stdout, /^secret key of vault is removed; 2 APs hold/)
+  await mesh.settled()
+  assert.equal(
+    (await rowsOf(one)).map(({ name }) => name),
+    ['token'],
+  )
+  const { publisher } = JSON.parse((await mesh.cli(['keys', 'show', 'default', '--json'])).stdout)
+  const { stakes } = await one.client.get<{ stakes: { what: string }[] }>(`/v1/stakes?of=${publisher}`)
+  assert.ok(
+    stakes.some(({ what }) => what === 'secret token of chute vault'),
+    'a revocation would let it stay',
+  )
+})
+
 test('an AP that joins later is given the secrets; after a power cut the chute reads them where it runs then', async () => {
   const three = await mesh.add('ap3')
   await eventually('ap3 to be given both', async () => (await rowsOf(three)).every(({ aps }) => aps.includes('ap3')))
@@ -166,7 +245,12 @@ test('an AP that joins later is given the secrets; after a power cut the chute r
   const others = [one, two, three].filter((ap) => ap !== holder)
   const next = await runsOn(others)
   assert.is((await next.cli('drain')).status, 0)
-  await runsOn(others.filter((ap) => ap !== next))
+  const last = await runsOn(others.filter((ap) => ap !== next))
+  const kinds = (await last.events()).filter(({ kind }) => kind.startsWith('secret'))
+  assert.ok(kinds.some(({ kind, chute, name }) => kind === 'secret-given' && chute === 'vault' && name === 'ap3'))
+  if (!one.isRunning) await one.start()
+  const { stderr } = await one.cli('forget', 'ap3')
+  assert.match(stderr, /It could open these secrets: vault\/token\./)
 })
 
 test.run()

@@ -22,7 +22,6 @@ import { authorise } from '../../protocols/submission.js'
 import {
   creationOf,
   deployment,
-  keyOf,
   ledgerOf,
   memberOf,
   NOW,
@@ -250,30 +249,30 @@ test('what an AP gives again says all that it gave, and a share by one that was 
   assert.is(sharing(viewOf([WEB, token, lie], {}, [11, 12, 13])).length, 2, 'it is given to both as before')
 })
 
-test('in a mesh of more APs than a record has room for, who holds the chute and who would be next come first', () => {
-  const aps = Array.from({ length: MAX_SEALED + 20 }, (_, i) => 100 + i)
-  const members = new Map(
-    aps.map((n): [string, Member] => {
-      const member = memberOf(n)
-      return [member.id, member]
-    }),
-  )
-  const candidates = new Map(
-    [...members].map(([id, member]): [string, Candidate] => [id, { member, state: 'alive', beacon: BEACON }]),
-  )
-  const chute: Chute = {
-    ...chutesOf(ledgerOf([GRANT, WEB]), authorityOf(ledgerOf([GRANT]), OWNER.publicKey, NOW), NOW).chutes[0]!,
-    secrets: [{ name: 'token', record: undefined, givenTo: new Set(aps.map((n) => hex(keyOf(n)))) }],
-  }
-  for (const held of [3, 77, 140].map((i) => memberOf(aps[i]!))) {
-    const free = place([chute], { get: () => undefined }, candidates, NOW)
-    const placed = [{ ...free[0]!, holder: held.id, ranks: [] }]
-    const view = { chutes: [chute], claims: { get: () => undefined }, candidates, placed }
-    const first = recipientsOf(view, chute, NOW)
-    assert.is(first.length, MAX_SEALED)
-    assert.ok(first.some(({ id }) => id === held.id))
-    assert.ok(recipientsOf({ ...view, placed: free }, chute, NOW).some(({ id }) => id === free[0]!.ranks[1]))
-  }
+test('in a mesh of more APs than a record has room for some are chosen, the same on every AP, and hardly others when one goes', () => {
+  const candidatesOf = (count: number) =>
+    new Map(
+      Array.from({ length: count }, (_, i): [string, Candidate] => {
+        const member = memberOf(100 + i)
+        return [member.id, { member, state: 'alive', beacon: BEACON }]
+      }),
+    )
+  const chuteOf = (changes: Partial<ChuteSpec>): Chute => ({
+    ...viewOf([WEB]).chutes[0]!,
+    spec: { ...reading('token'), ...changes },
+  })
+  const idsOf = (candidates: Map<string, Candidate>, changes: Partial<ChuteSpec> = {}) =>
+    new Set(recipientsOf({ candidates }, chuteOf(changes)).map(({ id }) => id))
+  const all = candidatesOf(MAX_SEALED + 50)
+  const chosen = idsOf(all)
+  assert.is(chosen.size, MAX_SEALED)
+  assert.equal(idsOf(new Map([...all].reverse())), chosen)
+  const [gone] = chosen
+  const after = idsOf(new Map([...all].filter(([id]) => id !== gone)))
+  assert.is([...after].filter((id) => !chosen.has(id)).length, 1)
+  assert.is(idsOf(all, { replicas: 'everywhere' }).size, all.size)
+  assert.is(idsOf(all, { replicas: 70 }).size, 140)
+  assert.is(idsOf(candidatesOf(MAX_SEALED)).size, MAX_SEALED)
 })
 
 test('a new value changes what containers are made of, a new AP that has it does not', () => {
