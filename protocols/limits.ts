@@ -66,5 +66,5 @@ export const MAX_SECRET = 16 * 1024
 /** Secrets of a chute, those included that were removed while it was there. */
 export const MAX_SECRETS = 16
 
-/** APs that a secret is sealed to by one record. In a bigger mesh the others get it when their turn comes near. */
+/** APs that a secret is sealed to by one record; a chute runs on no more of them in a bigger mesh, unless it has half as many replicas. */
 export const MAX_SEALED = 128

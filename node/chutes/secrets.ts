@@ -66,11 +66,16 @@ export class Secrets {
    */
   place({ key, generation, chuteKey, spec }: InstancePlan): string | undefined {
     const services = spec.services.filter(({ secrets = [] }) => secrets.length > 0)
+    if (services.length === 0) return undefined
     const chute = this.options.outlook().chutes.find((one) => hex(one.key) === chuteKey)
-    if (services.length === 0 || chute === undefined) return undefined
-    const values = new Map(
-      (chute.secrets ?? []).map(({ name, record }) => [name, this.open(chute, name, record).value]),
-    )
+    const read = (name: string): Uint8Array => {
+      const secret = chute?.secrets?.find((one) => one.name === name)
+      if (chute === undefined || secret === undefined)
+        throw new MeshError('no-secret', `secret ${name} belongs to a revision that is no more in force`)
+      return this.open(chute, name, secret.record).value
+    }
+    const names = services.flatMap(({ secrets = [] }) => secrets.map(({ name }) => name))
+    const values = new Map(names.map((name) => [name, read(name)]))
     const folder = join(this.home(), key, generation)
     for (const { name, secrets = [] } of services) {
       const at = join(folder, name)

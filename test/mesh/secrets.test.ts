@@ -202,6 +202,7 @@ test('a node that starts again goes on with the running chute; after a reboot of
   mkdirSync(stray, { recursive: true })
   await two.start()
   const again = await eventually('the chute to run again', async () => (await mesh.running('pinned'))[0])
+  assert.is(again.id, same!.id, 'it was there, and only had to be started')
   assert.is(await inContainer(again.id, 'cat /run/secrets/token'), FIRST)
   await eventually('what nobody uses to go', () => !existsSync(stray))
 
