@@ -162,18 +162,12 @@ export class Ap {
       onEvent: (kind, fields) => events.add(kind, fields),
       now: monotonic,
     })
-    this.secrets = new Secrets({
-      ...{ self: this.id, signer, seed, ledgerStore, now: monotonic, outlook: () => this.current },
-      onFailure: (error) => this.log.error({ reason: messageOf(error) }, 'a secret could not be given to another AP'),
-    })
+    this.secrets = new Secrets({ signer, seed, ledgerStore, log, now: monotonic, outlook: () => this.current })
     this.reconciler = new Reconciler({
-      placeSecrets: (plan) => this.secrets.place(plan),
+      secrets: this.secrets,
       engine: new DockerEngine(this.docker, { mesh: this.mesh, ap: this.id }),
       beforeStart: (key, containers) => this.leases.beforeStart(key, containers),
-      onSeen: (actual, isBusy) => {
-        this.leases.see(actual, isBusy)
-        this.secrets.see(actual, isBusy)
-      },
+      onSeen: (actual, isBusy) => this.leases.see(actual, isBusy),
       onStopped: (key, instance, volumes) => this.news.ofStop(key, instance, volumes, this.current),
       hasImage: (image) => this.supply.has(image),
       fetchImage: async (image) => {

@@ -8,6 +8,7 @@ import { MeshError, messageOf } from '../../protocols/error.js'
 import type { Body, InstanceState } from '../../protocols/kinds.js'
 import { SYSTEM_TIME, type Time } from '../clock.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
+import type { Secrets } from './secrets.js'
 
 /** All in milliseconds. */
 const EVERY = 10_000
@@ -39,8 +40,8 @@ export interface ReconcilerOptions {
   readonly engine: Engine
   /** Makes an image present, from wherever it is. @throws MeshError with the reason */
   readonly fetchImage: (image: ImageSpec) => Promise<void>
-  /** Puts where containers find them the secrets of an instance, and says where. @throws MeshError with the reason */
-  readonly placeSecrets?: (plan: InstancePlan) => string | undefined
+  /** Puts the secrets of an instance where its containers find them, and removes what none uses. `place` throws a MeshError. */
+  readonly secrets?: Pick<Secrets, 'place' | 'see'>
   /** Of exclusive instances alone. Their containers must not be started where it says no, or throws. */
   readonly beforeStart: (key: string, containers: readonly string[]) => Promise<boolean>
   /** What containers there are, and whether more may come of an instance that is being worked on. */
@@ -204,6 +205,7 @@ export class Reconciler {
     this.actual = actual
     this.hasLooked = true
     this.options.onSeen(actual, (key) => this.busy.has(key))
+    this.options.secrets?.see(actual, (key) => this.busy.has(key))
     for (const key of new Set([...this.desired.keys(), ...actual.keys()])) {
       if (this.busy.has(key) || (this.backoffs.get(key)?.notBefore ?? 0) > this.time.monotonic()) continue
       const desired = this.desired.get(key)
@@ -307,7 +309,7 @@ export class Reconciler {
       await fetchImage(image)
     }
     if (!this.stillWanted(key, desired)) return
-    const secrets = this.options.placeSecrets?.(plan)
+    const secrets = this.options.secrets?.place(plan)
     if (replaces) await engine.remove(key)
     this.report(key, desired, 'starting')
     await engine.create({ ...plan, secrets })
@@ -327,7 +329,7 @@ export class Reconciler {
         return false
       }
     }
-    this.options.placeSecrets?.(desired.plan) // a host that was rebooted has lost them
+    this.options.secrets?.place(desired.plan) // a host that was rebooted has lost them
     await engine.start(key)
     return true
   }

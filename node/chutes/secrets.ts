@@ -14,10 +14,11 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { concat, hex } from '../../protocols/bytes.js'
+import type { Logger } from 'pino'
+import { apId, concat, hex } from '../../protocols/bytes.js'
 import type { ServiceSpec } from '../../protocols/deployment.js'
 import type { Chute } from '../../protocols/desired.js'
-import { MeshError } from '../../protocols/error.js'
+import { MeshError, messageOf } from '../../protocols/error.js'
 import type { Signer } from '../../protocols/keys.js'
 import type { RecordOf } from '../../protocols/kinds.js'
 import type { Outlook } from '../../protocols/outlook.js'
@@ -35,26 +36,27 @@ const TMPFS = 0x01021994
 const EVERY = 2000
 
 export interface SecretsOptions {
-  /** AP id. */
-  readonly self: string
   readonly signer: Signer
   readonly seed: Uint8Array
   readonly ledgerStore: LedgerStore
   readonly outlook: () => Outlook
   /** Milliseconds, on a clock that never goes back. */
   readonly now: () => number
-  readonly onFailure: (error: unknown) => void
+  readonly log: Pick<Logger, 'error'>
   readonly places?: readonly string[]
 }
 
 export class Secrets {
   private readonly own: Uint8Array
+  /** AP id. */
+  private readonly self: string
   private looked: { at: number; chutes: unknown; members: unknown } | undefined
   /** Those of all APs of this machine are in it; undefined where there is no memory to put them in. */
   private readonly folder: string | undefined
 
   constructor(private readonly options: SecretsOptions) {
     this.own = boxSecret(options.seed)
+    this.self = apId(options.signer.publicKey)
     const place = (options.places ?? PLACES).find(isInMemory)
     this.folder = place && join(place, 'dropmesh')
   }
@@ -88,7 +90,7 @@ export class Secrets {
   /** Removes what no container uses any more. Call it with all containers there are. */
   see(actual: ReadonlyMap<string, readonly ContainerState[]>, isBusy: (key: string) => boolean): void {
     if (this.folder === undefined || !isOwn(this.folder)) return
-    const home = join(this.folder, this.options.self)
+    const home = join(this.folder, this.self)
     for (const key of listed(home)) {
       if (isBusy(key)) continue
       const used = new Set(actual.get(key)?.map(({ generation }) => generation))
@@ -101,19 +103,21 @@ export class Secrets {
 
   /** Gives others the secrets that it is this AP's turn to give. Call it with each outlook. */
   follow(outlook: Outlook): void {
-    const { self, signer, ledgerStore, now, onFailure } = this.options
+    const { signer, ledgerStore, now, log } = this.options
     const { chutes, membership } = outlook
     const isNews = this.looked?.chutes !== chutes || this.looked.members !== membership.members
     if (!isNews && now() - this.looked!.at < EVERY) return
     this.looked = { at: now(), chutes, members: membership.members }
-    for (const { chute, to, secrets } of sharesToMake(outlook, self, ledgerStore.clock.now())) {
+    for (const { chute, to, secrets } of sharesToMake(outlook, this.self, ledgerStore.clock.now())) {
       const opened = secrets.flatMap((record) => {
         const key = this.tryOpen(chute, record)?.key
         return key === undefined ? [] : [{ record, key }]
       })
       const body = opened.length === 0 ? undefined : sealKeys(opened, to.key, randomBytes(SEAL_RANDOM))
       if (body === undefined) continue
-      ledgerStore.sign(signer, 'share', concat(chute.key, to.key), body).catch(onFailure)
+      ledgerStore
+        .sign(signer, 'share', concat(chute.key, to.key), body)
+        .catch((error) => log.error({ reason: messageOf(error) }, 'a secret could not be given to another AP'))
     }
   }
 
@@ -146,7 +150,7 @@ export class Secrets {
       )
     }
     mkdirSync(folder, { recursive: true, mode: 0o700 })
-    if (isOwn(folder)) return join(folder, this.options.self)
+    if (isOwn(folder)) return join(folder, this.self)
     throw new MeshError('no-tmpfs', `${folder} is another user's, or open to others: remove it`)
   }
 }

@@ -79,8 +79,8 @@ function secretsOf(given: RecordOf<'secret'> | undefined, shares: RecordOf<'shar
   const self = apId(AP.publicKey)
   const make = () =>
     new Secrets({
-      ...{ self, signer: AP, seed: seedOf(11), ledgerStore, outlook, now: () => 0, places: places ?? [at] },
-      onFailure: (error) => assert.unreachable(String(error)),
+      ...{ signer: AP, seed: seedOf(11), ledgerStore, outlook, now: () => 0, places: places ?? [at] },
+      log: { error: () => assert.unreachable('nothing is given to anyone') },
     })
   return { at, make, home: join(at, 'dropmesh', self) }
 }
