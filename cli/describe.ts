@@ -34,6 +34,8 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   'name-shared': (e) =>
     `several publishers have a chute ${e.chute}: type ${(e.publishers as string[]).map((key) => `${key.slice(0, 12)}/${e.chute}`).join(' or ')}`,
   wanted: (e) => `chute ${e.chute} is to be ${e.desired}`,
+  secret: (e) => `secret ${e.secret} of chute ${e.chute} was ${e.isSet ? 'set' : 'removed'}`,
+  'secret-given': (e) => `${e.by} gave the secrets of chute ${e.chute} to AP ${e.name}`,
   removed: (e) => `chute ${e.chute} was removed`,
   'lease-taken': (e) => `this AP has the lease of ${e.instance}, epoch ${e.epoch}`,
   'lease-lost': (e) => `this AP has lost the lease of ${e.instance}: ${e.reason}`,

@@ -12,6 +12,7 @@ import { addInit } from './commands/init.js'
 import { addKeys } from './commands/keys.js'
 import { addMembers } from './commands/members.js'
 import { addPublish } from './commands/publish.js'
+import { addSecret } from './commands/secret.js'
 import { addShow } from './commands/show.js'
 import { addToken } from './commands/token.js'
 import { addUp } from './commands/up.js'
@@ -34,6 +35,7 @@ for (const add of [
   addHistory,
   addVerify,
   addControl,
+  addSecret,
   addMembers,
   addToken,
   addAuthority,

@@ -41,6 +41,9 @@ export async function newPassphrase(what: string): Promise<string> {
   return passphrase
 }
 
+/** Any other line that must not stand on the screen. @throws MeshError `no-terminal`, `cancelled` */
+export const askHidden = (prompt: string): Promise<string> => ask(prompt, false)
+
 /** Asks a person to type `yes`. @throws MeshError `cancelled` where they type anything else, `no-terminal` */
 export async function confirm(question: string): Promise<void> {
   if ((await ask(`${question} Type yes to go on: `, true)).trim() !== 'yes')

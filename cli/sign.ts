@@ -1,7 +1,8 @@
 // Signs what a publisher says of a chute, with a key of this user, and hands it to the local node.
 import { randomBytes } from 'node:crypto'
+import type { ChuteSecrets } from '../node/api/secrets.js'
 import { hex, unhex } from '../protocols/bytes.js'
-import { chuteSubject, newCreation } from '../protocols/chute.js'
+import { chuteSubject, newCreation, secretSubject } from '../protocols/chute.js'
 import type { Clock } from '../protocols/clock.js'
 import type { ChuteSpec, Exclusive } from '../protocols/deployment.js'
 import { draft, type SignedRecord } from '../protocols/envelope.js'
@@ -148,6 +149,29 @@ export async function control(
   const desired = what === 'stop' ? 'stopped' : 'running'
   const restarts = what === 'restart' ? next.restarts + 1 : next.restarts
   return { chute: name, ...(await submit(client, signer, next, 'wanted', name, { creation, desired, restarts })) }
+}
+
+/**
+ * Signs what a secret of a chute is from now on, sealed to the APs that the node says it is for, or that it is no more.
+ * @throws MeshError `not-your-chute`
+ */
+export async function signSecret(
+  client: Client,
+  { publisher, chute, recipients }: ChuteSecrets,
+  secret: string,
+  key: string | undefined,
+  value: Uint8Array | undefined,
+) {
+  const signer = await signerFor(publisher, chute, key)
+  const { SEAL_RANDOM, sealValue } = await import('../protocols/sealing.js') // a curve, which no other command needs
+  const aps = recipients.map(unhex)
+  const sealed = value === undefined ? undefined : sealValue(value, aps, new Uint8Array(randomBytes(SEAL_RANDOM)))
+  const { mesh, clock, creation } = await askNext(client, publisher, chute)
+  const body: Body<'secret'> = { creation: unhex(creation!), sealed }
+  const subject = secretSubject(signer.publicKey, chute, secret)
+  const record = await sealAsUser(signer, unhex(mesh), clock, 'secret', subject, body)
+  checkKind(record)
+  return { ...(await client.post<Submitted>('/v1/records', record.bytes)), sealedTo: sealed?.keys.length ?? 0 }
 }
 
 /** The key of a chute's publisher, if it is here. @throws MeshError `not-your-chute` */

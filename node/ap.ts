@@ -34,6 +34,7 @@ import { EngineError } from './chutes/engine.js'
 import { Guard } from './chutes/guard.js'
 import { Leases } from './chutes/leases.js'
 import { Reconciler } from './chutes/reconciler.js'
+import { Secrets } from './chutes/secrets.js'
 import { Work } from './chutes/work.js'
 import { monotonic, NodeClock, SYSTEM_TIME } from './clock.js'
 import type { Config } from './config.js'
@@ -93,6 +94,7 @@ export class Ap {
   private readonly knownPeers: KnownPeers
   private peersBefore: Readonly<Record<string, readonly string[]>> = {}
   private leases!: Leases
+  private readonly secrets: Secrets
   private work!: Work
   private current: Outlook
   private readonly beacons: Beacons
@@ -159,7 +161,9 @@ export class Ap {
       onEvent: (kind, fields) => events.add(kind, fields),
       now: monotonic,
     })
+    this.secrets = new Secrets({ signer, seed, ledgerStore, log, now: monotonic, outlook: () => this.current })
     this.reconciler = new Reconciler({
+      secrets: this.secrets,
       engine: new DockerEngine(this.docker, { mesh: this.mesh, ap: this.id }),
       beforeStart: (key, containers) => this.leases.beforeStart(key, containers),
       onSeen: (actual, isBusy) => this.leases.see(actual, isBusy),
@@ -569,6 +573,7 @@ export class Ap {
     if (!this.isReady) return
     // An AP that was forgotten hears no more of whether others serve what it still runs.
     this.work.follow(this.current, this.isLeaving, this.isHandedOver || isForgotten)
+    this.secrets.follow(this.current)
   }
 
   private lookAround(): void {

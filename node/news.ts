@@ -1,5 +1,6 @@
 // What is new to people in what is new to this AP: events made of records that came in, and of an outlook that changed.
 import { apId, equalBytes, hex, unhex } from '../protocols/bytes.js'
+import { readSecretSubject } from '../protocols/chute.js'
 import type { SignedRecord } from '../protocols/envelope.js'
 import { newConflicts } from '../protocols/history.js'
 import { isKind, type RecordOf } from '../protocols/kinds.js'
@@ -74,6 +75,19 @@ export class News {
         desired: record.body.desired,
         restarts: record.body.restarts,
       })
+    } else if (isKind(record, 'secret')) {
+      const { chute, secret } = readSecretSubject(record.subject)
+      const isSet = record.body.sealed !== undefined
+      this.events.add('secret', {
+        chute: chuteNameOf({ subject: chute }),
+        secret,
+        isSet,
+        publisher: hex(record.signer),
+      })
+    } else if (isKind(record, 'share')) {
+      const names = { by: nameOf(outlook, apId(record.signer)), name: nameOf(outlook, apId(record.subject.slice(20))) }
+      const chute = outlook.chutes.find(({ key }) => equalBytes(key, record.subject.subarray(0, 20)))?.id.name
+      if (chute !== undefined) this.events.add('secret-given', { chute, ...names })
     } else if (isKind(record, 'removal')) {
       this.events.add('removed', { chute: chuteNameOf(record) })
     } else if (isKind(record, 'statement')) {
@@ -144,7 +158,8 @@ export function instanceNameOf(outlook: Outlook, subject: Uint8Array): string {
   return `${chute?.id.name ?? hex(subject.subarray(0, 20))}.${copy}`
 }
 
-const chuteNameOf = (record: SignedRecord): string => Buffer.from(record.subject.subarray(32)).toString('latin1')
+const chuteNameOf = (record: Pick<SignedRecord, 'subject'>): string =>
+  Buffer.from(record.subject.subarray(32)).toString('latin1')
 
 const revisionOf = ({ body, hash, clock }: RecordOf<'deployment'>) => ({
   revision: body.revision,

@@ -1,6 +1,6 @@
 // Identities of chutes and of their instances: the subjects of their records, and the names people type.
 import { compareBytes, concat, sha256, utf8 } from './bytes.js'
-import { NAME } from './deployment.js'
+import { NAME, SECRET_NAME } from './deployment.js'
 import { MeshError } from './error.js'
 
 /** (publisher key, name, creation id): two chutes are the same only where all three are. */
@@ -38,6 +38,19 @@ export function readChuteSubject(subject: Uint8Array): { publisher: Uint8Array; 
   if (subject.length < 33 || !NAME.test(name))
     throw new MeshError('malformed', 'a subject that is no publisher and name')
   return { publisher: subject.slice(0, 32), name }
+}
+
+/** The subject of a secret's register: that of its chute, a zero, and its name. */
+export const secretSubject = (publisher: Uint8Array, chute: string, secret: string): Uint8Array =>
+  concat(chuteSubject(publisher, chute), Uint8Array.of(0), utf8(secret))
+
+/** Reads such a subject; `chute` is that of the chute's registers. @throws MeshError `malformed` */
+export function readSecretSubject(subject: Uint8Array): { chute: Uint8Array; publisher: Uint8Array; secret: string } {
+  const end = subject.indexOf(0, 32)
+  const secret = Buffer.from(subject.subarray(end + 1)).toString('latin1')
+  if (end < 0 || !SECRET_NAME.test(secret)) throw new MeshError('malformed', 'a subject that is no secret of a chute')
+  const chute = subject.slice(0, end)
+  return { chute, publisher: readChuteSubject(chute).publisher, secret }
 }
 
 /** 20 bytes that stand for a chute where its three parts would be too long. */

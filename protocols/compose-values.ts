@@ -1,7 +1,7 @@
 // How Compose writes a duration, a size, a port, a mount or a command in one piece of text, read exactly: what cannot be
 // kept to the last digit is refused, never rounded. Knows nothing of YAML, nor of where the text stood.
 // The grammar is that of the Compose specification, https://github.com/compose-spec/compose-spec.
-import { NAME, type ServiceSpec } from './deployment.js'
+import { NAME, SECRET_NAME, SECRETS_AT, type ServiceSpec } from './deployment.js'
 import { MeshError } from './error.js'
 
 const NAME_RULE = 'a name is 1 to 63 of a-z, 0-9 and "-", with a letter or digit at both ends'
@@ -72,6 +72,26 @@ export function port(text: string): number {
   const number = /^\d{1,5}$/.test(text) ? Number(text) : 0
   return number >= 1 && number <= 65535 ? number : refuse(`${show(text)} is not a port: 1 to 65535`)
 }
+
+const MODE = /^0[0-7]{3}$/
+
+/** A secret, or the file it becomes. */
+export const secretName = (text: string): string =>
+  SECRET_NAME.test(text)
+    ? text
+    : refuse(`${show(text)} is not the name of a secret: 1 to 32 of a-z, A-Z, 0-9 and "_.-"`)
+
+/** The name of a file in the one folder that secrets are in. */
+export const secretFile = (text: string): string =>
+  secretName(text.startsWith(`${SECRETS_AT}/`) ? text.slice(SECRETS_AT.length + 1) : text)
+
+/** An octal mode, as Compose writes it. */
+export const fileMode = (text: string): number =>
+  MODE.test(text) ? Number.parseInt(text, 8) : refuse(`${show(text)} is not a mode: write 0440`)
+
+/** A user or group of the container, which an AP knows by its number alone. */
+export const owner = (text: string): number =>
+  /^\d{1,9}$/.test(text) ? Number(text) : refuse(`${show(text)} is not the number of a user or group: write "1000"`)
 
 /** A capability as Docker names it, with or without CAP_, or ALL. */
 export function capability(text: string): string {

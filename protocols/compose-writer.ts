@@ -3,7 +3,14 @@
 // it takes what is written of it, and gets the same.
 import { Document, visit } from 'yaml'
 import { hex } from './bytes.js'
-import { type ChuteSpec, DEFAULT_LIMITS, DEFAULT_STOP_GRACE, type ServiceSpec } from './deployment.js'
+import {
+  type ChuteSpec,
+  DEFAULT_LIMITS,
+  DEFAULT_SECRET_MODE,
+  DEFAULT_STOP_GRACE,
+  type ServiceSpec,
+  secretsIn,
+} from './deployment.js'
 import { DEFAULT_HEALTHCHECK } from './manifest.js'
 
 /** What a terminal would obey or not show. A line's end is YAML's own. */
@@ -29,13 +36,15 @@ function escaped(char: string): string {
 }
 
 // A later version may say more of a chute than this one knows; that is shown as well, where a manifest would have it.
-function composeOf({ services, volumes, replicas, constraints, ...more }: ChuteSpec): unknown {
+function composeOf(spec: ChuteSpec): unknown {
+  const { services, volumes, replicas, constraints, ...more } = spec
   const extension = { ...(replicas === 'everywhere' && { everywhere: true }), ...more }
   return plain({
     services: Object.fromEntries(
       services.map((service, i) => [service.name, serviceOf(service, i === 0 ? { replicas, constraints } : undefined)]),
     ),
     ...given('volumes', Object.fromEntries(volumes.map(volumeOf))),
+    ...given('secrets', Object.fromEntries(secretsIn(spec).map((name) => [name, { external: true }]))),
     ...given('x-dropmesh', extension),
   })
 }
@@ -43,7 +52,19 @@ function composeOf({ services, volumes, replicas, constraints, ...more }: ChuteS
 // Compose states the placement of a chute by service, and one is enough.
 function serviceOf(service: ServiceSpec, placement?: Pick<ChuteSpec, 'replicas' | 'constraints'>): object {
   const { name: _, image, command, entrypoint, environment, ports, mounts, tmpfs, healthcheck, ...others } = service
-  const { user, workingDir, stopGrace, limits, capabilities, devices, sysctls, ulimits, writableRoot, ...more } = others
+  const {
+    user,
+    workingDir,
+    stopGrace,
+    limits,
+    capabilities,
+    devices,
+    sysctls,
+    ulimits,
+    writableRoot,
+    secrets,
+    ...more
+  } = others
   const { cpu, memory, pids } = limits
   const deploy = {
     ...(typeof placement?.replicas === 'number' && placement.replicas !== 1 && { replicas: placement.replicas }),
@@ -94,6 +115,7 @@ function serviceOf(service: ServiceSpec, placement?: Pick<ChuteSpec, 'replicas' 
       'ulimits',
       entries(ulimits, ({ soft, hard }) => (soft === hard ? soft : { soft, hard })),
     ),
+    ...given('secrets', secrets?.map(secretOf)),
     ...(writableRoot && { read_only: false }),
     ...given('deploy', deploy),
     ...more,
@@ -109,6 +131,16 @@ function checkOf({ test, interval, timeout, startPeriod, retries }: NonNullable<
   }
   if (test[0] === 'NONE' && test.length === 1 && Object.keys(tuned).length === 0) return { disable: true }
   return { test: test[0] === 'CMD-SHELL' && test.length === 2 ? test[1] : test, ...tuned }
+}
+
+function secretOf({ name, file, uid, gid, mode }: NonNullable<ServiceSpec['secrets']>[number]): object | string {
+  const more = {
+    ...(file !== name && { target: file }),
+    ...(uid !== undefined && { uid: String(uid) }),
+    ...(gid !== undefined && { gid: String(gid) }),
+    ...(mode !== DEFAULT_SECRET_MODE && { mode: `0${mode.toString(8).padStart(3, '0')}` }),
+  }
+  return Object.keys(more).length === 0 ? name : { source: name, ...more }
 }
 
 const volumeOf = ({ name, ephemeral }: ChuteSpec['volumes'][number]): [string, object | null] => [

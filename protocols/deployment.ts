@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { hex } from './bytes.js'
 import { byteString } from './codec.js'
-import { MAX_IMAGE } from './limits.js'
+import { MAX_IMAGE, MAX_SECRETS } from './limits.js'
 
 const MAX_TEXT = 4096
 const text = z.string().max(MAX_TEXT)
@@ -10,6 +10,15 @@ const text = z.string().max(MAX_TEXT)
 /** A DNS label: chutes, services and volumes are named so, since services are reached by their name. */
 export const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
 const name = z.string().regex(NAME)
+
+/** Of a secret, and of the file it becomes. With publisher and chute it fits the subject of a record. */
+export const SECRET_NAME = /^(?!\.{1,2}$)[\w.-]{1,32}$/
+
+/** The folder in a container that has a file for each of its secrets. */
+export const SECRETS_AT = '/run/secrets'
+
+/** What a chute sees of its secrets is what every user of the container may read, as in Compose. */
+export const DEFAULT_SECRET_MODE = 0o444
 
 /** An image, identified by what legacy and containerd image stores share (decision 16). */
 const image = z.object({
@@ -29,6 +38,10 @@ const image = z.object({
 })
 
 const port = z.int().min(1).max(65535)
+const owner = z
+  .int()
+  .min(0)
+  .max(2 ** 32 - 2)
 const device = z
   .string()
   .regex(/^\/dev\/[\w./-]+$/)
@@ -86,6 +99,19 @@ const service = z.object({
     .max(16)
     .optional(),
   writableRoot: z.boolean().optional(),
+  /** Files in /run/secrets; what is in them a record of its own says. Owner and mode as numbers. */
+  secrets: z
+    .array(
+      z.object({
+        name: z.string().regex(SECRET_NAME),
+        file: z.string().regex(SECRET_NAME),
+        uid: owner.optional(),
+        gid: owner.optional(),
+        mode: z.int().min(0).max(0o777),
+      }),
+    )
+    .max(MAX_SECRETS)
+    .optional(),
 })
 
 const areDistinct = (keys: Uint8Array[]): boolean => new Set(keys.map(hex)).size === keys.length
@@ -170,6 +196,10 @@ export function diskOf(spec: ChuteSpec): number {
   const sizes = new Map(spec.services.map(({ image }) => [hex(image.config), image.size ?? MAX_IMAGE]))
   return [...sizes.values()].reduce((sum, size) => sum + size, 0)
 }
+
+/** Names of the secrets that a chute reads, each once. */
+export const secretsIn = ({ services }: ChuteSpec): string[] =>
+  [...new Set(services.flatMap(({ secrets = [] }) => secrets.map(({ name }) => name)))].sort()
 
 /** True where an instance leaves data behind that does not migrate yet. */
 export const isPinnedByData = (spec: ChuteSpec): boolean => spec.volumes.some((volume) => !volume.ephemeral)

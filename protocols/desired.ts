@@ -8,6 +8,7 @@ import type { ChuteSpec } from './deployment.js'
 import type { RecordOf } from './kinds.js'
 import { isDue, type Ledger } from './ledger.js'
 import type { Member } from './membership.js'
+import type { Secret } from './secrets.js'
 import { remembered } from './view.js'
 
 export interface Chute {
@@ -21,6 +22,8 @@ export interface Chute {
   readonly deployment: RecordOf<'deployment'>
   /** By what its publisher may have it. */
   readonly standings?: readonly Standing[]
+  /** Those it reads, of a chute that reads any. */
+  readonly secrets?: readonly Secret[]
   /** Where ceilings leave room for some of its copies alone. */
   readonly limit?: { readonly copies: readonly Copy[]; readonly why: string }
 }

@@ -1,14 +1,24 @@
 // What each kind of record says: its subject, its body, how much history of it is kept. One row a kind.
 import { z } from 'zod'
 import { concat, equalBytes, utf8 } from './bytes.js'
-import { creationTime, isInstanceSubject, readChuteSubject } from './chute.js'
+import { creationTime, isInstanceSubject, readChuteSubject, readSecretSubject } from './chute.js'
 import { type Clock, clockSchema, compareClocks } from './clock.js'
 import { byteString, encode } from './codec.js'
 import { chuteSpec, voterKeys } from './deployment.js'
 import { describe, FORMAT, type SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
 import { verify } from './keys.js'
-import { DEPLOYMENT_HISTORY, HISTORY, MAX_AWAY, MAX_GENERATION, MAX_KEPT, MAX_PATTERNS } from './limits.js'
+import {
+  DEPLOYMENT_HISTORY,
+  HISTORY,
+  MAX_AWAY,
+  MAX_GENERATION,
+  MAX_KEPT,
+  MAX_PATTERNS,
+  MAX_SEALED,
+  MAX_SECRET,
+  MAX_SECRETS,
+} from './limits.js'
 import { isPrefix } from './neighbourhood.js'
 import { isBound } from './voters.js'
 
@@ -77,6 +87,35 @@ const deployment = z.object({
 const wanted = z.object({ creation: byteString(16), desired: z.enum(['running', 'stopped']), restarts: uint })
 /** Removes this creation and every earlier one of the name. */
 const removal = z.object({ creation: byteString(16) })
+
+/** What NaCl's secretbox and box add to a message. */
+const SEAL = 16
+
+/**
+ * Subject: publisher, name, a zero, and the name of the secret. Signer: the publisher. The value is locked by a key of its own,
+ * and that by a box for each AP that may run the chute. Without `sealed` there is no such secret any more.
+ */
+const secret = z.object({
+  creation: byteString(16),
+  sealed: z
+    .object({
+      value: byteString(SEAL + 1, SEAL + MAX_SECRET),
+      /** The public half of the key that the boxes are made with. */
+      ephemeral: byteString(32),
+      keys: z.array(z.object({ ap: byteString(32), box: byteString(32 + SEAL) })).max(MAX_SEALED),
+    })
+    .optional(),
+})
+
+/**
+ * Subject: a chute's key and that of an AP. Signer: an AP that can open secrets of the chute, and lets that one do so: the box
+ * holds the keys of the secrets whose records have these hashes.
+ */
+const share = z.object({
+  secrets: byteString(32, 32 * MAX_SECRETS),
+  ephemeral: byteString(32),
+  box: byteString(32 + SEAL, 32 * MAX_SECRETS + SEAL),
+})
 
 /**
  * Subject: an instance. Signer: the AP that holds it, and where the copy is one AP's, that AP. `previous` is the hash of the claim it
@@ -208,6 +247,8 @@ const meshKinds = {
   deployment,
   wanted,
   removal,
+  secret,
+  share,
   claim,
   voters,
   statement,
@@ -244,6 +285,10 @@ const rules: { [K in Kind]: (record: RecordOf<K>) => boolean } = {
     isBound(r.body.creation, r.body.spec.exclusive),
   wanted: (r) => signedByPublisher(r),
   removal: (r) => signedByPublisher(r) && creationTime(r.body.creation) <= r.clock[0],
+  secret: (r) =>
+    equalBytes(readSecretSubject(r.subject).publisher, r.signer) && creationTime(r.body.creation) <= r.clock[0],
+  share: (r) =>
+    r.subject.length === 52 && r.body.secrets.length % 32 === 0 && r.body.box.length === r.body.secrets.length + SEAL,
   claim: (r) => isInstanceSubject(r.subject) && (r.subject[20] === 0 || equalBytes(r.subject.subarray(21), r.signer)),
   voters: (r) => r.subject.length === 20,
   statement: (r) => isKey(r.subject) && !isSigner(r),
@@ -291,7 +336,7 @@ export function checkKind(record: SignedRecord): void {
 export function historyOf(record: SignedRecord): number | undefined {
   if (record.format !== FORMAT) return undefined
   if (record.kind === 'deployment') return DEPLOYMENT_HISTORY
-  if (record.kind === 'removal') return 1
+  if (record.kind === 'removal' || record.kind === 'secret') return 1
   if (record.kind === 'voters') return MAX_GENERATION
   const known = Object.hasOwn(meshKinds, record.kind) || (RESERVED as readonly string[]).includes(record.kind)
   return known ? HISTORY : undefined

@@ -3,11 +3,12 @@
 // and a publisher that uses too many names. What a revocation lists stays: whoever stole a key must not be able to push out
 // with it what was let stay.
 import { compareBytes, equalBytes, hex, sha256, unhex, utf8 } from './bytes.js'
+import { readSecretSubject } from './chute.js'
 import { type Clock, compareClocks, ZERO_CLOCK } from './clock.js'
 import { compareRecords, type SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
 import { historyOf, isKind, type Kind, type RecordOf } from './kinds.js'
-import { MAX_CLOCK_AHEAD, MAX_NAMES, UNKNOWN_HISTORY } from './limits.js'
+import { MAX_CLOCK_AHEAD, MAX_NAMES, MAX_SECRETS, UNKNOWN_HISTORY } from './limits.js'
 
 /** Number of buckets a ledger is compared by: the first byte of a record's hash. */
 export const BUCKETS = 256
@@ -19,7 +20,7 @@ export interface Merged {
   readonly dropped: readonly SignedRecord[]
 }
 
-/** Kinds of a chute's registers, which share one subject: publisher and name. */
+/** Kinds of a chute's registers that share one subject: publisher and name. That of a secret goes on with its own name. */
 const CHUTE_KINDS = ['deployment', 'wanted', 'removal'] as const satisfies Kind[]
 
 export class Ledger {
@@ -28,6 +29,8 @@ export class Ledger {
   private readonly buckets = Array.from({ length: BUCKETS }, () => new Bucket())
   /** Subjects of each publisher's chutes, removed ones included. */
   private readonly chutes = new Map<string, Set<string>>()
+  /** Subjects of each chute's secrets. */
+  private readonly secrets = new Map<string, Set<string>>()
   /** Hashes that revocations list, by the key they revoke. */
   private readonly listed = new Map<string, Set<string>>()
   private whole: Uint8Array | undefined
@@ -68,7 +71,7 @@ export class Ledger {
     for (const old of dropped) this.unindex(old)
     if (isKind(record, 'removal')) dropped.push(...this.dropRemoved(record))
     if (isKind(record, 'revocation')) dropped.push(...this.relist(record.subject))
-    dropped.push(...this.dropNameBeyondCap(record))
+    dropped.push(...this.dropNameBeyondCap(record), ...this.dropSecretBeyondCap(record))
     if (dropped.includes(record)) return { added: false, dropped: [] }
     return { added: true, dropped }
   }
@@ -82,30 +85,60 @@ export class Ledger {
 
   /** True where a removal covers what the record says of a chute. */
   private isRemoved(record: SignedRecord): boolean {
-    if ((!isKind(record, 'deployment') && !isKind(record, 'wanted')) || this.isListed(record)) return false
-    const removal = this.history('removal', record.subject)[0]
-    return removal !== undefined && compareBytes(record.body.creation, removal.body.creation) <= 0
+    const chute = chuteOf(record)
+    if (chute === undefined || record.kind === 'removal' || this.isListed(record)) return false
+    const removal = this.history('removal', chute)[0]
+    return removal !== undefined && compareBytes(creationOf(record), removal.body.creation) <= 0
   }
 
   private dropRemoved({ subject }: RecordOf<'removal'>): SignedRecord[] {
-    const removed = [...this.history('deployment', subject), ...this.history('wanted', subject)].filter((record) =>
-      this.isRemoved(record),
-    )
+    const removed = this.ofChute(subject).filter((record) => this.isRemoved(record))
     for (const record of removed) this.drop(record)
     return removed
   }
 
   private dropNameBeyondCap(record: SignedRecord): SignedRecord[] {
-    if (!isOfChute(record)) return []
-    const names = getOrMake(this.chutes, hex(record.signer), () => new Set<string>()).add(hex(record.subject))
+    const chute = chuteOf(record)
+    if (chute === undefined) return []
+    const names = getOrMake(this.chutes, hex(record.signer), () => new Set<string>()).add(hex(chute))
     if (names.size <= MAX_NAMES) return []
     const last = [...names].sort().at(-1)!
     names.delete(last)
-    const dropped = CHUTE_KINDS.flatMap((kind): SignedRecord[] => this.history(kind, unhex(last))).filter(
-      (one) => !this.isListed(one),
-    )
+    const dropped = this.ofChute(unhex(last)).filter((one) => !this.isListed(one))
     for (const one of dropped) this.drop(one)
     return dropped
+  }
+
+  // Those of the latest creations stay, of one creation the lowest names. So a removal, which takes the earliest away, never
+  // makes room for one that had to go.
+  private dropSecretBeyondCap(record: SignedRecord): SignedRecord[] {
+    if (!isKind(record, 'secret')) return []
+    const registers = this.secretsOf(readSecretSubject(record.subject).chute)
+    if (registers.length <= MAX_SECRETS) return []
+    registers.sort(
+      ([a], [b]) => compareBytes(b!.body.creation, a!.body.creation) || compareBytes(a!.subject, b!.subject),
+    )
+    const dropped = registers.at(-1)!.filter((one) => !this.isListed(one))
+    for (const one of dropped) this.drop(one)
+    return dropped
+  }
+
+  /** The registers of a chute's secrets, each newest first. */
+  private secretsOf(chute: Uint8Array): RecordOf<'secret'>[][] {
+    const subjects = this.secrets.get(hex(chute)) ?? new Set()
+    return [...subjects].flatMap((subject) => {
+      const register = this.history('secret', unhex(subject))
+      if (register.length > 0) return [register]
+      subjects.delete(subject)
+      return []
+    })
+  }
+
+  private ofChute(subject: Uint8Array): SignedRecord[] {
+    return [
+      ...CHUTE_KINDS.flatMap((kind): SignedRecord[] => this.history(kind, subject)),
+      ...this.secretsOf(subject).flat(),
+    ]
   }
 
   private isListed({ signer, hash }: SignedRecord): boolean {
@@ -138,6 +171,10 @@ export class Ledger {
   private index(record: SignedRecord): void {
     this.buckets[record.hash[0]!]!.add(record)
     this.latest.set(record.kind, Math.max(record.clock[0], this.latest.get(record.kind) ?? 0))
+    if (isKind(record, 'secret')) {
+      const { chute } = readSecretSubject(record.subject)
+      getOrMake(this.secrets, hex(chute), () => new Set<string>()).add(hex(record.subject))
+    }
     this.noteChange(record)
   }
 
@@ -162,10 +199,16 @@ export class Ledger {
 
   /** False where a chute's record would bring its publisher one name more than it may use. */
   hasRoomForName(record: SignedRecord): boolean {
-    if (!isOfChute(record)) return true
-    const { signer, subject } = record
-    const names = this.chutes.get(hex(signer))
-    return names === undefined || names.size < MAX_NAMES || names.has(hex(subject))
+    const chute = chuteOf(record)
+    if (chute === undefined) return true
+    const names = this.chutes.get(hex(record.signer))
+    return names === undefined || names.size < MAX_NAMES || names.has(hex(chute))
+  }
+
+  /** False where a record would bring its chute one secret more than it may have. */
+  hasRoomForSecret({ subject }: RecordOf<'secret'>): boolean {
+    const registers = this.secretsOf(readSecretSubject(subject).chute)
+    return registers.length < MAX_SECRETS || registers.some(([one]) => equalBytes(one!.subject, subject))
   }
 
   /** All records, in the order of their hashes. */
@@ -282,11 +325,15 @@ function compareInRegister(a: SignedRecord, b: SignedRecord): number {
 const hashesIn = (keep: Uint8Array): string[] =>
   Array.from({ length: keep.length / 32 }, (_, i) => hex(keep.subarray(32 * i, 32 * (i + 1))))
 
-const isOfChute = (record: SignedRecord) => CHUTE_KINDS.some((kind) => isKind(record, kind))
+/** The subject of the registers of the chute that a record is about. */
+function chuteOf(record: SignedRecord): Uint8Array | undefined {
+  if (isKind(record, 'secret')) return readSecretSubject(record.subject).chute
+  return CHUTE_KINDS.some((kind) => isKind(record, kind)) ? record.subject : undefined
+}
 
 const NO_CREATION = new Uint8Array()
 const creationOf = (record: SignedRecord): Uint8Array =>
-  isKind(record, 'deployment') || isKind(record, 'wanted') || isKind(record, 'removal')
+  isKind(record, 'deployment') || isKind(record, 'wanted') || isKind(record, 'removal') || isKind(record, 'secret')
     ? record.body.creation
     : NO_CREATION
 

@@ -63,3 +63,12 @@ export const MAX_PATTERNS = 64
 
 /** Records that a revocation can let stay: as many hashes as fit a record. */
 export const MAX_KEPT = 1000
+
+/** A secret's value, in bytes: what a record has room for beside the keys it is sealed to. A certificate with its chain needs 8 KiB. */
+export const MAX_SECRET = 16 * 1024
+
+/** Secrets of a chute, those included that were removed while it was there. */
+export const MAX_SECRETS = 16
+
+/** APs that a secret is sealed to by one record; a chute runs on no more of them in a bigger mesh, unless it has half as many replicas. */
+export const MAX_SEALED = 128

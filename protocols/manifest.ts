@@ -30,9 +30,11 @@ import {
   type ChuteSpec,
   chuteSpec,
   DEFAULT_LIMITS,
+  DEFAULT_SECRET_MODE,
   DEFAULT_STOP_GRACE,
   type ImageSpec,
   REBALANCE,
+  SECRETS_AT,
   type ServiceSpec,
 } from './deployment.js'
 import { MeshError } from './error.js'
@@ -171,6 +173,28 @@ const mount = byKind<ServiceSpec['mounts'][number]>({
   },
 })
 
+const SECRET_FILE = fields({
+  source: text(compose.secretName),
+  target: text(compose.secretFile),
+  uid: textOrNumber(compose.owner),
+  gid: textOrNumber(compose.owner),
+  mode: textOrNumber(compose.fileMode),
+})
+
+const secretFile = byKind<NonNullable<ServiceSpec['secrets']>[number]>({
+  text: parsing((line) => {
+    const name = compose.secretName(line)
+    return { name, file: name, mode: DEFAULT_SECRET_MODE }
+  }),
+  map: (value) => {
+    const read = SECRET_FILE(value) ?? {}
+    if (!('source' in read)) value.refuse('needs a source: the name of the secret')
+    if (!read.source) return undefined
+    const { source: name, target: file = name, mode = DEFAULT_SECRET_MODE, uid, gid } = read
+    return { name, file, mode, ...defined({ uid, gid }) }
+  },
+})
+
 const oneTmpfs = placed(within(SERVICE_SPEC.tmpfs.element, text(compose.tmpfs)))
 const tmpfs = byKind({ text: (value) => [oneTmpfs(value) ?? []].flat(), list: items(oneTmpfs) })
 
@@ -260,6 +284,7 @@ const SERVICE = fields(
     devices: list(placed(text(compose.device))),
     sysctls,
     ulimits,
+    secrets: list(placed(secretFile)),
     // Who asks for what a chute has anyway, as hardened manifests do, gets it.
     cap_drop: list(text(compose.capability)),
     read_only: placed(flag),
@@ -288,6 +313,33 @@ const VOLUME = fields(
   { external: 'a volume belongs to its chute', name: 'a volume is named by its key', driver: HOST, driver_opts: HOST },
 )
 
+const SECRET = fields(
+  { external: flag },
+  {
+    file: 'a value never stands in a record: write external: true, and "dropmesh secret set CHUTE NAME --file FILE"',
+    environment:
+      'a value never stands in a record: write external: true, and pipe it to "dropmesh secret set CHUTE NAME"',
+    name: 'a secret is named by its key',
+  },
+)
+
+const secret: Reader<Fields<typeof SECRET>> = (value) => {
+  const read = SECRET(value) ?? {}
+  if (!('external' in read) || read.external === false) value.refuse('needs external: true')
+  return read
+}
+
+/** As `named`, for names of secrets. */
+const secrets: Reader<Map<string, unknown>> = byKind({
+  map: (value) => {
+    for (const [name, at] of value.map()) {
+      attempt(at, name, compose.secretName)
+      byKind({ map: secret })(at)
+    }
+    return value.map()
+  },
+})
+
 const CHUTE = fields({
   everywhere: placed(flag),
   exclusive: placed(flag),
@@ -301,6 +353,7 @@ const MANIFEST = fields(
     services: named(SERVICE),
     // What is wrong with a volume is recorded; that it was declared still counts.
     volumes: named((value) => byKind<Fields<typeof VOLUME>>({ nothing: () => ({}), map: VOLUME })(value) ?? {}),
+    secrets,
     'x-dropmesh': CHUTE,
   },
   {
@@ -329,6 +382,7 @@ export function parseManifest(text: string, file: string, rights: Rights = NO_RI
   }
   refuseStrayMounts(services, 'volumes' in read ? read.volumes : new Map())
   refuseSharedPorts(services)
+  refuseStraySecrets(services, 'secrets' in read ? (read.secrets ?? undefined) : new Map())
   refuseWithoutRight(services, rights)
   const manifest: Manifest = {
     ...defined({ name: read.name }),
@@ -405,6 +459,7 @@ function serviceOf(name: string, { is: read }: Placed<Fields<typeof SERVICE>>): 
       sysctls: read.sysctls && bare(read.sysctls),
       ulimits: read.ulimits && bare(read.ulimits),
       writableRoot: read.read_only?.is === false ? true : undefined,
+      secrets: read.secrets && read.secrets.length > 0 ? bare(read.secrets) : undefined,
     }),
   }
 }
@@ -419,6 +474,22 @@ function refuseStrayMounts(services: Services, volumes: ReadonlyMap<string, unkn
       if (!volumes || !('volume' in is) || volumes.has(is.volume)) continue
       at.refuse(`volume ${is.volume} is not declared: add it under volumes`)
     }
+  }
+}
+
+function refuseStraySecrets(services: Services, declared: ReadonlyMap<string, unknown> | undefined): void {
+  for (const { is: service } of services.values()) {
+    const files = new Map<string, Value>()
+    for (const { at, is } of service.secrets ?? []) {
+      const earlier = files.get(is.file)
+      if (earlier) at.refuse(`the file ${is.file} is there twice, first on line ${earlier.line}`)
+      else files.set(is.file, at)
+      if (declared && !declared.has(is.name))
+        at.refuse(`secret ${is.name} is not declared: add it under secrets, with external: true`)
+    }
+    if (files.size === 0) continue
+    for (const { at, is } of [...(service.volumes ?? []), ...(service.tmpfs ?? [])])
+      if (is.path.replace(/\/+$/, '') === SECRETS_AT) at.refuse(`${SECRETS_AT} is where the secrets are`)
   }
 }
 

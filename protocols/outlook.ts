@@ -11,6 +11,7 @@ import { type Membership, membershipOf } from './membership.js'
 import { divisionsOf, type Neighbourhoods, neighbourhoodsOf } from './neighbourhood.js'
 import { arePlacedAlike, type Candidate, type Placed, place } from './placement.js'
 import type { Roster } from './roster.js'
+import { withSecrets } from './secrets.js'
 import { type Electorate, electoratesOf } from './voters.js'
 
 export interface Outlook {
@@ -72,7 +73,7 @@ export function lookOut(
   }
   const authority = authorityOf(ledger, meshKey, nowMs)
   const { chutes: permitted, barred } = chutesOf(ledger, authority, nowMs)
-  const chutes = withinCeilings(ledger, permitted, members)
+  const chutes = withSecrets(ledger, withinCeilings(ledger, permitted, members), members, authority, nowMs)
   const claims = claimsOf(ledger, nowMs)
   const electorates = electoratesOf(ledger, chutes, membership, nowMs)
   const isBraked = roster.isBraked(monotonicMs)

@@ -10,6 +10,7 @@ import type { Member } from './membership.js'
 import type { Neighbourhood, Neighbourhoods } from './neighbourhood.js'
 import { score } from './rendezvous.js'
 import type { RosterState } from './roster.js'
+import { lackedSecret } from './secrets.js'
 
 /** An AP as placement sees it. */
 export interface Candidate {
@@ -186,7 +187,7 @@ function turnOf(
   return { elsewhere, among: neighbours }
 }
 
-/** How many members of each neighbourhood may take a chute by what the ledger says; most chutes ask for the same. */
+/** How many members of each neighbourhood may take a chute by what the ledger says; most chutes ask for the same, and for no secret. */
 class Eligible {
   private readonly counts = new Map<string, { home: Neighbourhood; weight: number }[]>()
 
@@ -204,12 +205,13 @@ class Eligible {
   }
 
   private of(chute: Chute): { home: Neighbourhood; weight: number }[] {
-    const asked = JSON.stringify(chute.spec.constraints)
+    const asked = JSON.stringify(chute.secrets === undefined ? chute.spec.constraints : hex(chute.key))
     let counts = this.counts.get(asked)
     if (counts === undefined) {
       const isEligible = ({ id }: { id: string }) => {
         const { member, isGone } = this.candidates.get(id)!
-        return !isGone && !member.draining && unmetConstraint(chute, member) === undefined
+        const isMeant = unmetConstraint(chute, member) === undefined && lackedSecret(chute, member.key) === undefined
+        return !isGone && !member.draining && isMeant
       }
       const all = this.all.map((home) => ({ home, weight: home.members.filter(isEligible).length }))
       counts = all.filter(({ weight }) => weight > 0)
@@ -309,8 +311,9 @@ const waitsForLease = (beacon: NonNullable<Candidate['beacon']>, instance: strin
     (report) => isWaiting(report) && report.epoch >= claim.body.epoch && hex(report.instance) === instance,
   )
 
+// A lease is worth nothing there, and a secret would have to leave the machine.
 const isUnguarded = (chute: Chute, beacon: NonNullable<Candidate['beacon']>): boolean =>
-  chute.spec.exclusive !== undefined && beacon.engine?.local !== true
+  (chute.spec.exclusive !== undefined || chute.secrets !== undefined) && beacon.engine?.local !== true
 
 // A suspect keeps what it has, and one whose beacon has not reached us yet is not judged by it.
 function whyNotHold(
@@ -345,7 +348,13 @@ export function whyNotClaim(
   if (unmet !== undefined) return `has no label ${unmet.label}=${unmet.value}`
   const engine = of.beacon?.engine
   if (of.beacon === undefined || engine === undefined) return 'has no container engine'
-  if (isUnguarded(chute, of.beacon)) return 'cannot stop what its engine runs by itself, which an exclusive chute needs'
+  if (isUnguarded(chute, of.beacon)) {
+    return chute.spec.exclusive === undefined
+      ? 'has its engine on another machine, or a node not run by root, and secrets go to neither'
+      : 'cannot stop what its engine runs by itself, which an exclusive chute needs'
+  }
+  const lacked = lackedSecret(chute, of.member.key)
+  if (lacked !== undefined) return `waits for secret ${lacked}`
   const foreign = foreignPlatform(chute, engine.platform)
   if (foreign !== undefined) return `is ${engine.platform}, the image is ${foreign.image.platform}`
   const cannot = cannotOf(of.beacon, chute, instance, nowMs)

@@ -3,12 +3,13 @@
 import { type Authority, authorityOf } from './authority.js'
 import { equalBytes, hex } from './bytes.js'
 import { limitAll } from './ceilings.js'
-import { chuteKey, readChuteSubject } from './chute.js'
+import { chuteKey, readChuteSubject, readSecretSubject } from './chute.js'
 import { type Chute, chutesOf } from './desired.js'
 import type { SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
 import { isKind, type RecordOf } from './kinds.js'
 import type { Ledger } from './ledger.js'
+import { MAX_SECRETS } from './limits.js'
 import { membershipOf } from './membership.js'
 
 /** @throws MeshError `not-granted`, `beyond-grant`, `not-an-admin` or `revoked` */
@@ -16,6 +17,7 @@ export function authorise(ledger: Ledger, meshKey: Uint8Array, record: SignedRec
   const authority = authorityOf(ledger, meshKey, nowMs)
   if (isKind(record, 'deployment')) authoriseDeployment(ledger, authority, meshKey, record, nowMs)
   else if (isKind(record, 'wanted') && !authority.counts(record, nowMs)) throw notGranted(authority, record, nowMs)
+  else if (isKind(record, 'secret')) authoriseSecret(ledger, authority, record, nowMs)
   else if (isKind(record, 'removal') && isRevoked(authority, record.signer)) throw notGranted(authority, record, nowMs)
   else if (isKind(record, 'grant')) {
     const isAdmin = membershipOf(ledger, meshKey, nowMs).isAdmin(record.signer)
@@ -59,10 +61,10 @@ function refusal(authority: Authority, key: Uint8Array, name: string, why: strin
 
 function notGranted(
   authority: Authority,
-  record: RecordOf<'deployment' | 'wanted' | 'removal'>,
+  record: RecordOf<'deployment' | 'wanted' | 'removal' | 'secret'>,
   nowMs: number,
 ): MeshError {
-  const { name } = readChuteSubject(record.subject)
+  const { name } = readChuteSubject(isKind(record, 'secret') ? readSecretSubject(record.subject).chute : record.subject)
   const why = authority.whyNotPublish(record.signer, name, nowMs) ?? 'its grants have all ended'
   return new MeshError('not-granted', refusal(authority, record.signer, name, why))
 }
@@ -72,6 +74,15 @@ const noAdmin = ({ signer, kind }: SignedRecord): MeshError =>
     'not-an-admin',
     `key ${hex(signer)} is no admin and can sign no ${kind} record; use the key of one with --key (see "dropmesh grants")`,
   )
+
+function authoriseSecret(ledger: Ledger, authority: Authority, record: RecordOf<'secret'>, nowMs: number): void {
+  if (!authority.counts(record, nowMs)) throw notGranted(authority, record, nowMs)
+  if (ledger.hasRoomForSecret(record)) return
+  throw new MeshError(
+    'too-many-secrets',
+    `this chute has ${MAX_SECRETS} secrets, removed ones included, and that is all there may be; put several values into one`,
+  )
+}
 
 function authoriseDeployment(
   ledger: Ledger,

@@ -128,7 +128,7 @@ async function revoke(text: string, options: RevokeOptions): Promise<void> {
   const of = await keyOf(text).catch(() => text)
   const { key, stakes } = await client.get<{ key: string; stakes: Stake[] }>('/v1/stakes', { of })
   const isKept = ({ hash, kind }: Stake) =>
-    !(options.stopChutes && (kind === 'chute' || kind === 'state')) &&
+    !(options.stopChutes && (kind === 'chute' || kind === 'state' || kind === 'secret')) &&
     (options.keep === undefined || options.keep.some((wanted) => wanted.length >= 8 && hash.startsWith(wanted)))
   const unknown = options.keep?.find((wanted) => !stakes.some(({ hash }) => hash.startsWith(wanted)))
   if (unknown !== undefined)

@@ -59,9 +59,14 @@ const findAp = (client: Client, ap: string | undefined): Promise<NamedAp> =>
 async function forget(text: string, options: SignedOptions): Promise<void> {
   const client = clientOf(options)
   const ap = await findAp(client, text)
+  const secrets = await client.get<string[]>('/v1/secrets/given', { ap: ap.id })
   const { holders } = await signAsAdmin(client, await signerOf(options.key), 'forget', apKey(ap.id), {})
-  if (options.json) return printJson({ ...ap, holders })
+  if (options.json) return printJson({ ...ap, secrets, holders })
   print(`${ap.name} (${ap.id}) is forgotten; to come back it needs a new ticket; ${held(holders)}`)
+  if (secrets.length > 0)
+    say(
+      `It could open these secrets: ${secrets.join(', ')}. Where it is in other hands, set them anew, and change them at whoever takes them.`,
+    )
 }
 
 async function drain(text: string | undefined, draining: boolean, options: SignedOptions): Promise<void> {

@@ -7,6 +7,7 @@ import { MeshError } from '../../protocols/error.js'
 import { grantText } from '../../protocols/grant-text.js'
 import { isKind } from '../../protocols/kinds.js'
 import { proofOf } from '../../protocols/proof.js'
+import { secretsSetFor } from '../../protocols/secrets.js'
 import type { Ap } from '../ap.js'
 import { findChute } from './queries.js'
 
@@ -87,7 +88,7 @@ export function proof(ap: Ap, text: string): { records: string[] } {
 /** A record of a key that counts now and would no more, and what would be lost with it. */
 export interface Stake {
   hash: string
-  kind: 'chute' | 'state' | 'grant' | 'ticket' | 'forget' | 'drain' | 'voters' | 'revocation'
+  kind: 'chute' | 'state' | 'secret' | 'grant' | 'ticket' | 'forget' | 'drain' | 'voters' | 'revocation'
   what: string
 }
 
@@ -105,12 +106,15 @@ export function stakesOf(ap: Ap, key: Uint8Array): Stake[] {
     stakes.push({ hash: hex(record.hash), kind, what })
   // Also of a publisher whose grant has run out: it is what can make its chutes come back, and stay.
   const published = [...chutes, ...ap.outlook.barred.map(({ chute }) => chute)]
-  for (const { deployment, id, revision, desired } of published) {
+  for (const chute of published) {
+    const { deployment, id, revision, desired } = chute
     if (!isOwn(deployment)) continue
     add(deployment, 'chute', `chute ${id.name}, revision ${revision}`)
     const wanted = ledger
       .history('wanted', deployment.subject)
       .find(({ body }) => hex(body.creation) === hex(id.creation) && body.desired === desired)
+    for (const { name, record } of secretsSetFor(ledger, chute, membership.members, authority, now))
+      if (record !== undefined) add(record, 'secret', `secret ${name} of chute ${id.name}`)
     if (wanted !== undefined) add(wanted, 'state', `that chute ${readChuteSubject(wanted.subject).name} is ${desired}`)
   }
   const tickets = new Map<string, string>()

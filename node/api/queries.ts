@@ -20,6 +20,7 @@ import type { EngineInfo } from '../chutes/engine.js'
 import type { Spread } from '../figures.js'
 import { VERSION } from '../version.js'
 import { grantsOf, inspectKey } from './grants.js'
+import { secretsFor } from './secrets.js'
 
 export interface Status {
   ap: { id: string; name: string }
@@ -268,6 +269,8 @@ function whyWaiting(placed: Placed, ap: Ap): string {
   if (placed.elsewhere !== undefined) return `neighbourhood ${placed.elsewhere} is to take it`
   const obstacles = [...placed.obstacles]
   if (obstacles.length === 0) return 'no AP fits'
+  const unset = placed.chute.secrets?.find(({ record }) => record === undefined)?.name
+  if (unset !== undefined) return `waits for secret ${unset}: dropmesh secret set ${placed.chute.id.name} ${unset}`
   return `no AP fits: ${obstacles.map(([id, why]) => `${ap.nameOf(id)} ${why}`).join('; ')}`
 }
 
@@ -371,6 +374,7 @@ function inspectChute(ap: Ap, chute: Chute): object {
     resources: resourcesOf(chute.spec),
     rights: rightsFor(ap, chute),
     spec: readable(chute.spec),
+    secrets: secretsFor(ap, chute),
     instances: instances(ap).filter(({ chuteKey }) => chuteKey === hex(chute.key)),
     successors: successorsTo(ap, chute),
     claims: ap.outlook.placed

@@ -31,6 +31,7 @@ import {
   next,
   status,
 } from './queries.js'
+import { addSecretRoutes } from './secrets.js'
 import { TOKEN_RIGHTS, type Tokens } from './tokens.js'
 
 const hexKey = z.string().regex(/^[0-9a-f]{64}$/, 'a public key has 64 hexadecimal digits')
@@ -109,6 +110,7 @@ export function addRoutes(app: Hono, ap: Ap): Hono {
     const key = findKey(ap, context.req.query('of') ?? '')
     return context.json({ key: hex(key), stakes: stakesOf(ap, key) })
   })
+  addSecretRoutes(app, ap)
   app.get('/v1/chute', (context) => context.json(chuteIdentity(ap, context.req.query('of') ?? '')))
   app.get('/v1/proof', (context) => context.json(proof(ap, context.req.query('of') ?? '')))
   app.get('/v1/ap', (context) => {

@@ -2,9 +2,9 @@
 // sees nor touches, so that several APs can share one engine with each other and with whatever else a person runs.
 import { createHash } from 'node:crypto'
 import { hostname } from 'node:os'
-import { posix } from 'node:path'
+import { join, posix } from 'node:path'
 import type Docker from 'dockerode'
-import type { ServiceSpec } from '../../protocols/deployment.js'
+import { SECRETS_AT, type ServiceSpec } from '../../protocols/deployment.js'
 import { DEFAULT_ULIMITS } from '../../protocols/policy.js'
 import { Images, platformOf } from '../packages/images.js'
 import { findSoon } from './arp.js'
@@ -350,12 +350,18 @@ export class DockerEngine implements Engine {
             PidsLimit: limits.pids,
             LogConfig: LOG_CONFIG,
             Tmpfs: Object.fromEntries([...tmpfs].map(([path, size]) => [path, tmpfsOptions(size)])),
-            Mounts: service.mounts.map(({ volume, path, readOnly }) => ({
-              Type: 'volume',
-              Source: this.volumeName(plan, volume),
-              Target: path,
-              ReadOnly: readOnly,
-            })),
+            Mounts: [
+              ...service.mounts.map(({ volume, path, readOnly }) => ({
+                Type: 'volume',
+                Source: this.volumeName(plan, volume),
+                Target: path,
+                ReadOnly: readOnly,
+              })),
+              // The only folder of the host that a container sees. Docker's own tmpfs is empty when a container starts.
+              ...(service.secrets === undefined || plan.secrets === undefined
+                ? []
+                : [{ Type: 'bind', Source: join(plan.secrets, service.name), Target: SECRETS_AT, ReadOnly: true }]),
+            ],
             PortBindings: bindings(ports),
             NetworkMode: network,
             // Nothing starts but by the node (decision 15).

@@ -52,6 +52,8 @@ export interface InstancePlan {
   /** Any change of it means that the containers must be replaced. */
   generation: string
   spec: ChuteSpec
+  /** A folder of this machine with one for each service that has secrets, in memory; it is there before containers are made. */
+  secrets?: string | undefined
   /** Added to the environment of each service, and wins over it. */
   environment: Record<string, string>
 }

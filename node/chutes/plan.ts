@@ -3,6 +3,7 @@ import { apId, hex } from '../../protocols/bytes.js'
 import { instanceName } from '../../protocols/desired.js'
 import type { Outlook } from '../../protocols/outlook.js'
 import type { Placed } from '../../protocols/placement.js'
+import { secretsDigest } from '../../protocols/secrets.js'
 import { type Desired, generationOf } from './reconciler.js'
 
 /** @param placed what the AP `self` holds */
@@ -21,7 +22,7 @@ export function desiredOf(placed: Placed, outlook: Outlook, self: string): Desir
       chuteKey: hex(chute.key),
       revision: String(chute.revision),
       epoch: String(epoch),
-      generation: generationOf(chute.deployment.hash, epoch, chute.restarts),
+      generation: generationOf(chute.deployment.hash, epoch, chute.restarts, secretsDigest(chute)),
       spec: chute.spec,
       environment: {
         DROPMESH_CHUTE: chute.id.name,

@@ -8,6 +8,7 @@ import { MeshError, messageOf } from '../../protocols/error.js'
 import type { Body, InstanceState } from '../../protocols/kinds.js'
 import { SYSTEM_TIME, type Time } from '../clock.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
+import type { Secrets } from './secrets.js'
 
 /** All in milliseconds. */
 const EVERY = 10_000
@@ -39,6 +40,8 @@ export interface ReconcilerOptions {
   readonly engine: Engine
   /** Makes an image present, from wherever it is. @throws MeshError with the reason */
   readonly fetchImage: (image: ImageSpec) => Promise<void>
+  /** Puts the secrets of an instance where its containers find them, and removes what none uses. `place` throws a MeshError. */
+  readonly secrets?: Pick<Secrets, 'place' | 'see'>
   /** Of exclusive instances alone. Their containers must not be started where it says no, or throws. */
   readonly beforeStart: (key: string, containers: readonly string[]) => Promise<boolean>
   /** What containers there are, and whether more may come of an instance that is being worked on. */
@@ -202,6 +205,7 @@ export class Reconciler {
     this.actual = actual
     this.hasLooked = true
     this.options.onSeen(actual, (key) => this.busy.has(key))
+    this.options.secrets?.see(actual, (key) => this.busy.has(key))
     for (const key of new Set([...this.desired.keys(), ...actual.keys()])) {
       if (this.busy.has(key) || (this.backoffs.get(key)?.notBefore ?? 0) > this.time.monotonic()) continue
       const desired = this.desired.get(key)
@@ -305,9 +309,10 @@ export class Reconciler {
       await fetchImage(image)
     }
     if (!this.stillWanted(key, desired)) return
+    const secrets = this.options.secrets?.place(plan)
     if (replaces) await engine.remove(key)
     this.report(key, desired, 'starting')
-    await engine.create(plan)
+    await engine.create({ ...plan, secrets })
     if (!(await this.startAll(key, desired))) return
     this.options.onEvent('started', { instance: plan.instance, epoch: desired.epoch, revision: desired.revision })
   }
@@ -324,6 +329,7 @@ export class Reconciler {
         return false
       }
     }
+    this.options.secrets?.place(desired.plan) // a host that was rebooted has lost them
     await engine.start(key)
     return true
   }
@@ -458,8 +464,8 @@ const isFault = (error: unknown): boolean =>
   error instanceof EngineError && error.code === 'refused' && (error.status ?? 0) >= 500
 
 /**
- * What makes two containers interchangeable: the same deployment, epoch and restarts. A change of it replaces them; a
+ * What makes two containers interchangeable: the same deployment, epoch, restarts and secrets. A change of it replaces them; a
  * restart of the node does not.
  */
-export const generationOf = (deployment: Uint8Array, epoch: number, restarts: number): string =>
-  `${hex(deployment.subarray(0, 8))}.${epoch}.${restarts}`
+export const generationOf = (deployment: Uint8Array, epoch: number, restarts: number, secrets = ''): string =>
+  [hex(deployment.subarray(0, 8)), epoch, restarts, ...(secrets === '' ? [] : [secrets])].join('.')

@@ -7,11 +7,14 @@ import { claimsToMake, dutiesOf, type Outlook, Turns } from '../../protocols/out
 import type { Balance } from '../../protocols/pace.js'
 import type { Placed } from '../../protocols/placement.js'
 import { Rebalancing } from '../../protocols/rebalance.js'
+import { lackedSecret } from '../../protocols/secrets.js'
 import type { Time } from '../clock.js'
 import type { LedgerStore } from '../store/ledger-store.js'
 import type { Leases } from './leases.js'
 import { desiredOf } from './plan.js'
 import type { Reconciler } from './reconciler.js'
+
+const RUNS: ReadonlySet<string> = new Set(['running', 'healthy', 'unhealthy'])
 
 export interface WorkOptions {
   /** AP id. */
@@ -45,9 +48,11 @@ export class Work {
     const { self, reconciler, leases } = this.options
     this.claim(outlook, isLeaving)
     const { held, kept } = dutiesOf(outlook, self)
-    const runnable = held.filter((placed) => this.mayRun(placed))
+    const runnable = held.filter((placed) => this.mayRun(placed) && !this.isAheadOfSecret(placed))
     const desired = new Map(runnable.map((placed) => [placed.instance, desiredOf(placed, outlook, self)]))
-    const untouched = held.filter((placed) => !this.mayRun(placed) && leases.mayStay(placed))
+    const untouched = held.filter((placed) =>
+      this.mayRun(placed) ? this.isAheadOfSecret(placed) : leases.mayStay(placed),
+    )
     const staying = [...kept, ...untouched.map(({ instance }) => instance)]
     reconciler.want(desired, new Set(keepsNothing ? [] : staying))
   }
@@ -82,6 +87,13 @@ export class Work {
       onClaim(placed, epoch, cause)
       ledgerStore.sign(signer, 'claim', placed.subject, { epoch, cause, previous }).catch(onFailure)
     }
+  }
+
+  // A secret has a new value, which is not given to this AP yet, or was removed: what runs with the old one goes on.
+  private isAheadOfSecret({ chute, instance }: Placed): boolean {
+    if (lackedSecret(chute, this.options.signer.publicKey) === undefined) return false
+    const report = this.options.reconciler.instances().find((one) => hex(one.instance) === instance)
+    return report !== undefined && RUNS.has(report.state)
   }
 
   /** True where the claim is on disk, and what is exclusive has its lease. */

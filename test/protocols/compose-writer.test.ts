@@ -155,6 +155,19 @@ const service = (named: string, volumes: readonly string[]) =>
           { minLength: 1, selector: ({ name }) => name },
         ),
         writableRoot: fc.constant(true),
+        secrets: fc.uniqueArray(
+          fc.record(
+            {
+              name: fc.stringMatching(/^[\w-][\w.-]{0,5}$/),
+              file: fc.stringMatching(/^[\w-][\w.-]{0,5}$/),
+              mode: fc.constantFrom(0o444, 0o400, 0o40, 0o777, 0),
+              uid: fc.nat(70_000),
+              gid: fc.nat(70_000),
+            },
+            { requiredKeys: ['name', 'file', 'mode'] },
+          ),
+          { minLength: 1, maxLength: 3, selector: ({ file }) => file },
+        ),
       },
       { requiredKeys: ['environment', 'paths', 'mounted', 'sizes', 'stopGrace', 'limits'] },
     )

@@ -2,6 +2,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { mustShowLife } from '../../protocols/alive.js'
+import { hex } from '../../protocols/bytes.js'
 import { chuteKey, instanceSubject } from '../../protocols/chute.js'
 import type { ChuteSpec } from '../../protocols/deployment.js'
 import { type Chute, claimsOf } from '../../protocols/desired.js'
@@ -195,6 +196,17 @@ test('a neighbourhood of which nobody may take an instance by the ledger has no 
   assert.is(new Set(next.map((id) => HOODS.of(id))).size, 1)
   const z0 = chuteOf(1, { constraints: [{ label: 'zone', value: 'none' }] })
   for (const id of all) assert.is(seenBy(id, z0, 3_600_000).ranks.length, 0)
+})
+
+test('a neighbourhood of which nobody was given the secrets of a chute has no turn', () => {
+  const chosen = HOODS.of(FAR)!.members.slice(0, 2)
+  const givenTo = new Set(chosen.map(({ id }) => hex(keyIn(id))))
+  const chute: Chute = { ...chuteOf(1), secrets: [{ name: 'token', record: undefined, givenTo }] }
+  for (const id of all) {
+    const { ranks } = seenBy(id, chute, 0)
+    if (HOODS.of(id) !== HOODS.of(FAR)) assert.equal(ranks, [])
+    else assert.equal([...ranks].sort(), chosen.map((one) => one.id).sort())
+  }
 })
 
 test('a far holder holds as long as the ledger does not say otherwise', () => {

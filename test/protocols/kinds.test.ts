@@ -37,7 +37,7 @@ test('a record of each kind that is as it should be passes', () => {
 test('a body that lacks a field, or has one of another type, is malformed', () => {
   for (const kind of KINDS) {
     for (const field of Object.keys(GOOD[kind].body)) {
-      if (field !== 'engine' && field !== 'uses') fails(kind, withBody(kind, { [field]: undefined }))
+      if (!['engine', 'uses', 'sealed'].includes(field)) fails(kind, withBody(kind, { [field]: undefined }))
       fails(kind, withBody(kind, { [field]: [[]] }))
     }
   }
@@ -235,8 +235,13 @@ test('no body whatsoever makes the check throw anything but a MeshError', () => 
   )
 })
 
-test('a deployment is kept ten deep, a removal alone, voters for ever, other kinds two deep, and of unknown ones nothing is known', () => {
-  const depths: Record<string, number> = { deployment: DEPLOYMENT_HISTORY, removal: 1, voters: MAX_GENERATION }
+test('a deployment is kept ten deep, a removal and a secret alone, voters for ever, other kinds two deep, and of unknown ones nothing is known', () => {
+  const depths: Record<string, number> = {
+    deployment: DEPLOYMENT_HISTORY,
+    removal: 1,
+    secret: 1,
+    voters: MAX_GENERATION,
+  }
   for (const kind of [...KINDS, ...RESERVED]) {
     const record = seal(AP, MESH, CLOCK, kind, new Uint8Array(1), {})
     assert.is(historyOf(record), depths[kind] ?? HISTORY)

@@ -194,13 +194,13 @@ test('a service without an image, and an image that is none, are refused with th
 })
 
 test('all problems are reported at once, by file, line and name, in the order of lines', () => {
-  const text = `${web('privileged: true', 'ports: 80', 'user: 1000', 'imgae: x')}\nsecrets: {}\nname: Not A Name\n`
+  const text = `${web('privileged: true', 'ports: 80', 'user: 1000', 'imgae: x')}\nconfigs: {}\nname: Not A Name\n`
   assert.equal(lines(text), [
     'compose.yaml:4: services.web.privileged: not supported in a chute: a chute has no access to its host',
     'compose.yaml:5: services.web.ports: must be a list, not a number',
     'compose.yaml:6: services.web.user: must be text, not a number (put it in quotes)',
     'compose.yaml:7: services.web.imgae: not supported in a chute',
-    'compose.yaml:8: secrets: not supported in a chute',
+    'compose.yaml:8: configs: not supported in a chute',
     'compose.yaml:9: name: "Not A Name" is not a name: a name is 1 to 63 of a-z, 0-9 and "-", with a letter or digit at both ends',
   ])
   const error = refusal(text)

@@ -1,5 +1,5 @@
 // A record of each kind that is as it should be.
-import { chuteSubject, instanceSubject } from '../../protocols/chute.js'
+import { chuteSubject, instanceSubject, secretSubject } from '../../protocols/chute.js'
 import type { Clock } from '../../protocols/clock.js'
 import type { Signer } from '../../protocols/keys.js'
 import { admissionBytes, type Kind } from '../../protocols/kinds.js'
@@ -37,6 +37,23 @@ export const GOOD: { [K in Kind]: Sample } = {
   deployment: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION, revision: 1, spec: specOf() } },
   wanted: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION, desired: 'stopped', restarts: 0 } },
   removal: { by: PUBLISHER, subject: CHUTE, body: { creation: CREATION } },
+  secret: {
+    by: PUBLISHER,
+    subject: secretSubject(PUBLISHER.publicKey, 'hello', 'token'),
+    body: {
+      creation: CREATION,
+      sealed: {
+        value: new Uint8Array(20),
+        ephemeral: KEY,
+        keys: [{ ap: AP.publicKey, box: new Uint8Array(48) }],
+      },
+    },
+  },
+  share: {
+    by: AP,
+    subject: new Uint8Array(52),
+    body: { secrets: new Uint8Array(64), ephemeral: KEY, box: new Uint8Array(80) },
+  },
   claim: { by: AP, subject: INSTANCE, body: { epoch: 1, cause: 'new' } },
   voters: { by: AP, subject: KEY.slice(0, 20), body: { generation: 1, voters: [KEY], forced: true } },
   statement: {
