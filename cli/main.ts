@@ -9,6 +9,7 @@ import { addDoctor } from './commands/doctor.js'
 import { addEvents } from './commands/events.js'
 import { addHistory } from './commands/history.js'
 import { addInit } from './commands/init.js'
+import { addInvite } from './commands/invite.js'
 import { addKeys } from './commands/keys.js'
 import { addMembers } from './commands/members.js'
 import { addPublish } from './commands/publish.js'
@@ -34,6 +35,7 @@ for (const add of [
   addHistory,
   addVerify,
   addControl,
+  addInvite,
   addMembers,
   addToken,
   addAuthority,

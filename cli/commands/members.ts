@@ -1,18 +1,9 @@
-// `invite`, `forget`, `drain`, `undrain`: who belongs to the mesh, and who takes work.
+// `forget`, `drain`, `undrain`: who belongs to the mesh, and who takes work.
 import type { Command } from 'commander'
-import { MeshError } from '../../protocols/error.js'
-import { parseDuration } from '../duration.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
 import { print, printJson, say } from '../output.js'
 
 export function addMembers(program: Command): void {
-  const inviting = program
-    .command('invite')
-    .description('make a ticket for one AP; it stands alone on the last line')
-    .option('--role <role>', 'ap, or admin for an AP that may invite and forget others', 'ap')
-    .option('--ttl <time>', 'how long it is good: 30m, 12h, 7d (default: for ever)')
-  forNode(inviting, 'dropmesh up --join "$(dropmesh invite | tail -n 1)"').action(invite)
-
   const forgetting = program.command('forget').argument('<ap>', 'name or id').description('make an AP a member no more')
   forNode(forgetting, 'dropmesh forget kitchen').action(async (ap: string, options: NodeOptions) => {
     const answer = await clientOf(options).post<{ id: string; name: string }>('/v1/forget', { ap })
@@ -55,18 +46,4 @@ export function addMembers(program: Command): void {
         )
     })
   }
-}
-
-async function invite(options: NodeOptions & { role: string; ttl?: string }): Promise<void> {
-  if (options.role !== 'ap' && options.role !== 'admin') {
-    throw new MeshError(
-      'role',
-      `--role ${options.role}: ap or admin (a publisher needs no ticket, but a grant: dropmesh grant KEY)`,
-    )
-  }
-  const ttl = options.ttl === undefined ? 0 : parseDuration(options.ttl, '--ttl')
-  const { ticket } = await clientOf(options).post<{ ticket: string }>('/v1/invite', { role: options.role, ttl })
-  if (options.json) return printJson({ ticket, role: options.role })
-  say('This ticket lets one AP in. Whoever has it can use it: hand it over like a key.')
-  print(ticket)
 }

@@ -1,6 +1,13 @@
 // Who gets into a mesh, who does not and why, and who finds back.
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import type { InviteRow } from '../../node/api/invites.js'
+import { hex } from '../../protocols/bytes.js'
+import { open } from '../../protocols/envelope.js'
+import { meshIdOf } from '../../protocols/membership.js'
+import { readTicket } from '../../protocols/ticket.js'
 import { ensureBusybox } from '../support/busybox.js'
 import { type ApOptions, eventually, type TestAp, TestMesh } from '../support/mesh.js'
 import { freePort } from '../support/scratch.js'
@@ -98,13 +105,60 @@ test('a data folder of one mesh does not join another', async () => {
   await mesh.settled()
 })
 
-test('an AP that is no admin can neither invite nor forget', async () => {
-  for (const args of [['invite'], ['invite', '--role', 'admin'], ['forget', 'founder'], ['drain', 'founder']]) {
+test('an AP that is no admin can neither forget nor drain another', async () => {
+  for (const args of [
+    ['forget', 'founder'],
+    ['drain', 'founder'],
+  ]) {
     const { status, stdout, stderr } = await named('plain').cli(...args)
     assert.equal([status, stdout], [1, ''])
-    assert.match(stderr, /^dropmesh: this AP (may not invite|is no admin of the mesh); [^\n]+\n$/)
+    assert.match(stderr, /^dropmesh: this AP is no admin of the mesh; [^\n]+\n$/)
   }
   assert.is((await named('founder').status()).members, 4)
+})
+
+test('who invites is a person, on any AP, and one whose key is no admin’s cannot', async () => {
+  const { status, stdout, stderr } = await named('plain').cli('invite', '--key', 'alice')
+  assert.equal([status, stdout], [1, ''])
+  assert.match(stderr, /^dropmesh: key \w{64} is no admin and can sign no grant; [^\n]+\n$/)
+  assert.match(await mesh.invite(named('plain')), /^dropmesh1/)
+})
+
+test('a ticket of two uses lets in two, with the labels that it fixes, by a variable or config.yaml as well', async () => {
+  const [plain, term] = [named('plain'), '--ttl=1h']
+  const several = await mesh.invite(plain, '--uses', '2', '--label', 'site=school', term)
+  await mkdir(join(mesh.dir, 'by-file'), { recursive: true })
+  await writeFile(join(mesh.dir, 'by-file', 'config.yaml'), `join: ${several}\n`)
+  const labels = ['site=bank', 'desk=4']
+  const added = [
+    await mesh.add('by-variable', { ...(await anchored()), join: null, env: { DROPMESH_JOIN: several }, labels }),
+    await mesh.add('by-file', { ...(await anchored()), join: null }),
+  ]
+  for (const ap of added) await eventually('it to be in', async () => (await ap.status()).state === 'running')
+  await refused('third', several, 'the ticket is used up')
+  await mesh.settled()
+  const row = (await plain.aps()).find(({ name }) => name === 'by-variable')!
+  assert.equal(row.labels, { site: 'school', desk: '4' })
+  const invites = await named('founder').json<InviteRow[]>('invites')
+  const { uses, left, state, aps } = invites.find((one) => one.uses === 2)!
+  assert.equal(
+    { uses, left, state, aps: aps.sort() },
+    { uses: 2, left: 0, state: 'used-up', aps: ['by-file', 'by-variable'] },
+  )
+  for (const ap of added) {
+    await ap.stop('SIGTERM')
+    assert.is((await named('founder').cli('forget', ap.name)).status, 0)
+  }
+  mesh.aps.splice(0, mesh.aps.length, ...mesh.aps.filter((ap) => !added.includes(ap)))
+})
+
+test('a ticket that was revoked lets nobody in, and who it let in stays', async () => {
+  const [founder, plain] = [named('founder'), named('plain')]
+  const several = await mesh.invite(founder, '--uses', '9')
+  const { subject } = open(readTicket(several).grant, meshIdOf(readTicket(several).meshKey))
+  const revoked = await plain.cli('revoke', hex(subject).slice(0, 12))
+  assert.is(revoked.status, 0, revoked.stderr)
+  await refused('revoker', several, 'the ticket was revoked')
 })
 
 test('an AP that an admin forgets is no member anywhere, says so, hands its chutes over, and returns with a new ticket', async () => {
@@ -130,7 +184,9 @@ test('an AP that an admin forgets is no member anywhere, says so, hands its chut
   await victim.stop('SIGKILL')
   await victim.start()
   await eventually('it to be refused', async () =>
-    (await victim.status()).warnings.some((text) => text.endsWith('this AP was forgotten; it needs a new ticket')),
+    (await victim.status()).warnings.some((text) =>
+      text.endsWith('this AP was forgotten by an admin; it needs a new ticket'),
+    ),
   )
   await victim.stop('SIGKILL')
   await victim.start(['--join', await mesh.invite(named('admin'))])

@@ -101,7 +101,13 @@ test('an AP tracks its neighbours and those it watches, and nobody else', () => 
 })
 
 test('an AP signs that it lives where it is found elsewhere, accused, or back; and then not again', () => {
-  const membership: Membership = { members: MEMBERS, forgotten: new Set(), isAdmin: () => false, wasAdmin: () => false }
+  const membership: Membership = {
+    members: MEMBERS,
+    forgotten: new Map(),
+    tickets: new Map(),
+    isAdmin: () => false,
+    wasAdmin: () => false,
+  }
   const must = (boot: number, addresses: string[], ...records: SignedRecord[]) =>
     mustShowLife(ledgerOf(records), membership, keyIn(FAR), boot, addresses, NOW)
   const [by] = HOODS.watchersOf(FAR)

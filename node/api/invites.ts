@@ -1,0 +1,72 @@
+// What the local API answers about who may come in: tickets, and APs that ask to be let in. Changes nothing.
+import { hex } from '../../protocols/bytes.js'
+import type { RecordOf } from '../../protocols/kinds.js'
+import type { Member, TicketState } from '../../protocols/membership.js'
+import type { Ap } from '../ap.js'
+
+export interface InviteRow {
+  /** The ticket's key, hex: what "dropmesh revoke" takes. */
+  ticket: string
+  /** Who issued it, hex. */
+  by: string
+  role: string
+  state: 'good' | 'used-up' | 'expired' | 'revoked'
+  /** True where every member has it, and lets in whoever asks. */
+  open: boolean
+  /** How many it lets in all together, and how many more. */
+  uses: number
+  left: number
+  /** ISO 8601; null for never. */
+  expires: string | null
+  issued: string
+  labels: Record<string, string>
+  /** Names of the members that came in by it. */
+  aps: string[]
+}
+
+/** Every ticket that an admin issued, the newest first. */
+export function invites(ap: Ap): InviteRow[] {
+  const { tickets, members } = ap.outlook.membership
+  return [...tickets.values()]
+    .flatMap((ticket) => (ticket.grant === undefined ? [] : [rowOf(ticket, ticket.grant, [...members.values()], ap)]))
+    .sort((a, b) => (a.issued < b.issued ? 1 : -1))
+}
+
+function rowOf(
+  { uses, expires, isRevoked }: TicketState,
+  { subject, signer, body, clock }: RecordOf<'grant'>,
+  members: readonly Member[],
+  ap: Ap,
+): InviteRow {
+  const isOver = expires !== 0 && ap.ledgerStore.clock.now() > expires
+  return {
+    ticket: hex(subject),
+    by: hex(signer),
+    role: body.role,
+    state: isRevoked ? 'revoked' : uses === 0 ? 'used-up' : isOver ? 'expired' : 'good',
+    open: body.seed !== undefined,
+    uses: body.uses!,
+    left: uses,
+    expires: expires === 0 ? null : new Date(expires).toISOString(),
+    issued: new Date(clock[0]).toISOString(),
+    labels: { ...body.labels },
+    aps: members.filter(({ ticket }) => hex(ticket) === hex(subject)).map(({ name }) => name),
+  }
+}
+
+export interface RequestRow {
+  ap: string
+  name: string
+  code: string
+  address: string
+  labels: Record<string, string>
+  /** ISO 8601. */
+  since: string
+}
+
+/** The APs that asked this one to be let in, and still wait. */
+export const requests = (ap: Ap): RequestRow[] =>
+  ap.asks.requests().map(({ ap: id, name, code, address, labels, since }) => ({
+    ...{ ap: id, name, code, address, labels: { ...labels } },
+    since: new Date(since).toISOString(),
+  }))
