@@ -1,7 +1,9 @@
 // What the local API answers about who may come in: tickets, and APs that ask to be let in. Changes nothing.
-import { hex } from '../../protocols/bytes.js'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { equalBytes, hex } from '../../protocols/bytes.js'
 import type { RecordOf } from '../../protocols/kinds.js'
-import type { Member, TicketState } from '../../protocols/membership.js'
+import { type Member, openTicket, type TicketState } from '../../protocols/membership.js'
 import type { Ap } from '../ap.js'
 
 export interface InviteRow {
@@ -70,3 +72,26 @@ export const requests = (ap: Ap): RequestRow[] =>
     ...{ ap: id, name, code, address, labels: { ...labels } },
     since: new Date(since).toISOString(),
   }))
+
+/** How an AP came into the mesh, in a sentence. */
+export function howItCame(ap: Ap, id: string): string | null {
+  const member = ap.outlook.membership.members.get(id)
+  if (member === undefined) return null
+  const at = new Date(member.since[0]).toISOString()
+  if (equalBytes(member.ticket, ap.meshKey)) return `founded the mesh at ${at}`
+  const grant = ap.outlook.membership.tickets.get(hex(member.ticket))?.grant
+  const by = grant === undefined ? '' : `, issued by key ${hex(grant.signer)}`
+  return `came in at ${at} by ticket ${hex(member.ticket).slice(0, 12)}${by}`
+}
+
+/** Where the owner key of the mesh is, as far as this AP knows. */
+export const ownerKeyIsHere = (ap: Ap): boolean => existsSync(join(ap.config.data, 'keys', 'mesh.key'))
+
+export function doorWarnings(ap: Ap): string[] {
+  const ticket = openTicket(ap.outlook.membership, ap.ledgerStore.clock.now())?.grant
+  if (ticket === undefined) return []
+  const key = hex(ticket.subject).slice(0, 12)
+  return [
+    `this mesh is open: any AP that reaches one of it is let in and runs chutes, and nobody is asked; close it with "dropmesh revoke ${key}"`,
+  ]
+}

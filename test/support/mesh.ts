@@ -1,18 +1,20 @@
 // Meshes of real APs for tests: each a `dropmesh up` process of the built command line, on loopback, with a data folder of
 // its own. Several share one engine, told apart by label.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type Docker from 'dockerode'
 import { Client } from '../../cli/client.js'
 import { invite, type Terms } from '../../cli/ticket.js'
+import type { GrantRow } from '../../node/api/grants.js'
 import type { ApRow, InstanceRow, Status } from '../../node/api/queries.js'
 import { connectDocker } from '../../node/chutes/docker-client.js'
 import { killLabelled, removeLabelled } from '../../node/chutes/sweep.js'
 import type { MeshEvent } from '../../node/events.js'
 import { loadSeed } from '../../node/identity.js'
-import { personSigner } from '../../protocols/keys.js'
+import { hex } from '../../protocols/bytes.js'
+import { personSigner, type Signer } from '../../protocols/keys.js'
 import { BUSYBOX } from './busybox.js'
 import type { Host } from './hosts.js'
 import { scratch } from './scratch.js'
@@ -221,11 +223,19 @@ export class TestMesh {
 
   /** What `invite` does, without the time that a process takes to start. */
   async ticket({ client }: TestAp, terms: Terms = {}): Promise<string> {
-    return invite(
-      client,
-      personSigner((await loadSeed(join(this.env.XDG_DATA_HOME!, 'dropmesh', 'keys'), 'default'))!),
-      terms,
-    )
+    this.admin ??= await this.adminOf(client)
+    return invite(client, this.admin, terms)
+  }
+
+  private admin: Signer | undefined
+
+  /** Whichever of this user's keys is an admin of the mesh. */
+  private async adminOf(client: Client): Promise<Signer> {
+    const dir = join(this.env.XDG_DATA_HOME!, 'dropmesh', 'keys')
+    const names = (await readdir(dir)).map((file) => file.replace(/\.key$/, ''))
+    const signers = await Promise.all(names.map(async (name) => personSigner((await loadSeed(dir, name))!)))
+    const admins = (await client.get<GrantRow[]>('/v1/grants')).filter(({ role }) => role === 'admin')
+    return signers.find(({ publicKey }) => admins.some(({ key }) => key === hex(publicKey)))!
   }
 
   async invite(ap: TestAp, ...args: string[]): Promise<string> {
