@@ -661,6 +661,8 @@ export class Ap {
     if (members === before) return
     if ([...members.keys()].some((ap) => !before.has(ap))) this.network.membersChanged()
     if (before.has(this.id) && !members.has(this.id)) this.joining.wasPutOut()
+    // It comes back at once, and is shown why. Nothing else that it hears would tell it.
+    else for (const ap of before.keys()) if (!members.has(ap)) this.network.hangUp(ap)
   }
 
   private becomeReady(): void {

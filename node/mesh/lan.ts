@@ -16,18 +16,22 @@ import { printable } from '../events.js'
 import { exchange, Frames } from './frames.js'
 import { createAsker, lanService, peerId } from './host.js'
 
-/** For how long an AP looks before it says what there is, and how often it asks meanwhile and after, in milliseconds. */
-const LOOK = 3000
-const LOOK_EVERY = 1000
+/** All in milliseconds. */
+export const PACE = {
+  /** For how long an AP looks before it says what there is. */
+  look: 3000,
+  /** How often it asks meanwhile, and as long as it waits, for members may come and move. */
+  lookEvery: 1000,
+  /** How often one that waits asks whether it was let in. */
+  poll: 2000,
+  /** A member that has not answered for so long is given up for another one. */
+  patience: 10_000,
+  /** Before a new code is made, twice as long each time: who could have many made could hope that two are equal by chance. */
+  anew: 5000,
+  anewCap: 60_000,
+}
 /** Members that are remembered: enough to find one that answers, and anyone on the LAN can announce any number. */
 const MOST = 16
-/** How often a waiting AP asks whether it was let in. */
-const POLL = 2000
-/** A member that has not answered for so long is given up for another one. */
-const PATIENCE = 10_000
-/** Before a new code is made: a person compares one, and who makes many cannot hope that two are equal by chance. */
-const ANEW = 5000
-const ANEW_CAP = 60_000
 const DEADLINE = 5000
 
 export interface AskOptions {
@@ -57,7 +61,7 @@ export async function askOnLan(options: AskOptions): Promise<Welcome | undefined
   const found = new Map<string, Found>()
   const looking = new Set<string>()
   const service = lanService(host, {
-    every: LOOK_EVERY,
+    every: PACE.lookEvery,
     onPeer: (ap, addresses) => {
       if (looking.has(ap) || (!found.has(ap) && found.size + looking.size >= MOST)) return
       looking.add(ap)
@@ -69,7 +73,7 @@ export async function askOnLan(options: AskOptions): Promise<Welcome | undefined
   })
   try {
     await service.start()
-    await pause(LOOK)
+    await pause(PACE.look)
     const meshKey = choose(found, options.mesh)
     if (meshKey === undefined) return undefined
     const members = () => [...found.values()].filter((one) => hex(one.meshKey) === hex(meshKey))
@@ -99,7 +103,7 @@ function choose(found: ReadonlyMap<string, Found>, wanted: string | undefined): 
 }
 
 async function askUntilIn(host: Libp2p, members: () => readonly Found[], options: AskOptions): Promise<Welcome> {
-  let wait = ANEW
+  let wait = PACE.anew
   let told: string | undefined
   for (let turn = 0; ; turn++) {
     const all = members()
@@ -112,7 +116,7 @@ async function askUntilIn(host: Libp2p, members: () => readonly Found[], options
       told = text
     }
     await pause(wait)
-    wait = Math.min(ANEW_CAP, wait * 2)
+    wait = Math.min(PACE.anewCap, wait * 2)
   }
 }
 
@@ -154,8 +158,8 @@ async function askMember(host: Libp2p, member: Found, options: AskOptions): Prom
     }
     if (answer?.[0] === 'unknown') throw new Error('does not know any more that this AP asked')
     if (answer !== undefined) heardAt = performance.now()
-    else if (performance.now() - heardAt > PATIENCE) throw new Error('does not answer any more')
-    await pause(POLL)
+    else if (performance.now() - heardAt > PACE.patience) throw new Error('does not answer any more')
+    await pause(PACE.poll)
   }
 }
 

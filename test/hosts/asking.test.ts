@@ -4,6 +4,7 @@ import * as assert from 'uvu/assert'
 import type { InviteRow, RequestRow } from '../../node/api/invites.js'
 import { type Host, type Hosts, makeHosts, whyNoHosts } from '../support/hosts.js'
 import { eventually, main, on, type TestAp, TestMesh } from '../support/mesh.js'
+import { QUICK_LOOK } from '../support/quick-look.js'
 
 const obstacle = whyNoHosts()
 const asking = suite(`asking${obstacle ? ` (skipped: ${obstacle})` : ''}`)
@@ -26,7 +27,7 @@ asking.after(async () => {
 
 const hostOf = (i: number): Host => lan.hosts[i - 1]!
 /** Without a ticket, and without being told to found a mesh. */
-const fresh = (i: number) => ({ ...on(hostOf(i)), join: null })
+const fresh = (i: number) => ({ ...on(hostOf(i)), join: null, env: QUICK_LOOK })
 const requestsAt = (ap: TestAp): Promise<RequestRow[]> => ap.client.get('/v1/requests')
 const isIn = (ap: TestAp) => eventually(`${ap.name} to be in`, async () => (await ap.status()).state === 'running')
 
@@ -124,10 +125,12 @@ test('meshes on one LAN do not mix, whoever asks', async () => {
 })
 
 function cliOn(host: Host, args: string[]) {
-  return host.run([process.execPath, main, ...args], { env: { ...process.env, ...mesh.env } }).then((done) => ({
-    ...done,
-    status: done.code,
-  }))
+  return host
+    .run([process.execPath, main, ...args], { env: { ...process.env, ...mesh.env, ...QUICK_LOOK } })
+    .then((done) => ({
+      ...done,
+      status: done.code,
+    }))
 }
 
 asking.run()

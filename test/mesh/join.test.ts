@@ -21,7 +21,7 @@ test.before(async () => {
   await Promise.all([
     mesh.add('admin', { ...(await anchored()), join: await mesh.invite(founder, '--role', 'admin') }),
     mesh.add('plain', { ...(await anchored()), labels: ['role=worker'] }),
-    other.start(1),
+    other.add('other', await anchored()),
   ])
   await mesh.settled()
   assert.is((await mesh.cli(['keys', 'new', 'alice'])).status, 0)
@@ -103,6 +103,17 @@ test('a data folder of one mesh does not join another', async () => {
   assert.match(stderr, `${late.data} belongs to another mesh than the ticket; choose another --data`)
   await late.start()
   await mesh.settled()
+})
+
+test('an AP that lost power before any member answered comes in by the addresses of its ticket', async () => {
+  const ap = other.aps[0]!
+  const one = await other.invite(ap)
+  await ap.stop('SIGKILL')
+  const early = await other.add('early', { join: one })
+  await early.stop('SIGKILL')
+  await ap.start()
+  await early.start()
+  await eventually('it to be in', async () => (await early.status()).state === 'running')
 })
 
 test('an AP that is no admin can neither forget nor drain another', async () => {
@@ -214,6 +225,40 @@ test('an AP that was forgotten while it was down hears of it when it returns', a
     const { state, warnings } = await late.status()
     return state === 'joining' && warnings.some((text) => text.includes('this AP was forgotten'))
   })
+})
+
+test('of two APs that one ticket let in on two sides the later one is put out, says why, and stops what it runs', async () => {
+  const [founder, plain] = [named('founder'), named('plain')]
+  for (const ap of mesh.aps) if (ap !== founder && ap !== plain) await ap.stop('SIGKILL')
+  const one = await mesh.invite(founder)
+  await mesh.settled()
+  const isIn = (ap: TestAp) => eventually(`${ap.name} to be in`, async () => (await ap.status()).state === 'running')
+  await plain.stop('SIGKILL')
+  const early = await mesh.add('early', { ...(await anchored()), join: one })
+  await isIn(early)
+  await Promise.all([founder.stop('SIGKILL'), early.stop('SIGKILL')])
+  await plain.start()
+  const late = await mesh.add('late-side', { ...(await anchored()), join: one, labels: ['only=late'] })
+  await isIn(late)
+  await eventually('it to have its engine', async () => (await late.status()).docker !== null)
+  await mesh.publish(late, 'lonely', {}, ['--on', 'only=late'])
+  assert.is((await mesh.running('lonely'))[0]!.ap, late.id)
+
+  await Promise.all([founder.start(), early.start()])
+  const why = 'came in by a ticket that had let in as many as it may before, on another side of a partition'
+  await eventually('it to know', async () => {
+    const { state, warnings } = await late.status()
+    return state === 'joining' && warnings.includes(`cannot join the mesh: this AP ${why}; it needs a new ticket`)
+  })
+  for (const ap of [founder, plain, early]) {
+    await eventually(`${ap.name} to have one of them`, async () => {
+      const ids = (await ap.aps()).map(({ id }) => id)
+      return ids.includes(early.id) && !ids.includes(late.id)
+    })
+  }
+  await eventually('what it ran to stop', async () => (await mesh.containers('lonely')).length === 0)
+  const told = (await plain.events()).findLast(({ kind }) => kind === 'forgotten')
+  assert.equal([told?.ap, told?.reason], [late.id, why])
 })
 
 test.run()
