@@ -410,7 +410,8 @@ export class Ap {
   entrances(): string[] {
     const known = Object.entries(this.network.dialler.addresses()).filter(([ap]) => this.isMember(ap))
     const others = known.flatMap(([ap, addresses]) => addresses.slice(0, 2).map((address) => `${address}/p2p/${ap}`))
-    return [...this.addresses(), ...others].slice(0, 12)
+    const own = this.addresses().sort((a, b) => Number(isLoopback(a)) - Number(isLoopback(b)))
+    return [...own, ...others].slice(0, 12)
   }
 
   /** Leaves as planned: says goodbye, lets others take over what runs here, stops it, and closes everything. */
@@ -881,6 +882,8 @@ const imagesOf = ({ spec }: Chute): ImageSpec[] => spec.services.map(({ image })
 
 /** What placement and people look at in a beacon. */
 const newsOf = ({ engine, instances, cannot, images }: Body<'beacon'>) => ({ engine, instances, cannot, images })
+
+const isLoopback = (address: string): boolean => /^\/ip4\/127\.|^\/ip6\/::1\//.test(address)
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 

@@ -92,6 +92,6 @@ export function doorWarnings(ap: Ap): string[] {
   if (ticket === undefined) return []
   const key = hex(ticket.subject).slice(0, 12)
   return [
-    `this mesh is open: any AP that reaches one of it is let in and runs chutes, and nobody is asked; close it with "dropmesh revoke ${key}"`,
+    `this mesh is open: any AP that reaches a member is let in, and nobody is asked; close it with "dropmesh revoke ${key}"`,
   ]
 }

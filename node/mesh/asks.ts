@@ -19,9 +19,14 @@ const GONE_AFTER = 60_000
 const DEADLINE = 5000
 const TOTAL = 10_000
 /** Exchanges from one address, and from all, at once, and after that one each so many milliseconds. */
-const FROM_ONE = { burst: 40, every: 250 }
+const FROM_ONE = { burst: 60, every: 250 }
 const FROM_ALL = { burst: 200, every: 25 }
 const ADDRESSES = 256
+/**
+ * Codes. Who sits between an AP and this one could ask again and again until the code here is the one that the AP shows: with
+ * these, an hour of that is 400 tries of a million.
+ */
+const CODES = { burst: 32, every: 10_000 }
 
 export interface Request {
   readonly ap: string
@@ -54,7 +59,9 @@ interface Dependencies {
 
 export class Asks {
   private readonly waiting = new Map<string, Waiting>()
-  private readonly allowances = new Map<string, { left: number; at: number }>()
+  private readonly fromAll = new Allowance(FROM_ALL)
+  private readonly codes = new Allowance(CODES)
+  private readonly fromOne = new Map<string, Allowance>()
   private readonly service: ReturnType<typeof lanService>
 
   constructor(private readonly its: Dependencies) {
@@ -87,7 +94,7 @@ export class Asks {
 
   private async answer(stream: Stream, connection: Connection): Promise<void> {
     const address = connection.remoteAddr.toString().split('/')[2] ?? ''
-    if (!this.its.isIn() || !this.isAllowed(address, FROM_ONE) || !this.isAllowed('', FROM_ALL))
+    if (!this.its.isIn() || !this.allowanceOf(address).take() || !this.fromAll.take())
       return stream.abort(new Error('not now'))
     const ap = connection.remotePeer.toString()
     await exchange(stream, async () => {
@@ -114,6 +121,7 @@ export class Asks {
     about: Pick<Request, 'name' | 'labels'>,
   ): Promise<void> {
     if (!this.hasRoomFor(ap)) return frames.write(['refused', `${MOST} others are waiting to be let in`])
+    if (!this.codes.take()) return frames.write(['refused', 'too many have asked; ask again later'])
     const memberNonce = new Uint8Array(randomBytes(NONCE_BYTES))
     await frames.write(['asked', memberNonce])
     const [, askerNonce] = await frames.read(askReveal)
@@ -139,13 +147,31 @@ export class Asks {
     for (const [ap, { heardAt }] of this.waiting) if (now - heardAt > GONE_AFTER) this.waiting.delete(ap)
   }
 
-  private isAllowed(key: string, { burst, every }: typeof FROM_ONE): boolean {
+  // Of more addresses than are remembered those that have not been heard of for the longest time begin anew.
+  private allowanceOf(address: string): Allowance {
+    const allowance = this.fromOne.get(address) ?? new Allowance(FROM_ONE)
+    this.fromOne.delete(address)
+    this.fromOne.set(address, allowance)
+    if (this.fromOne.size > ADDRESSES) this.fromOne.delete(this.fromOne.keys().next().value!)
+    return allowance
+  }
+}
+
+/** So many at once, and after that one each so many milliseconds. */
+class Allowance {
+  private left: number
+  private at = performance.now()
+
+  constructor(private readonly rate: { readonly burst: number; readonly every: number }) {
+    this.left = rate.burst
+  }
+
+  take(): boolean {
     const now = performance.now()
-    const before = this.allowances.get(key) ?? { left: burst, at: now }
-    const left = Math.min(burst, before.left + (now - before.at) / every)
-    this.allowances.delete(key) // so that the first in the map is the one not heard of for the longest time
-    this.allowances.set(key, { left: left < 1 ? left : left - 1, at: now })
-    if (this.allowances.size > ADDRESSES) this.allowances.delete(this.allowances.keys().next().value!)
-    return left >= 1
+    this.left = Math.min(this.rate.burst, this.left + (now - this.at) / this.rate.every)
+    this.at = now
+    if (this.left < 1) return false
+    this.left--
+    return true
   }
 }
