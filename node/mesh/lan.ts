@@ -20,8 +20,10 @@ import { createAsker, lanService, peerId } from './host.js'
 export const PACE = {
   /** For how long an AP looks before it says what there is. */
   look: 3000,
-  /** How often it asks meanwhile, and as long as it waits, for members may come and move. */
+  /** How often it asks meanwhile. */
   lookEvery: 1000,
+  /** How often later, as long as it waits: members may come and move. All answer to all, so rarely. */
+  seekEvery: 10_000,
   /** How often one that waits asks whether it was let in. */
   poll: 2000,
   /** A member that has not answered for so long is given up for another one. */
@@ -53,29 +55,40 @@ interface Found {
 }
 
 /**
- * Looks for a mesh on the LAN and asks it to let this AP in, for as long as that takes. Resolves with nothing where there is none.
- * @throws MeshError `several-meshes`, `no-such-mesh`
+ * Looks for a mesh on the LAN and asks it to let this AP in, for as long as that takes. Resolves with nothing where there is none,
+ * and none was named.
+ * @throws MeshError `several-meshes`
  */
 export async function askOnLan(options: AskOptions): Promise<Welcome | undefined> {
   const host = await createAsker(options.seed)
   const found = new Map<string, Found>()
   const looking = new Set<string>()
-  const service = lanService(host, {
-    every: PACE.lookEvery,
-    onPeer: (ap, addresses) => {
-      if (looking.has(ap) || (!found.has(ap) && found.size + looking.size >= MOST)) return
-      looking.add(ap)
-      look(host, ap, addresses)
-        .then((member) => found.set(ap, member))
-        .catch(() => found.delete(ap))
-        .finally(() => looking.delete(ap))
-    },
-  })
+  const onPeer = (ap: string, addresses: readonly Multiaddr[]) => {
+    const known = found.get(ap)
+    if (looking.has(ap) || String(known?.addresses) === String(addresses)) return
+    if (known === undefined && found.size + looking.size >= MOST) return
+    looking.add(ap)
+    look(host, ap, addresses)
+      .then((member) => found.set(ap, member))
+      .catch(() => found.delete(ap))
+      .finally(() => looking.delete(ap))
+  }
+  let service = lanService(host, { every: PACE.lookEvery, onPeer })
   try {
     await service.start()
     await pause(PACE.look)
-    const meshKey = choose(found, options.mesh)
-    if (meshKey === undefined) return undefined
+    // One that was heard of may just be slow to say who it is.
+    for (const until = performance.now() + DEADLINE; looking.size > 0 && performance.now() < until; ) await pause(100)
+    let meshKey = choose(found, options.mesh)
+    if (meshKey === undefined && options.mesh === undefined) return undefined
+    await service.stop()
+    service = lanService(host, { every: PACE.seekEvery, onPeer })
+    await service.start()
+    if (meshKey === undefined) options.say(`no mesh ${options.mesh} is on the LAN yet; it is waited for`)
+    while (meshKey === undefined) {
+      await pause(PACE.lookEvery)
+      meshKey = choose(found, options.mesh)
+    }
     const members = () => [...found.values()].filter((one) => hex(one.meshKey) === hex(meshKey))
     return await askUntilIn(host, members, options)
   } finally {
@@ -84,15 +97,11 @@ export async function askOnLan(options: AskOptions): Promise<Welcome | undefined
   }
 }
 
-/** @returns the mesh key. @throws MeshError `several-meshes`, `no-such-mesh` */
+/** @returns the mesh key. @throws MeshError `several-meshes` */
 function choose(found: ReadonlyMap<string, Found>, wanted: string | undefined): Uint8Array | undefined {
   const meshes = new Map([...found.values()].map(({ meshKey }) => [meshText(meshIdOf(meshKey)), meshKey]))
   const names = [...meshes.keys()].sort()
   const meant = wanted === undefined ? names : names.filter((mesh) => mesh.startsWith(wanted))
-  if (wanted !== undefined && meant.length === 0) {
-    const there = names.length === 0 ? 'none is there' : `there is ${names.join(' and ')}`
-    throw new MeshError('no-such-mesh', `no mesh ${wanted} was found on the LAN; ${there}`)
-  }
   if (meant.length > 1) {
     throw new MeshError(
       'several-meshes',
