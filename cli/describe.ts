@@ -8,7 +8,10 @@ const short = (key: unknown): string => String(key).slice(0, 12)
 const sentences: Record<string, (event: MeshEvent) => string> = {
   up: (e) => `this AP is ${e.name} (${e.ap}), in mesh ${e.mesh}`,
   joined: (e) => `${who(e)} is a member of the mesh`,
-  forgotten: (e) => `${who(e)} is a member no more`,
+  forgotten: (e) => `${who(e)} is a member no more${e.reason === undefined ? '' : `: it ${e.reason}`}`,
+  asked: (e) =>
+    `${who(e)} at ${e.address} asks to be let in, code ${e.code}: if it shows the same one, type dropmesh approve ${e.code}`,
+  approved: (e) => `${who(e)} may come in: key ${short(e.by)} approved it`,
   'join-failed': (e) => `not let in yet: ${e.reason}`,
   suspected: (e) => `${who(e)} is suspected: it gives no sign of life`,
   accused: (e) => `${e.by} could not reach ${who(e)} for ${e.silence} ms and signed it`,

@@ -1,6 +1,6 @@
 // Publisher keys: one file each in the user's own data folder, mode 0600, or a key that the user has for SSH.
 import { readdir } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { userDataDir } from '../node/config.js'
 import { loadOrMakeSeed, loadSeed, saveSeed } from '../node/identity.js'
 import { equalBytes, hex } from '../protocols/bytes.js'
@@ -61,12 +61,20 @@ export async function listKeys(): Promise<PublisherKey[]> {
 export const DEFAULT_KEY = 'default'
 
 /**
- * The signer of a key, or of the default or only named one there is. `key` is a name, the file of an SSH key, or `agent`.
+ * The signer of a key, or of the default or only named one there is. `key` is a name, the file of an SSH key, `agent`, or the
+ * file of a key of dropmesh, as `DIR/keys/mesh.key` is on the AP that founded a mesh.
  * @throws MeshError `no-key`, `which-key`, and those of `sshSigner`
  */
 export async function signerOf(key: string | undefined): Promise<UserSigner> {
+  if (key?.endsWith('.key')) return signerOfFile(key)
   if (key !== undefined && isSsh(key)) return sshSigner(key)
   return personSigner((await secretOf(key)).seed)
+}
+
+async function signerOfFile(path: string): Promise<UserSigner> {
+  const seed = await loadSeed(dirname(path), basename(path, '.key'))
+  if (seed === undefined) throw new MeshError('no-key', `there is no key ${path}`)
+  return personSigner(seed)
 }
 
 /** A named key, or the default or only one there is, with its secret. @throws MeshError `no-key`, `which-key` */

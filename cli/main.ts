@@ -9,6 +9,7 @@ import { addDoctor } from './commands/doctor.js'
 import { addEvents } from './commands/events.js'
 import { addHistory } from './commands/history.js'
 import { addInit } from './commands/init.js'
+import { addInvite } from './commands/invite.js'
 import { addKeys } from './commands/keys.js'
 import { addMembers } from './commands/members.js'
 import { addPublish } from './commands/publish.js'
@@ -36,6 +37,7 @@ for (const add of [
   addVerify,
   addControl,
   addSecret,
+  addInvite,
   addMembers,
   addToken,
   addAuthority,

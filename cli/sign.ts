@@ -53,11 +53,11 @@ export async function signAsAdmin<K extends 'grant' | 'revocation' | 'forget' | 
   kind: K,
   subject: Uint8Array,
   body: Body<K>,
-): Promise<Submitted> {
+): Promise<Submitted & { record: SignedRecord }> {
   const { mesh, clock } = await client.get<Pick<Next, 'mesh' | 'clock'>>('/v1/clock')
   const record = await sealAsUser(signer, unhex(mesh), clock, kind, subject, body)
   checkKind(record)
-  return client.post<Submitted>('/v1/records', record.bytes)
+  return { ...(await client.post<Submitted>('/v1/records', record.bytes)), record }
 }
 
 type ChuteKind = 'deployment' | 'wanted' | 'removal'

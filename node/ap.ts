@@ -1,6 +1,5 @@
 // One AP: composes the rooms of node/ and owns their life cycle. What is decided, protocols/ decides; what is carried out,
 // the rooms carry out.
-import { randomBytes } from 'node:crypto'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
@@ -13,20 +12,20 @@ import { chuteKey, readChuteSubject } from '../protocols/chute.js'
 import { MemberTimes } from '../protocols/clock.js'
 import type { ImageSpec } from '../protocols/deployment.js'
 import type { Chute } from '../protocols/desired.js'
-import { open, type SignedRecord, seal } from '../protocols/envelope.js'
+import { open, type SignedRecord } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
-import { apSigner, personSigner, type Signer } from '../protocols/keys.js'
+import { apSigner, type Signer } from '../protocols/keys.js'
 import { type Body, isKind, type RecordOf } from '../protocols/kinds.js'
-import { meshIdOf, meshText } from '../protocols/membership.js'
+import { meshIdOf, meshText, openTicket, recordsAgainst } from '../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook } from '../protocols/outlook.js'
 import { isInformed, REFRESH, TICK } from '../protocols/pace.js'
 import type { Placed } from '../protocols/placement.js'
 import { Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { authorise } from '../protocols/submission.js'
 import { inheritanceOf } from '../protocols/successors.js'
-import { readTicket, signMember, writeTicket } from '../protocols/ticket.js'
+import type { Papers } from '../protocols/ticket.js'
 import { Beacons, type Condition } from './beacons.js'
-import { aboutSelf, belong } from './belonging.js'
+import { aboutSelf, addressesByAp, belong } from './belonging.js'
 import { bootClock } from './boot-clock.js'
 import { DockerEngine } from './chutes/docker.js'
 import { connectDocker, socketOf } from './chutes/docker-client.js'
@@ -40,8 +39,10 @@ import { monotonic, NodeClock, SYSTEM_TIME } from './clock.js'
 import type { Config } from './config.js'
 import { Events } from './events.js'
 import { Figures } from './figures.js'
-import { BootCounter, KnownPeers, loadOrMakeSeed, loadSeed } from './identity.js'
-import type { Admission } from './mesh/join.js'
+import { BootCounter, KnownPeers, loadOrMakeSeed } from './identity.js'
+import { type Founder, Joining, letIn } from './joining.js'
+import { Asks } from './mesh/asks.js'
+import { askOnLan } from './mesh/lan.js'
 import { Network } from './mesh/network.js'
 import { instanceNameOf, News, nameOf } from './news.js'
 import { type BuildOptions, buildImage } from './packages/build.js'
@@ -57,8 +58,6 @@ import { Surroundings } from './surroundings.js'
 import { VERSION } from './version.js'
 
 /** All in milliseconds. */
-const JOIN_RETRY = 250
-const JOIN_RETRY_CAP = 30_000
 const LOOK_AT_IMAGES = 5000
 /** How long a planned stop waits for others to take over, and then for containers to end. */
 const HANDOVER_PATIENCE = 20_000
@@ -71,9 +70,6 @@ const WORD_PATIENCE = 300
 const PROBE_HEAD_START = 100
 
 const DEFAULT_PORT = 4010
-
-/** The public key of the person who founds a mesh. */
-type Founder = () => Promise<Uint8Array>
 
 export type ApState = 'joining' | 'running' | 'leaving'
 
@@ -90,6 +86,7 @@ export class Ap {
   private readonly startedAt = monotonic()
   private readonly timers: NodeJS.Timeout[] = []
   private network!: Network
+  asks!: Asks
   private readonly surroundings: Surroundings
   private readonly knownPeers: KnownPeers
   private peersBefore: Readonly<Record<string, readonly string[]>> = {}
@@ -108,7 +105,7 @@ export class Ap {
   })
   /** True once this AP leaves and nothing it still runs is waited for by anyone. */
   private isHandedOver = false
-  private joinRefusal: string | undefined
+  private readonly joining: Joining
   /** What was wrong with the ledger on disk, for as long as this process runs. */
   private readonly damage: Damage | undefined
   private constructor(
@@ -121,8 +118,10 @@ export class Ap {
     private readonly seed: Uint8Array,
     readonly meshKey: Uint8Array,
     boots: BootCounter,
-    private admission: Admission | undefined,
-    private readonly founder: Founder | undefined,
+    /** Where members are to be found by what let this AP in. */
+    private readonly doors: Readonly<Record<string, readonly string[]>>,
+    papers: Papers | undefined,
+    founder: Founder | undefined,
   ) {
     this.beacons = new Beacons({
       ...{ signer, ledgerStore, boots },
@@ -138,6 +137,22 @@ export class Ap {
       },
       onFailure: (error, what) => this.log.error({ reason: (error as Error).stack }, what),
     })
+    this.joining = new Joining(
+      {
+        ...{ config, signer, ledgerStore, founder },
+        isIn: () => this.isMember(this.id),
+        whyOut: () => this.current.membership.forgotten.get(this.id),
+        hasOthers: () => this.others().length > 0,
+        isLeaving: () => this.isLeaving,
+        ask: (papers) => this.network.join(papers),
+        look: () => {
+          this.current = this.lookOut()
+        },
+        onIn: () => this.refresh(),
+        onEvent: (kind, fields) => events.add(kind, fields),
+      },
+      papers,
+    )
     this.knownPeers = new KnownPeers(config.data)
     this.damage = store.damage
     this.news = new News(events, ledgerStore)
@@ -199,10 +214,16 @@ export class Ap {
   /**
    * Starts an AP on its data folder: founds a mesh, joins one, or goes on in the one it is in.
    * @param founder asked for a key where a mesh is founded: that of the person who may do everything in it
+   * @param say tells the person at this AP what it waits for, before it is in a mesh
    * @throws MeshError `data-in-use` (with the pid), `data-newer`, `data-damaged`, `key-damaged`, `ticket`, `other-mesh`,
    * `docker-host`, `listen`
    */
-  static async start(config: Config, log: Logger, founder?: Founder): Promise<Ap> {
+  static async start(
+    config: Config,
+    log: Logger,
+    founder?: Founder,
+    say: (text: string) => void = () => {},
+  ): Promise<Ap> {
     await mkdir(config.data, { recursive: true, mode: 0o700 })
     const store = await openStore(config.data)
     try {
@@ -211,7 +232,11 @@ export class Ap {
       const signer = apSigner(seed)
       const clock = new NodeClock()
       clock.raise(store.clock)
-      const { meshKey: meshKeyText, admission } = await belong(keys, signer, clock, config)
+      const ask = async () => {
+        if (config.found || !config.mdns) return undefined
+        return askOnLan({ seed, signer, about: aboutSelf(config), mesh: config.ask, now: () => clock.now(), say })
+      }
+      const { meshKey: meshKeyText, admission, addresses } = await belong(keys, signer, clock, config, ask)
       const meshKey = unhex(meshKeyText)
       const ledgerStore = await LedgerStore.load(store, meshIdOf(meshKey), clock)
       const boots = await BootCounter.load(config.data)
@@ -223,7 +248,21 @@ export class Ap {
         () => clock.now(),
         (event) => log.info(event, event.kind),
       )
-      const ap = new Ap(config, events, log, store, ledgerStore, signer, seed, meshKey, boots, presented, founder)
+      const doors = addressesByAp(addresses ?? [])
+      const ap = new Ap(
+        config,
+        events,
+        log,
+        store,
+        ledgerStore,
+        signer,
+        seed,
+        meshKey,
+        boots,
+        doors,
+        presented,
+        founder,
+      )
       await ap.run()
       return ap
     } catch (error) {
@@ -284,7 +323,7 @@ export class Ap {
   /** What is at risk or wrong, in sentences. */
   warnings(): string[] {
     const warnings: string[] = []
-    if (this.joinRefusal !== undefined) warnings.push(`cannot join the mesh: ${this.joinRefusal}`)
+    if (this.joining.refusal !== undefined) warnings.push(`cannot join the mesh: ${this.joining.refusal}`)
     if (this.beacons.hasTwin) {
       warnings.push(
         'another node uses the identity of this AP: stop one of the two, and give it a data folder of its own',
@@ -332,24 +371,12 @@ export class Ap {
     await this.ledgerStore.sign(this.signer, 'origin', chute, {})
   }
 
-  /** Makes a ticket. @throws MeshError `not-an-admin` */
-  async invite(role: Body<'grant'>['role'], ttlMs: number): Promise<string> {
-    const owner = await loadSeed(join(this.config.data, 'keys'), 'mesh')
-    const issuer = owner === undefined ? this.signer : personSigner(owner)
-    if (!this.current.membership.isAdmin(issuer.publicKey)) {
-      throw new MeshError(
-        'not-an-admin',
-        'this AP may not invite; use the one that founded the mesh, or one invited with --role admin',
-      )
-    }
-    const seed = new Uint8Array(randomBytes(32))
-    const expires = ttlMs === 0 ? 0 : this.ledgerStore.clock.now() + ttlMs
-    const subject = personSigner(seed).publicKey
-    const grant = await this.ledgerStore.sign(issuer, 'grant', subject, { role, uses: 1, expires })
+  /** Where a newcomer finds members: for a ticket. */
+  entrances(): string[] {
     const known = Object.entries(this.network.dialler.addresses()).filter(([ap]) => this.isMember(ap))
     const others = known.flatMap(([ap, addresses]) => addresses.slice(0, 2).map((address) => `${address}/p2p/${ap}`))
-    const addresses = [...this.addresses(), ...others].slice(0, 12)
-    return writeTicket({ meshKey: this.meshKey, seed, grant: grant.bytes, addresses })
+    const own = this.addresses().sort((a, b) => Number(isLoopback(a)) - Number(isLoopback(b)))
+    return [...own, ...others].slice(0, 12)
   }
 
   /** Leaves as planned: says goodbye, lets others take over what runs here, stops it, and closes everything. */
@@ -374,6 +401,7 @@ export class Ap {
     this.isLeaving = true
     this.stopNow()
     this.ledgerStore.stop()
+    await this.asks.stop()
     await this.network.stop()
     await this.store.close()
   }
@@ -436,7 +464,6 @@ export class Ap {
       ...{ reconciler: this.reconciler, leases: this.leases, time: SYSTEM_TIME, onClaim: () => {} },
       onFailure: (error) => this.log.error({ reason: messageOf(error) }, 'a claim could not be written'),
     })
-    const invited = this.config.join === undefined || this.isMember(this.id) ? {} : addressesOf(this.config.join)
     this.network = await Network.create(
       {
         seed: this.seed,
@@ -445,7 +472,7 @@ export class Ap {
         meshKey: this.meshKey,
         listen: this.config.listen ?? (await defaultListen()),
         mdns: this.config.mdns,
-        peers: { ...this.peersBefore, ...invited },
+        peers: { ...this.doors, ...this.peersBefore },
       },
       this.ledgerStore,
       {
@@ -453,8 +480,7 @@ export class Ap {
         isNear: (ap) => this.isMember(ap) && this.surroundings.isNear(ap),
         whereabouts: (ap) => this.surroundings.whereabouts(ap),
         ownBeacon: () => this.beacons.latest?.bytes,
-        forgets: (ap) =>
-          this.current.membership.forgotten.has(ap) ? this.ledgerStore.ledger.history('forget', apKey(ap)) : [],
+        forgets: (ap) => recordsAgainst(this.ledgerStore.ledger, this.current.membership, ap),
         sign: () => this.beacons.nextSign(),
         beacons: (ap) => this.beaconsOf(ap),
         onBeacon: (beacon) => this.takeBeacon(beacon),
@@ -498,9 +524,16 @@ export class Ap {
     const { boot } = this.beacons.lastSign
     this.events.add('up', { ap: this.id, name: this.config.name, mesh: this.mesh, boot, version: VERSION })
     if (this.store.isDamageNew) this.events.add('repaired', { ...this.store.damage })
-    await this.becomeFounder()
-    if (this.isMember(this.id)) await this.renewMember()
-    else void this.joinUntilIn()
+    this.asks = new Asks({
+      ...{ host: this.network.host, meshKey: this.meshKey, mdns: this.config.mdns },
+      self: { key: this.signer.publicKey, name: this.config.name },
+      isIn: () => this.state === 'running',
+      openTo: (ap) => letIn(openTicket(this.current.membership, this.ledgerStore.clock.now()), ap, this.ledgerStore),
+      now: () => this.ledgerStore.clock.now(),
+      onAsked: ({ labels, since, ...request }) => this.events.add('asked', { ...request }),
+    })
+    await this.asks.start()
+    await this.joining.begin()
     this.every(TICK, () => this.tick())
     this.every(TIMING.pulse, () => this.sendPulses())
     this.every(REFRESH, () => this.refresh())
@@ -594,8 +627,9 @@ export class Ap {
     const { members } = this.current.membership
     if (members === before) return
     if ([...members.keys()].some((ap) => !before.has(ap))) this.network.membersChanged()
-    if (before.has(this.id) && !members.has(this.id))
-      this.joinRefusal = 'this AP was forgotten by an admin; it needs a new ticket'
+    if (before.has(this.id) && !members.has(this.id)) this.joining.wasPutOut()
+    // It comes back at once, and is shown why. Nothing else that it hears would tell it.
+    else for (const ap of before.keys()) if (!members.has(ap)) this.network.hangUp(ap)
   }
 
   private becomeReady(): void {
@@ -715,67 +749,6 @@ export class Ap {
     this.roster.heard(ap, this.roster.lastSign(ap), monotonic())
   }
 
-  // --- joining ----------------------------------------------------------------------------------------------------
-
-  private async joinUntilIn(): Promise<void> {
-    let wait = JOIN_RETRY
-    while (!this.isLeaving && !this.isMember(this.id)) {
-      await pause(wait)
-      if (this.admission === undefined) {
-        this.joinRefusal = 'this AP was forgotten, or never let in; it needs a ticket: dropmesh up --join TICKET'
-        return
-      }
-      try {
-        this.ledgerStore.clock.raise(await this.network.join(this.admission))
-        this.joinRefusal = undefined
-        this.refresh()
-      } catch (error) {
-        const reason = messageOf(error)
-        // That nobody has answered yet is no news while the first connection is being made.
-        const isRefusal = error instanceof MeshError
-        if (isRefusal && reason !== this.joinRefusal) this.events.add('join-failed', { reason })
-        this.joinRefusal = reason
-        wait = isRefusal ? Math.min(JOIN_RETRY_CAP, wait * 2) : JOIN_RETRY
-      }
-    }
-  }
-
-  /**
-   * The AP that founded the mesh needs nobody to be a member of it: the mesh key lets it in. Where it has lost its ledger
-   * but knows of others, they are to give it back, and it asks them with a ticket that it makes for itself.
-   */
-  private async becomeFounder(): Promise<void> {
-    const seed = await loadSeed(join(this.config.data, 'keys'), 'mesh')
-    if (seed === undefined || this.isMember(this.id) || this.current.membership.forgotten.has(this.id)) return
-    const { ledgerStore, signer } = this
-    const owner = personSigner(seed)
-    const about = aboutSelf(this.config)
-    if (this.others().length === 0) {
-      // Before the AP is a member: once it is, nobody asks again.
-      if (this.founder !== undefined) {
-        const everything: Body<'grant'> = { role: 'admin', expires: 0, scope: { rights: ['*'] } }
-        await ledgerStore.sign(owner, 'grant', await this.founder(), everything)
-      }
-      await ledgerStore.acceptOne(signMember(signer, owner, ledgerStore.mesh, ledgerStore.clock.next(), about))
-      this.current = this.lookOut()
-      return
-    }
-    const ticket = personSigner(new Uint8Array(randomBytes(32)))
-    const body = { role: 'admin', uses: 1, expires: 0 } as const
-    const grant = seal(owner, ledgerStore.mesh, ledgerStore.clock.next(), 'grant', ticket.publicKey, body)
-    const member = signMember(signer, ticket, ledgerStore.mesh, ledgerStore.clock.next(), about)
-    this.admission = { grant, member }
-  }
-
-  // A name or label that was changed in the configuration becomes part of the member record.
-  private async renewMember(): Promise<void> {
-    const { ledger, clock } = this.ledgerStore
-    const own = ledger.effective('member', clock.now()).find(({ signer }) => equalBytes(signer, this.signer.publicKey))
-    const { name, label: labels } = this.config
-    if (own === undefined || JSON.stringify([own.body.name, own.body.labels]) === JSON.stringify([name, labels])) return
-    await this.ledgerStore.sign(this.signer, 'member', own.subject, { ...own.body, name, labels })
-  }
-
   // --- beacons ----------------------------------------------------------------------------------------------------
 
   private canSendBeacons(): boolean {
@@ -876,6 +849,8 @@ const imagesOf = ({ spec }: Chute): ImageSpec[] => spec.services.map(({ image })
 /** What placement and people look at in a beacon. */
 const newsOf = ({ engine, instances, cannot, images }: Body<'beacon'>) => ({ engine, instances, cannot, images })
 
+const isLoopback = (address: string): boolean => /^\/ip4\/127\.|^\/ip6\/::1\//.test(address)
+
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 
 /** Opens the store, or says who has it open. The pid file is written only by whoever holds LevelDB's own lock. */
@@ -893,15 +868,6 @@ async function openStore(data: string): Promise<Store> {
       `${data} is in use by the dropmesh node with pid ${pid}; stop it, or choose another --data`,
     )
   }
-}
-
-function addressesOf(ticket: string): Record<string, string[]> {
-  const peers: Record<string, string[]> = {}
-  for (const address of readTicket(ticket).addresses) {
-    const ap = /\/p2p\/([^/]+)$/.exec(address)?.[1]
-    if (ap !== undefined) peers[ap] = [...(peers[ap] ?? []), address]
-  }
-  return peers
 }
 
 // libp2p puts advice about its own settings and stack traces around each address and what is wrong with it.

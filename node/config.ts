@@ -16,6 +16,12 @@ export interface Config {
   name: string
   /** A ticket, for an AP that is in no mesh yet. */
   join: string | undefined
+  /** Founds a mesh at once where this AP is in none, and does not look for one on the LAN. */
+  found: boolean
+  /** The mesh on the LAN to ask, or the beginning of its id, where there are several. */
+  ask: string | undefined
+  /** A mesh that is founded here lets in any AP on the LAN. */
+  open: boolean
   /** Multiaddrs; undefined means TCP 4010 on all interfaces, or a free port where that one is taken. */
   listen: string[] | undefined
   /** What `node.labels.k == v` in a manifest and `publish --on k=v` look at. */
@@ -36,6 +42,9 @@ export interface Config {
 const settings = z.strictObject({
   name: z.string().optional(),
   join: z.string().optional(),
+  found: z.boolean().optional(),
+  ask: z.string().optional(),
+  open: z.boolean().optional(),
   listen: z.array(z.string()).optional(),
   label: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()]).transform(String)).optional(),
   'docker-host': z.string().optional(),
@@ -79,6 +88,9 @@ export async function loadConfig(data: string, flags: Settings, env: NodeJS.Proc
     data,
     name: merged.name ?? (host.slice(0, 63) || 'ap'),
     join: merged.join,
+    found: merged.found ?? false,
+    ask: merged.ask,
+    open: merged.open ?? false,
     listen: merged.listen,
     label: merged.label ?? {},
     dockerHost: merged['docker-host'],
@@ -111,6 +123,7 @@ const complaints: { [K in keyof Settings]?: (value: NonNullable<Settings[K]>) =>
     if (bad !== undefined) return `"${bad.slice(0, 128)}": a key has 1 to 128 characters, a value at most 256`
     return Object.keys(labels).length > 32 ? 'an AP has at most 32 labels' : undefined
   },
+  ask: (mesh) => (/^[a-z2-7]{1,32}$/.test(mesh) ? undefined : 'write the id of a mesh, or its first characters'),
   'docker-host': (url) =>
     /^unix:\/\/\/|^(tcp|https?):\/\/[^/]/.test(url) ? undefined : 'write it as unix:///path or tcp://host:port',
   'prefetch-max': (text) => {
@@ -182,6 +195,9 @@ function envSettings(env: NodeJS.ProcessEnv): Settings {
   return {
     name: text('name'),
     join: text('join'),
+    found: parseSwitch(text('found'), variableOf('found')),
+    ask: text('ask'),
+    open: parseSwitch(text('open'), variableOf('open')),
     listen: list('listen'),
     label: labels && parseLabels(labels, variableOf('label')),
     'docker-host': text('docker-host'),

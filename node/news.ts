@@ -30,9 +30,10 @@ export class News {
     this.ofVoters(before, after)
   }
 
-  private ofMembers({ members: before }: Membership, { members: after }: Membership): void {
+  private ofMembers({ members: before }: Membership, { members: after, forgotten }: Membership): void {
     for (const [ap, { name }] of after) if (!before.has(ap)) this.events.add('joined', { ap, name })
-    for (const [ap, { name }] of before) if (!after.has(ap)) this.events.add('forgotten', { ap, name })
+    for (const [ap, { name }] of before)
+      if (!after.has(ap)) this.events.add('forgotten', { ap, name, reason: forgotten.get(ap) })
   }
 
   /** An instance was stopped here. Where another AP has it, data it leaves is a branch that nobody continues (decision 12). */

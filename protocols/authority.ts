@@ -33,15 +33,15 @@ export interface Standing {
 const isInForce = ({ body }: Grant, atMs: number): boolean =>
   (body.from ?? 0) <= atMs && (body.expires === 0 || atMs <= body.expires)
 
-const isListed = ({ body }: Revocation, { hash }: SignedRecord): boolean => {
+const isListed = ({ body }: Revocation, what: Uint8Array): boolean => {
   for (let at = 0; at < body.keep.length; at += 32) {
-    if (equalBytes(body.keep.subarray(at, at + 32), hash)) return true
+    if (equalBytes(body.keep.subarray(at, at + 32), what)) return true
   }
   return false
 }
 
 const isVoid = ({ revocations }: Standing, record: SignedRecord): boolean =>
-  revocations.some((revocation) => !isListed(revocation.record, record))
+  revocations.some((revocation) => !isListed(revocation.record, record.hash))
 
 /**
  * The grants whose times bind what a key signs. Who revokes a key and lets something of it stay vouches for that: what binds it
@@ -210,7 +210,14 @@ export class Authority {
   isVoidOfAp(record: SignedRecord): boolean {
     if (this.of(record.signer).length > 0) return false
     const own = this.revocations.filter(({ subject }) => equalBytes(subject, record.signer))
-    return own.some((revocation) => this.wasByAdmin(revocation) && !isListed(revocation, record))
+    return own.some((revocation) => this.wasByAdmin(revocation) && !isListed(revocation, record.hash))
+  }
+
+  /** True where an admin revoked the ticket by which an AP came in, and did not list the AP. A key that has standings is no ticket's. */
+  isVoidAdmission(ticket: Uint8Array, ap: Uint8Array): boolean {
+    if (this.of(ticket).length > 0) return false
+    const own = this.revocations.filter(({ subject }) => equalBytes(subject, ticket))
+    return own.some((revocation) => this.wasByAdmin(revocation) && !isListed(revocation, ap))
   }
 
   /** True where revocations leave nothing of a record by any standing of its signer. */

@@ -18,6 +18,7 @@ import {
   MAX_SEALED,
   MAX_SECRET,
   MAX_SECRETS,
+  MAX_USES,
 } from './limits.js'
 import { isPrefix } from './neighbourhood.js'
 import { isBound } from './voters.js'
@@ -32,10 +33,13 @@ const labels = z
   .refine((l) => Object.keys(l).length <= 32, 'over 32 labels')
 
 /** How an AP came in: a ticket's key (or the mesh key itself, for the founder) signed for the AP's key. */
-const admission = z.object({ ticket: byteString(32), at: clockSchema, signature: byteString(64) })
+export const admission = z.object({ ticket: byteString(32), at: clockSchema, signature: byteString(64) })
+
+/** What an AP says of itself. */
+export const aboutAp = z.object({ name: z.string().regex(/^[\w.-]{1,63}$/), labels })
 
 /** Subject: the AP's key, which is also the signer. An AP renews its own record when its name or labels change. */
-const member = z.object({ name: z.string().regex(/^[\w.-]{1,63}$/), labels, admission })
+const member = aboutAp.extend({ admission })
 
 /** A name, or the beginning of names and `*`. */
 const pattern = (text: RegExp) => z.array(z.string().regex(text)).max(MAX_PATTERNS)
@@ -61,13 +65,20 @@ const scope = z.object({
  */
 const grant = z.object({
   role: z.enum(['ap', 'publisher', 'admin']),
-  uses: z.int().min(1).max(10_000).optional(),
+  uses: z.int().min(1).max(MAX_USES).optional(),
+  /** Labels of who comes in by this ticket, whatever it says itself. */
+  labels: labels.optional(),
+  /** The ticket's seed: with it any member lets in whoever asks. */
+  seed: byteString(32).optional(),
   from: uint.optional(),
   expires: uint,
   scope: scope.optional(),
 })
 
-/** Subject: a key of which nothing counts any more, but the records with these hashes. */
+/**
+ * Subject: a key of which nothing counts any more, but the records with these hashes; of a ticket's key, nobody that it let in,
+ * but the APs with these keys.
+ */
 const revocation = z.object({
   keep: byteString(0, 32 * MAX_KEPT).refine(({ length }) => length % 32 === 0, 'hashes of 32 bytes each'),
 })

@@ -17,6 +17,9 @@ export const MAX_ITEMS = 32 * 1024
 export const MAX_SMALL_FRAME = 1024
 export const MAX_JOIN_FRAME = 2 * MAX_RECORD + 1024
 
+/** A frame of the ask protocol, in bytes: the name and the labels of an AP, or the grant that lets it in. */
+export const MAX_ASK_FRAME = 4096
+
 /** A datagram, in bytes: the longest, a pulse, needs 90. */
 export const MAX_DATAGRAM = 200
 
@@ -51,6 +54,12 @@ export const UNKNOWN_HISTORY = 64
 
 /** Names a publisher may use, removed ones included: each leaves a removal behind for ever, of some 200 bytes. */
 export const MAX_NAMES = 1024
+
+/** The grant of a ticket, in bytes: the ticket is to be one line that a person can copy. */
+export const MAX_GRANT = 1024
+
+/** APs that one ticket lets in: as many as a mesh is made for. */
+export const MAX_USES = 10_000
 
 /** Grants one below the other, from the mesh key to a publisher. */
 export const MAX_CHAIN = 5

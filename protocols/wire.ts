@@ -5,7 +5,8 @@ import { concat } from './bytes.js'
 import { byteString, decode } from './codec.js'
 import { describe } from './envelope.js'
 import { MeshError } from './error.js'
-import { MAX_AWAY, MAX_LEASES, MAX_RECORD } from './limits.js'
+import { aboutAp, admission } from './kinds.js'
+import { MAX_AWAY, MAX_GRANT, MAX_LEASES, MAX_RECORD } from './limits.js'
 import type { Range } from './sync.js'
 
 /** What a mesh that is not divided calls its one neighbourhood. */
@@ -45,6 +46,29 @@ const reason = z.string().max(512)
 /** Joiner: grant and member record. Member: welcome with its time (milliseconds since 1970), or a reason. */
 export const joinRequest = z.tuple([z.literal('join'), envelope, envelope])
 export const joinReply = z.union([z.tuple([z.literal('welcome'), uint]), z.tuple([z.literal('refused'), reason])])
+
+/** What one speaks with members of a mesh that one does not know yet, and the mDNS service by which those are found. */
+export const ASK = '/dropmesh/1/ask'
+export const LAN_SERVICE = '_dropmesh._udp.local'
+
+/** Which mesh is this? Let me in: the hash of a number I drew, and who I am. Was I let in? */
+export const askRequest = z.union([
+  z.tuple([z.literal('look')]),
+  z.tuple([z.literal('ask'), byteString(32), aboutAp.shape.name, aboutAp.shape.labels]),
+  z.tuple([z.literal('poll')]),
+])
+export const lookReply = z.tuple([z.literal('mesh'), byteString(32), aboutAp.shape.name])
+/** The number that the member drew; then comes the asker's. */
+export const askedReply = z.union([
+  z.tuple([z.literal('asked'), byteString(32)]),
+  z.tuple([z.literal('refused'), reason]),
+])
+export const askReveal = z.tuple([z.literal('reveal'), byteString(32)])
+export const pollReply = z.union([
+  z.tuple([z.literal('waiting')]),
+  z.tuple([z.literal('unknown')]),
+  z.tuple([z.literal('let-in'), byteString(1, MAX_GRANT), admission]),
+])
 
 /** One each half second: by datagram, and on a stream that stays open where datagrams do not pass. `away` as in a beacon. */
 export const pulse = z.object({

@@ -1,23 +1,13 @@
-// `invite`, `forget`, `force`, `drain`, `undrain`: who belongs to the mesh, who votes, and who takes work. All but `invite` are
-// signed with a key of this user, not by the node.
+// `forget`, `force`, `drain`, `undrain`: who belongs to the mesh, who votes, and who takes work. Signed with a key of this user.
 import type { Command } from 'commander'
 import { apKey, unhex } from '../../protocols/bytes.js'
-import { MeshError } from '../../protocols/error.js'
 import type { Client } from '../client.js'
-import { parseDuration } from '../duration.js'
 import { signerOf } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
 import { held, print, printJson, say } from '../output.js'
 import { signAsAdmin } from '../sign.js'
 
 export function addMembers(program: Command): void {
-  const inviting = program
-    .command('invite')
-    .description('make a ticket for one AP; it stands alone on the last line')
-    .option('--role <role>', 'ap, or admin for an AP that may invite and forget others', 'ap')
-    .option('--ttl <time>', 'how long it is good: 30m, 12h, 7d (default: for ever)')
-  forNode(inviting, 'dropmesh up --join "$(dropmesh invite | tail -n 1)"').action(invite)
-
   const forgetting = program.command('forget').argument('<ap>', 'name or id').description('make an AP a member no more')
   forNode(withKey(forgetting), 'dropmesh forget kitchen').action(forget)
 
@@ -95,18 +85,4 @@ async function force(text: string, options: SignedOptions): Promise<void> {
   const names = voters.map(({ name }) => name)
   if (options.json) return printJson({ chute, generation, voters: names, holders })
   print(`${names.join(', ')} ${names.length === 1 ? 'votes' : 'vote'} on ${chute} from now on; ${held(holders)}`)
-}
-
-async function invite(options: NodeOptions & { role: string; ttl?: string }): Promise<void> {
-  if (options.role !== 'ap' && options.role !== 'admin') {
-    throw new MeshError(
-      'role',
-      `--role ${options.role}: ap or admin (a publisher needs no ticket, but a grant: dropmesh grant KEY)`,
-    )
-  }
-  const ttl = options.ttl === undefined ? 0 : parseDuration(options.ttl, '--ttl')
-  const { ticket } = await clientOf(options).post<{ ticket: string }>('/v1/invite', { role: options.role, ttl })
-  if (options.json) return printJson({ ticket, role: options.role })
-  say('This ticket lets one AP in. Whoever has it can use it: hand it over like a key.')
-  print(ticket)
 }

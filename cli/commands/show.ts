@@ -36,6 +36,7 @@ async function status(options: NodeOptions): Promise<void> {
   const answer = await clientOf(options).get<Status>('/v1/status')
   if (options.json) return printJson(answer)
   const { ap, mesh, state, role, peers, members, ledger, docker, addresses, warnings, version, neighbourhood } = answer
+  const { origin, ownerKey, requests } = answer
   const rows = [
     ['AP', `${ap.name}  ${ap.id}`],
     ['Mesh', `${mesh}  ${members} ${members === 1 ? 'member' : 'members'}, ${peers} connected`],
@@ -43,6 +44,8 @@ async function status(options: NodeOptions): Promise<void> {
       ? []
       : [['Near', `neighbourhood ${neighbourhood.prefix}, ${neighbourhood.members} members`]]),
     ['State', `${state}${role === null ? '' : `, role ${role}`}`],
+    ['Origin', `${origin ?? 'in no mesh yet'}${ownerKey ? '; the owner key of the mesh is on this AP' : ''}`],
+    ...(requests === 0 ? [] : [['Asking', `${requests} to be let in: see "dropmesh requests"`]]),
     ['Engine', docker === null ? 'none answers' : `Docker ${docker.version}`],
     ['Ledger', `${ledger.records} records, digest ${ledger.digest}`],
     ['Exclusive', answer.exclusive],

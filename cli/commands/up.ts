@@ -19,6 +19,9 @@ const HANDOVER_PATIENCE = 15_000
 interface UpOptions extends NodeOptions {
   name?: string
   join?: string
+  found?: boolean
+  ask?: string
+  open?: boolean
   listen?: string[]
   label?: string[]
   dockerHost?: string
@@ -34,10 +37,15 @@ export function addUp(program: Command): void {
   const collect = (value: string, before: string[] | undefined) => [...(before ?? []), value]
   const command = program
     .command('up')
-    .description('run this AP in the foreground; founds a mesh where it is in none and has no ticket')
+    .description(
+      'run this AP in the foreground; where it is in no mesh it takes a ticket, or asks one on the LAN, or founds one',
+    )
     .option('--data <dir>', 'where this AP keeps everything (or DROPMESH_DATA)')
     .option('--name <name>', 'what people call this AP (default: the host name)')
     .option('--join <ticket>', 'ticket of the mesh to join, from "dropmesh invite"')
+    .option('--found', 'found a mesh at once, without looking for one on the LAN')
+    .option('--ask <mesh>', 'which mesh on the LAN to ask, by its id, where there are several')
+    .option('--open', 'where it founds one: let in any AP on the LAN that asks (for a lab)')
     .option('--listen <multiaddr>', 'address to listen on, repeatable (default: /ip4/0.0.0.0/tcp/4010)', collect)
     .option('--label <k=v>', 'label that placement looks at, repeatable', collect)
     .option('--docker-host <url>', 'container engine (default: DOCKER_HOST or unix:///var/run/docker.sock)')
@@ -69,6 +77,8 @@ async function up(options: UpOptions): Promise<void> {
   if (socketGroup !== undefined) flags['socket-group'] = socketGroup
   if (prefetchMax !== undefined) flags['prefetch-max'] = prefetchMax
   if (!options.mdns) flags['no-mdns'] = true
+  const { found, ask, open } = options
+  Object.assign(flags, { found, ask, open })
   const data = dataDir(options)
   const config = await loadConfig(data, flags, process.env)
   const form = options.log ?? (process.stderr.isTTY ? 'text' : 'json')
@@ -79,8 +89,8 @@ async function up(options: UpOptions): Promise<void> {
   )
 
   const ap = options.handover
-    ? await takeOver(data, () => Ap.start(config, log, founderKey))
-    : await Ap.start(config, log, founderKey)
+    ? await takeOver(data, () => Ap.start(config, log, founderKey, say))
+    : await Ap.start(config, log, founderKey, say)
   const servers: Server[] = []
   try {
     const tokens = await Tokens.open(new SmallFile(join(data, 'tokens')), () => ap.ledgerStore.clock.now())

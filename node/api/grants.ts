@@ -88,7 +88,7 @@ export function proof(ap: Ap, text: string): { records: string[] } {
 /** A record of a key that counts now and would no more, and what would be lost with it. */
 export interface Stake {
   hash: string
-  kind: 'chute' | 'state' | 'secret' | 'grant' | 'ticket' | 'forget' | 'drain' | 'voters' | 'revocation'
+  kind: 'chute' | 'state' | 'secret' | 'grant' | 'ticket' | 'forget' | 'drain' | 'voters' | 'revocation' | 'ap'
   what: string
 }
 
@@ -117,6 +117,9 @@ export function stakesOf(ap: Ap, key: Uint8Array): Stake[] {
       if (record !== undefined) add(record, 'secret', `secret ${name} of chute ${id.name}`)
     if (wanted !== undefined) add(wanted, 'state', `that chute ${readChuteSubject(wanted.subject).name} is ${desired}`)
   }
+  // Of a ticket it is the APs that it let in, by their keys.
+  for (const { id, key: ofAp, name, ticket } of membership.members.values())
+    if (hex(ticket) === hex(key)) stakes.push({ hash: hex(ofAp), kind: 'ap', what: `AP ${name} (${id})` })
   const tickets = new Map<string, string>()
   for (const { body, signer } of ledger.effective('member', now)) {
     const id = apId(signer)
@@ -146,9 +149,12 @@ export function stakesOf(ap: Ap, key: Uint8Array): Stake[] {
 export function findKey(ap: Ap, text: string): Uint8Array {
   if (/^[0-9a-f]{64}$/i.test(text)) return unhex(text)
   if (ap.outlook.membership.members.has(text)) return apKey(text)
-  const all = new Map(ap.outlook.authority.all().map(({ key }) => [hex(key), key]))
+  const tickets = [...ap.outlook.membership.tickets.values()].flatMap(({ grant }) => grant?.subject ?? [])
+  const keys = [...ap.outlook.authority.all().map(({ key }) => key), ...tickets]
+  const all = new Map(keys.map((key) => [hex(key), key]))
   const found = [...all.keys()].filter((key) => text.length >= 8 && key.startsWith(text.toLowerCase()))
-  if (found.length === 0) throw new MeshError('no-such-key', `no grant names a key "${text}"; see "dropmesh grants"`)
+  if (found.length === 0)
+    throw new MeshError('no-such-key', `no grant names a key "${text}"; see "dropmesh grants" and "dropmesh invites"`)
   if (found.length > 1) throw new MeshError('ambiguous', `several keys begin with "${text}"; type more of it`)
   return all.get(found[0]!)!
 }

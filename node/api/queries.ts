@@ -20,6 +20,7 @@ import type { EngineInfo } from '../chutes/engine.js'
 import type { Spread } from '../figures.js'
 import { VERSION } from '../version.js'
 import { grantsOf, inspectKey } from './grants.js'
+import { doorWarnings, howItCame, ownerKeyIsHere } from './invites.js'
 import { secretsFor } from './secrets.js'
 
 export interface Status {
@@ -28,6 +29,11 @@ export interface Status {
   version: string
   state: string
   role: string | null
+  /** How this AP came into the mesh, in a sentence, and whether it has the owner key. */
+  origin: string | null
+  ownerKey: boolean
+  /** APs that ask this one to be let in. */
+  requests: number
   peers: number
   members: number
   /** The neighbourhood this AP is in: the prefix of its positions, empty where it is all of the mesh. */
@@ -60,6 +66,9 @@ export function status(ap: Ap): Status {
     version: VERSION,
     state: ap.state,
     role: membership.members.get(ap.id)?.role ?? null,
+    origin: howItCame(ap, ap.id),
+    ownerKey: ownerKeyIsHere(ap),
+    requests: ap.asks.requests().length,
     peers: ap.connected().length,
     members: membership.members.size,
     neighbourhood: { prefix: home?.prefix ?? '', members: home?.members.length ?? 0 },
@@ -74,7 +83,7 @@ export function status(ap: Ap): Status {
       chutes: ap.outlook.chutes.map(({ id, key }) => ({ chute: id.name, ...ap.figures.of(hex(key)) })),
     },
     time: new Date(ap.ledgerStore.clock.now()).toISOString(),
-    warnings: [...ap.warnings(), ...openWarnings(engine), ...waitingWarnings(ap)],
+    warnings: [...ap.warnings(), ...doorWarnings(ap), ...openWarnings(engine), ...waitingWarnings(ap)],
   }
 }
 
@@ -442,6 +451,7 @@ function inspectAp(ap: Ap, id: string): object {
     draining: member.draining,
     labels: member.labels,
     since: iso(member.since[0]),
+    origin: howItCame(ap, id),
     lastHeard: ap.lastHeard(id),
     watchers: ap.watchers(id).map((watcher) => ({ id: watcher, name: ap.nameOf(watcher) })),
     accusations: ap.statements(id).map(({ statement: { signer, clock, body }, stands }) => ({

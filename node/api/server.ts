@@ -12,6 +12,7 @@ import { bodyLimit } from 'hono/body-limit'
 import { stream } from 'hono/streaming'
 import { z } from 'zod'
 import { hex, unhex } from '../../protocols/bytes.js'
+import { clockSchema } from '../../protocols/clock.js'
 import { NAME } from '../../protocols/deployment.js'
 import { describe } from '../../protocols/envelope.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
@@ -19,6 +20,7 @@ import { MAX_RECORD } from '../../protocols/limits.js'
 import type { Ap } from '../ap.js'
 import { parseHostPort } from '../config.js'
 import { findKey, grants, proof, stakesOf } from './grants.js'
+import { invites, requests } from './invites.js'
 import {
   aps,
   chuteIdentity,
@@ -35,7 +37,14 @@ import { addSecretRoutes } from './secrets.js'
 import { TOKEN_RIGHTS, type Tokens } from './tokens.js'
 
 const hexKey = z.string().regex(/^[0-9a-f]{64}$/, 'a public key has 64 hexadecimal digits')
-const inviteRequest = z.object({ role: z.enum(['ap', 'admin']).default('ap'), ttl: z.int().min(0).default(0) })
+const approveRequest = z.object({
+  ap: z.string(),
+  /** Hex of a grant in the ledger, of the ticket's key and of its signature for this AP. */
+  grant: hexKey,
+  ticket: hexKey,
+  at: clockSchema,
+  signature: z.string().regex(/^[0-9a-f]{128}$/, 'a signature has 128 hexadecimal digits'),
+})
 /** For a year at most: a token that nobody remembers must end. */
 const tokenRequest = z.object({
   right: z.enum(TOKEN_RIGHTS),
@@ -106,6 +115,9 @@ export function addRoutes(app: Hono, ap: Ap): Hono {
     context.json({ mesh: hex(ap.ledgerStore.mesh), clock: ap.ledgerStore.clock.next() }),
   )
   app.get('/v1/grants', (context) => context.json(grants(ap)))
+  app.get('/v1/entrances', (context) => context.json({ meshKey: hex(ap.meshKey), addresses: ap.entrances() }))
+  app.get('/v1/invites', (context) => context.json(invites(ap)))
+  app.get('/v1/requests', (context) => context.json(requests(ap)))
   app.get('/v1/stakes', (context) => {
     const key = findKey(ap, context.req.query('of') ?? '')
     return context.json({ key: hex(key), stakes: stakesOf(ap, key) })
@@ -125,9 +137,14 @@ export function addRoutes(app: Hono, ap: Ap): Hono {
     return context.json({ hash: hex(record.hash), holders })
   })
   const small = limited(MAX_REQUEST, 'bad-request', 'a request')
-  app.post('/v1/invite', small, async (context) => {
-    const { role, ttl } = inviteRequest.parse(readJson(await context.req.text()))
-    return context.json({ ticket: await ap.invite(role, ttl) })
+  app.post('/v1/approve', small, async (context) => {
+    const { ap: id, grant, ticket, at, signature } = approveRequest.parse(readJson(await context.req.text()))
+    const record = ap.ledgerStore.ledger.get(unhex(grant))
+    if (record === undefined) throw new MeshError('no-such-grant', `no grant ${grant} was submitted here`)
+    const admission = { ticket: unhex(ticket), at, signature: unhex(signature) }
+    const { name } = ap.asks.approve(id, { grant: record.bytes, admission })
+    ap.events.add('approved', { ap: id, name, by: hex(record.signer) })
+    return context.json({ id, name })
   })
   app.post('/v1/images/resolve', small, async (context) => {
     const { ref } = imageRequest.parse(readJson(await context.req.text()))

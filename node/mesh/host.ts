@@ -11,9 +11,10 @@ import { peerIdFromString } from '@libp2p/peer-id'
 import { type Ping, ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import { yamux } from '@libp2p/yamux'
+import type { Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { sha256, utf8 } from '../../protocols/bytes.js'
-import { mdnsService } from '../../protocols/wire.js'
+import { LAN_SERVICE, mdnsService } from '../../protocols/wire.js'
 
 /** Connections of one peer, and of all that are no members: nobody may take all that there are. Bulk has its own. */
 const MAX_CONNECTIONS_EACH = 16
@@ -151,3 +152,29 @@ export async function openStream(host: Host, ap: string, protocol: string, signa
 }
 
 export const peerId = (ap: string): PeerId => peerIdFromString(ap)
+
+/** The host of an AP that is in no mesh yet: it dials, and nobody can dial it. */
+export const createAsker = async (seed: Uint8Array): Promise<Libp2p> =>
+  createLibp2p({
+    privateKey: await generateKeyPairFromSeed('Ed25519', seed),
+    addresses: { listen: [] },
+    transports: [tcp()],
+    connectionEncrypters: [noise()],
+    streamMuxers: [yamux()],
+    connectionMonitor: { enabled: false },
+    connectionManager: { reconnectRetries: 0, addressDialTimeout: 3000 },
+  })
+
+/**
+ * By multicast DNS, the service that all meshes share: a member answers and asks no more than once, and who is in no mesh asks
+ * each so many milliseconds and does not answer. Nobody is dialled for what is heard here but by who is in no mesh.
+ */
+export function lanService(host: Libp2p, asks?: { every: number; onPeer(ap: string, addresses: Multiaddr[]): void }) {
+  const addressManager = { getAddresses: () => host.getMultiaddrs() }
+  const init = { serviceTag: LAN_SERVICE, broadcast: asks === undefined, interval: asks?.every ?? ASK_EVERY }
+  const components = { peerId: host.peerId, logger: host.logger, addressManager }
+  const service = mdns(init)(components as unknown as Parameters<ReturnType<typeof mdns>>[0]) as PeerDiscovery &
+    Startable
+  service.addEventListener('peer', ({ detail }) => asks?.onPeer(detail.id.toString(), detail.multiaddrs))
+  return service
+}

@@ -6,7 +6,8 @@ import { MeshError, messageOf } from '../../protocols/error.js'
 import { isKind } from '../../protocols/kinds.js'
 import { Ledger } from '../../protocols/ledger.js'
 import { MAX_CLOCK_AHEAD, MAX_JOIN_FRAME } from '../../protocols/limits.js'
-import { type Membership, membershipOf } from '../../protocols/membership.js'
+import { EXCESS, type Membership, membershipOf, TICKET_REVOKED } from '../../protocols/membership.js'
+import type { Papers } from '../../protocols/ticket.js'
 import { joinReply, joinRequest, type protocolIds } from '../../protocols/wire.js'
 import { printable } from '../events.js'
 import type { LedgerStore } from '../store/ledger-store.js'
@@ -14,11 +15,6 @@ import { exchange, Frames } from './frames.js'
 import { type Host, openStream } from './host.js'
 
 const DEADLINE = 5000
-
-export interface Admission {
-  readonly grant: SignedRecord
-  readonly member: SignedRecord
-}
 
 /** Lets newcomers in. `onJoined` is called after both records are on disk. */
 export async function admitNewcomers(
@@ -69,28 +65,23 @@ export async function admit(
   if (!membership.members.has(remote)) throw new MeshError('not-admitted', whyNot(membership, remote))
   // Whoever finds a used ticket could claim to have used it first.
   if ([...members.keys()].some((ap) => !membership.members.has(ap))) {
-    throw new MeshError('not-admitted', 'the ticket was used by another AP already; get a new one')
+    throw new MeshError('not-admitted', 'the ticket is used up; get a new one')
   }
-  await store.acceptOne(admission.grant)
-  await store.acceptOne(admission.member)
+  // Both in one go: who comes at the same moment by the same ticket must find it used.
+  await store.accept([grant, member])
   return [admission.grant, admission.member]
 }
 
 // As much of the ledger as membership depends on: a stranger must not make this AP copy all of it again and again.
 function trialOf(ledger: Ledger, nowMs: number): Ledger {
   const trial = new Ledger()
-  for (const kind of ['grant', 'member', 'forget'] as const)
-    for (const record of ledger.effective(kind, nowMs)) trial.merge(record)
+  for (const kind of ['revocation', 'grant', 'member', 'forget'] as const)
+    for (const record of ledger.inForce(kind, nowMs)) trial.merge(record)
   return trial
 }
 
 /** @throws MeshError with the reason to give to the newcomer */
-function checkAdmission(
-  store: LedgerStore,
-  grantBytes: Uint8Array,
-  memberBytes: Uint8Array,
-  remote: string,
-): Admission {
+function checkAdmission(store: LedgerStore, grantBytes: Uint8Array, memberBytes: Uint8Array, remote: string): Papers {
   const grant = store.check(grantBytes)
   const member = store.check(memberBytes)
   if (!isKind(grant, 'grant') || !isKind(member, 'member'))
@@ -108,10 +99,14 @@ function checkAdmission(
   return { grant, member }
 }
 
-const whyNot = (membership: Membership, id: string): string =>
-  membership.forgotten.has(id)
-    ? 'this AP was forgotten; it needs a new ticket'
-    : 'the ticket is used up, expired, or not signed by an admin of this mesh'
+function whyNot({ forgotten }: Membership, id: string): string {
+  const why = forgotten.get(id)
+  if (why === EXCESS) return 'the ticket is used up; get a new one'
+  if (why === TICKET_REVOKED) return 'the ticket was revoked'
+  return why === undefined
+    ? 'the ticket has expired, or is not signed by an admin of this mesh'
+    : `this AP ${why}; it needs a new ticket`
+}
 
 /**
  * Asks a member to be let in.
@@ -122,12 +117,12 @@ export async function askToJoin(
   host: Host,
   ids: ReturnType<typeof protocolIds>,
   ap: string,
-  admission: Admission,
+  papers: Papers,
 ): Promise<number> {
   const stream = await openStream(host, ap, ids.join, AbortSignal.timeout(DEADLINE))
   const reply = await exchange(stream, async () => {
     const frames = new Frames(stream, MAX_JOIN_FRAME, DEADLINE)
-    await frames.write(['join', admission.grant.bytes, admission.member.bytes])
+    await frames.write(['join', papers.grant.bytes, papers.member.bytes])
     return frames.read(joinReply)
   })
   if (reply[0] === 'refused') throw new MeshError('join-refused', printable(reply[1]))

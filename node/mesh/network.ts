@@ -7,6 +7,7 @@ import { isKind, type RecordOf } from '../../protocols/kinds.js'
 import type { LeaseAnswer } from '../../protocols/leases.js'
 import { membershipOf } from '../../protocols/membership.js'
 import { COMPARE, Differences } from '../../protocols/pace.js'
+import type { Papers } from '../../protocols/ticket.js'
 import { protocolIds } from '../../protocols/wire.js'
 import type { LedgerStore } from '../store/ledger-store.js'
 import { isOfDisk } from '../store/store.js'
@@ -16,7 +17,7 @@ import { exchange } from './frames.js'
 import { Glimpses } from './glimpses.js'
 import { Gossip } from './gossip.js'
 import { closeConnection, connectionTo, createHost, type Host, openStream, peerId } from './host.js'
-import { type Admission, admitNewcomers, askToJoin } from './join.js'
+import { admitNewcomers, askToJoin } from './join.js'
 import { LeaseCalls, type LeaseMessage } from './leases.js'
 import { type LifeSign, Probes, type PulseSign, Pulses } from './liveness.js'
 import { replicate } from './replicate.js'
@@ -53,7 +54,7 @@ export interface NetworkHandlers {
   /** Where a member says that it is to be found. */
   whereabouts(ap: string): readonly string[]
   ownBeacon(): Uint8Array | undefined
-  /** The records by which an AP was forgotten; none where it never was a member. */
+  /** The records that show an AP that it is a member no more; none where it never was one. */
   forgets(ap: string): SignedRecord[]
   sign(): LifeSign
   /** The latest beacons that are known here of an AP's neighbours, and this one's. */
@@ -246,12 +247,12 @@ export class Network {
   }
 
   /** Asks any connected AP to let this one in. @returns its time; @throws the last refusal */
-  async join(admission: Admission): Promise<number> {
+  async join(papers: Papers): Promise<number> {
     let refusal: unknown = new Error('no member is reachable')
     for (const peer of this.host.getPeers()) {
       try {
         const ap = peer.toString()
-        const now = await askToJoin(this.host, this.ids, ap, admission)
+        const now = await askToJoin(this.host, this.ids, ap, papers)
         await this.sync(ap)
         // Anyone can say welcome, and a time; a member can show that it is one.
         if (!membershipOf(this.store.ledger, this.options.meshKey, now).members.has(ap)) {

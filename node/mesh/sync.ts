@@ -91,7 +91,10 @@ export async function answerForgotten(
   const exchange = new Exchange(frames, deps)
   await exchange.expect('hello')
   await exchange.write(['hello', deps.store.ledger.digest(), deps.store.clock.now(), []])
-  await exchange.write(['records', records.map(({ bytes }) => bytes)])
+  await exchange.send(
+    'records',
+    records.map(({ bytes }) => bytes),
+  )
   await exchange.write(['end'])
   while ((await exchange.read())[0] !== 'end');
 }

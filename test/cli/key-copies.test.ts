@@ -154,9 +154,10 @@ test('the owner key comes back to an AP of its mesh, and to no other', async () 
     await refused(/holds the owner key of mesh \w{32}: say --mesh/, ['keys', 'import', at('mesh.backup')])
     await refused(/holds publisher key alice: leave out --mesh/, onFounder('keys', 'import', at('alice.backup')))
     const second = mesh.aps[1]!
-    assert.is((await second.cli('invite')).status, 1)
+    await refused(/there is no key .*mesh\.key/, ['invite', '--key', owner(second), '--data', second.data])
     await done(to(second.data))
-    await mesh.invite(second)
+    assert.ok(existsSync(owner(second)))
+    await mesh.invite(second, '--key', owner(second))
   } finally {
     await stranger.close()
   }

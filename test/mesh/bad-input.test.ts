@@ -190,7 +190,7 @@ test('garbage sent to the API gets an answer and harms nothing', async () => {
   for (const path of ['/v1/nonsense', '/', '/v1/records']) assert.is(await status('GET', path, ''), 404, path)
   for (const path of ['/v1/next', '/v1/next?publisher=x&name=y', '/v1/inspect?of=nobody', '/v1/chute', '/v1/voters'])
     assert.is(await status('GET', path, ''), 400, path)
-  for (const path of ['/v1/invite', '/v1/images/resolve']) {
+  for (const path of ['/v1/approve', '/v1/images/resolve']) {
     assert.is(await status('POST', path, '{{{'), 400, path)
     assert.is(await status('POST', path, '[1]'), 400, path)
   }

@@ -1,6 +1,13 @@
 // Who gets into a mesh, who does not and why, and who finds back.
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import type { InviteRow } from '../../node/api/invites.js'
+import { hex } from '../../protocols/bytes.js'
+import { open } from '../../protocols/envelope.js'
+import { meshIdOf } from '../../protocols/membership.js'
+import { readTicket } from '../../protocols/ticket.js'
 import { ensureBusybox } from '../support/busybox.js'
 import { type ApOptions, eventually, type TestAp, TestMesh } from '../support/mesh.js'
 import { freePort } from '../support/scratch.js'
@@ -14,7 +21,7 @@ test.before(async () => {
   await Promise.all([
     mesh.add('admin', { ...(await anchored()), join: await mesh.invite(founder, '--role', 'admin') }),
     mesh.add('plain', { ...(await anchored()), labels: ['role=worker'] }),
-    other.start(1),
+    other.add('other', await anchored()),
   ])
   await mesh.settled()
   assert.is((await mesh.cli(['keys', 'new', 'alice'])).status, 0)
@@ -98,11 +105,20 @@ test('a data folder of one mesh does not join another', async () => {
   await mesh.settled()
 })
 
-test('an AP that is no admin cannot invite, and a person who is none can forget and drain on no AP', async () => {
+test('an AP that lost power before any member answered comes in by the addresses of its ticket', async () => {
+  const ap = other.aps[0]!
+  const one = await other.invite(ap)
+  await ap.stop('SIGKILL')
+  const early = await other.add('early', { join: one })
+  await early.stop('SIGKILL')
+  await ap.start()
+  await early.start()
+  await eventually('it to be in', async () => (await early.status()).state === 'running')
+})
+
+test('a person who is no admin can forget and drain on no AP', async () => {
   const asAlice = ['--key', 'alice']
   for (const [ap, args, why] of [
-    ['plain', ['invite'], /^dropmesh: this AP may not invite; [^\n]+\n$/],
-    ['plain', ['invite', '--role', 'admin'], /^dropmesh: this AP may not invite; [^\n]+\n$/],
     ['plain', ['forget', 'founder', ...asAlice], /is no admin and can sign no forget record; [^\n]+ --key [^\n]+\n$/],
     ['founder', ['drain', ...asAlice], /is no admin and can sign no drain record; [^\n]+ --key [^\n]+\n$/],
   ] as const) {
@@ -111,6 +127,50 @@ test('an AP that is no admin cannot invite, and a person who is none can forget 
     assert.match(stderr, why)
   }
   assert.is((await named('founder').status()).members, 4)
+})
+
+test('who invites is a person, on any AP, and one whose key is no admin’s cannot', async () => {
+  const { status, stdout, stderr } = await named('plain').cli('invite', '--key', 'alice')
+  assert.equal([status, stdout], [1, ''])
+  assert.match(stderr, /^dropmesh: key \w{64} is no admin and can sign no grant; [^\n]+\n$/)
+  assert.match(await mesh.invite(named('plain')), /^dropmesh1/)
+})
+
+test('a ticket of two uses lets in two, with the labels that it fixes, by a variable or config.yaml as well', async () => {
+  const [plain, term] = [named('plain'), '--ttl=1h']
+  const several = await mesh.invite(plain, '--uses', '2', '--label', 'site=school', term)
+  await mkdir(join(mesh.dir, 'by-file'), { recursive: true })
+  await writeFile(join(mesh.dir, 'by-file', 'config.yaml'), `join: ${several}\n`)
+  const labels = ['site=bank', 'desk=4']
+  const added = [
+    await mesh.add('by-variable', { ...(await anchored()), join: null, env: { DROPMESH_JOIN: several }, labels }),
+    await mesh.add('by-file', { ...(await anchored()), join: null }),
+  ]
+  for (const ap of added) await eventually('it to be in', async () => (await ap.status()).state === 'running')
+  await refused('third', several, 'the ticket is used up')
+  await mesh.settled()
+  const row = (await plain.aps()).find(({ name }) => name === 'by-variable')!
+  assert.equal(row.labels, { site: 'school', desk: '4' })
+  const invites = await named('founder').json<InviteRow[]>('invites')
+  const { uses, left, state, aps } = invites.find((one) => one.uses === 2)!
+  assert.equal(
+    { uses, left, state, aps: aps.sort() },
+    { uses: 2, left: 0, state: 'used-up', aps: ['by-file', 'by-variable'] },
+  )
+  for (const ap of added) {
+    await ap.stop('SIGTERM')
+    assert.is((await named('founder').cli('forget', ap.name)).status, 0)
+  }
+  mesh.aps.splice(0, mesh.aps.length, ...mesh.aps.filter((ap) => !added.includes(ap)))
+})
+
+test('a ticket that was revoked lets nobody in, and who it let in stays', async () => {
+  const [founder, plain] = [named('founder'), named('plain')]
+  const several = await mesh.invite(founder, '--uses', '9')
+  const { subject } = open(readTicket(several).grant, meshIdOf(readTicket(several).meshKey))
+  const revoked = await plain.cli('revoke', hex(subject).slice(0, 12))
+  assert.is(revoked.status, 0, revoked.stderr)
+  await refused('revoker', several, 'the ticket was revoked')
 })
 
 test('an AP that an admin forgets is no member anywhere, says so, hands its chutes over, and returns with a new ticket', async () => {
@@ -136,7 +196,9 @@ test('an AP that an admin forgets is no member anywhere, says so, hands its chut
   await victim.stop('SIGKILL')
   await victim.start()
   await eventually('it to be refused', async () =>
-    (await victim.status()).warnings.some((text) => text.endsWith('this AP was forgotten; it needs a new ticket')),
+    (await victim.status()).warnings.some((text) =>
+      text.endsWith('this AP was forgotten by an admin; it needs a new ticket'),
+    ),
   )
   await victim.stop('SIGKILL')
   await victim.start(['--join', await mesh.invite(named('admin'))])
@@ -164,6 +226,40 @@ test('an AP that was forgotten while it was down hears of it when it returns', a
     const { state, warnings } = await late.status()
     return state === 'joining' && warnings.some((text) => text.includes('this AP was forgotten'))
   })
+})
+
+test('of two APs that one ticket let in on two sides the later one is put out, says why, and stops what it runs', async () => {
+  const [founder, plain] = [named('founder'), named('plain')]
+  for (const ap of mesh.aps) if (ap !== founder && ap !== plain) await ap.stop('SIGKILL')
+  const one = await mesh.invite(founder)
+  await mesh.settled()
+  const isIn = (ap: TestAp) => eventually(`${ap.name} to be in`, async () => (await ap.status()).state === 'running')
+  await plain.stop('SIGKILL')
+  const early = await mesh.add('early', { ...(await anchored()), join: one })
+  await isIn(early)
+  await Promise.all([founder.stop('SIGKILL'), early.stop('SIGKILL')])
+  await plain.start()
+  const late = await mesh.add('late-side', { ...(await anchored()), join: one, labels: ['only=late'] })
+  await isIn(late)
+  await eventually('it to have its engine', async () => (await late.status()).docker !== null)
+  await mesh.publish(late, 'lonely', {}, ['--on', 'only=late'])
+  assert.is((await mesh.running('lonely'))[0]!.ap, late.id)
+
+  await Promise.all([founder.start(), early.start()])
+  const why = 'came in by a ticket that had let in as many as it may before, on another side of a partition'
+  await eventually('it to know', async () => {
+    const { state, warnings } = await late.status()
+    return state === 'joining' && warnings.includes(`cannot join the mesh: this AP ${why}; it needs a new ticket`)
+  })
+  for (const ap of [founder, plain, early]) {
+    await eventually(`${ap.name} to have one of them`, async () => {
+      const ids = (await ap.aps()).map(({ id }) => id)
+      return ids.includes(early.id) && !ids.includes(late.id)
+    })
+  }
+  await eventually('what it ran to stop', async () => (await mesh.containers('lonely')).length === 0)
+  const told = (await plain.events()).findLast(({ kind }) => kind === 'forgotten')
+  assert.equal([told?.ap, told?.reason], [late.id, why])
 })
 
 test.run()

@@ -43,6 +43,21 @@ test('an AP with a ticket keeps what lets it in, and shows the same the next tim
   assert.equal(await begin(data, ticket), belonging)
 })
 
+test('an AP without a ticket is in the mesh that lets it in, and asks none once it is in one', async () => {
+  const [data, realm] = [scratch('belonging'), new Realm()]
+  const config = await loadConfig(data, {}, {})
+  const { ticket, grant } = realm.invite()
+  const papers = { grant, member: realm.member(signer, 'asker', ticket) }
+  const addresses = ['/ip4/10.0.0.1/tcp/4010/p2p/x']
+  const welcome = async () => ({ meshKey: realm.owner.publicKey, papers, addresses })
+  const belonging = await belong(`${data}/keys`, signer, new NodeClock(), config, welcome)
+  assert.equal([belonging.meshKey, belonging.addresses], [hex(realm.owner.publicKey), addresses])
+  const never = async () => assert.unreachable('it asked') as undefined
+  assert.equal(await belong(`${data}/keys`, signer, new NodeClock(), config, never), belonging)
+  const known = await loadConfig(scratch('belonging'), { join: invitation().ticket }, {})
+  await belong(`${known.data}/keys`, signer, new NodeClock(), known, never)
+})
+
 test('a ticket of another mesh is refused, and the AP stays in its own', async () => {
   const data = scratch('belonging')
   const founded = await begin(data)

@@ -15,6 +15,7 @@ import { chuteSubject, newCreation } from '../../protocols/chute.js'
 import { seal } from '../../protocols/envelope.js'
 import { apSigner, type Signer } from '../../protocols/keys.js'
 import type { Body, Kind } from '../../protocols/kinds.js'
+import { writeTicket } from '../../protocols/ticket.js'
 import { specOf } from '../protocols/support.js'
 import { freePort, scratch } from '../support/scratch.js'
 import { until } from '../support/until.js'
@@ -66,7 +67,16 @@ const told = async (ap: Ap, kind: string): Promise<MeshEvent[]> =>
   (await ap.events.past()).filter((e) => e.kind === kind)
 
 let left = await start('left')
-let right = await start('right', await left.invite('ap', 0))
+
+function invite(): string {
+  const { mesh, clock } = left.ledgerStore
+  const own = seed()
+  const body = { role: 'ap', uses: 1, expires: 0 }
+  const { bytes } = seal(alice, mesh, clock.next(), 'grant', apSigner(own).publicKey, body)
+  return writeTicket({ meshKey: left.meshKey, seed: own, grant: bytes, addresses: left.entrances() })
+}
+
+let right = await start('right', invite())
 test.after(async () => {
   await Promise.all([left.halt(), right.halt()])
 })

@@ -36,7 +36,13 @@ function outlookOf(...servers: [typeof A, RosterState][]): Outlook {
   return {
     authority: new Authority([], [], keyOf(0)),
     barred: [],
-    membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasByAdmin: () => false },
+    membership: {
+      members: new Map(),
+      forgotten: new Map(),
+      tickets: new Map(),
+      isAdmin: () => false,
+      wasByAdmin: () => false,
+    },
     ...{ chutes: [chute], claims: { get: () => [] }, candidates: new Map(candidates), placed: [placed] },
     electorates: new Map(),
     isBraked: false,

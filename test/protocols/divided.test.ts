@@ -104,7 +104,8 @@ test('an AP tracks its neighbours and those it watches, and nobody else', () => 
 test('an AP signs that it lives where it is found elsewhere, accused, or back; and then not again', () => {
   const membership: Membership = {
     members: MEMBERS,
-    forgotten: new Set(),
+    forgotten: new Map(),
+    tickets: new Map(),
     isAdmin: () => false,
     wasByAdmin: () => false,
   }

@@ -1,14 +1,15 @@
 import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { apId } from '../../protocols/bytes.js'
+import { apId, compareBytes, concat } from '../../protocols/bytes.js'
 import type { Clock } from '../../protocols/clock.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
+import type { Signer } from '../../protocols/keys.js'
 import { type Body, checkKind } from '../../protocols/kinds.js'
 import { MAX_CLOCK_AHEAD } from '../../protocols/limits.js'
-import { type Membership, membershipOf, meshIdOf, meshText } from '../../protocols/membership.js'
+import { type Membership, membershipOf, meshIdOf, meshText, openTicket } from '../../protocols/membership.js'
 import { signMember } from '../../protocols/ticket.js'
-import { ledgerOf, MESH, NOW, OWNER, record, signer } from './support.js'
+import { ledgerOf, MESH, NOW, OWNER, record, seedOf, signer } from './support.js'
 
 // APs are signers 1 to 9, tickets from 20 on. Moments are milliseconds after NOW.
 const [FOUNDER, A, B, C] = [1, 2, 3, 4]
@@ -89,6 +90,7 @@ test('a ticket lets an AP in, with its name, labels, role and the moment of its 
     labels,
     role: 'ap',
     since: clock(6),
+    ticket: signer(20).publicKey,
     draining: false,
   })
   assert.not(isAdmin(signer(A).publicKey))
@@ -115,6 +117,89 @@ test('a ticket of three uses admits the three earliest', () => {
   const joins = [9, 6, 8, 7].map((at, i) => admit(A + i, 20, at))
   const { members } = membershipAt(100, ...FOUNDED, grant(FOUNDER, 20, 5, { uses: 3 }), ...joins)
   assert.equal([...members.keys()].sort(), [idOf(FOUNDER), idOf(A + 1), idOf(A + 2), idOf(A + 3)].sort())
+})
+
+test('of admissions at one moment those of the lowest AP keys count, whatever else the records say', () => {
+  const aps = [A, B, C].sort((a, b) => compareBytes(signer(a).publicKey, signer(b).publicKey))
+  fc.assert(
+    fc.property(
+      fc.array(fc.string({ unit: 'grapheme-ascii', maxLength: 9 }), { minLength: 3, maxLength: 3 }),
+      (texts) => {
+        const joins = aps.map((ap, i) => admit(ap, 20, 6, { labels: { text: texts[i]! } }))
+        const { members, forgotten } = membershipAt(100, ...FOUNDED, grant(FOUNDER, 20, 5, { uses: 2 }), ...joins)
+        assert.equal([...members.keys()].sort(), [FOUNDER, aps[0]!, aps[1]!].map(idOf).sort())
+        assert.equal([...forgotten.keys()], [idOf(aps[2]!)])
+      },
+    ),
+    { numRuns: 10 },
+  )
+})
+
+test('two sides of a partition that let in more than a ticket may keep the same ones when they meet, in whatever order', () => {
+  const moment = fc.tuple(fc.nat(9), fc.boolean())
+  const ticket = fc.record({ uses: fc.integer({ min: 1, max: 3 }), moments: fc.array(moment, { maxLength: 7 }) })
+  const order = fc.infiniteStream(fc.nat())
+  fc.assert(
+    fc.property(ticket, order, ({ uses, moments }, lots) => {
+      const terms = grant(FOUNDER, 20, 5, { uses })
+      const aps = moments.map(([at, isLeft], i) => ({
+        ap: 30 + i,
+        at: 6 + at,
+        isLeft,
+        record: admit(30 + i, 20, 6 + at),
+      }))
+      const sideOf = (left: boolean) => aps.filter(({ isLeft }) => isLeft === left).map(({ record }) => record)
+      for (const left of [true, false])
+        assert.ok(membershipAt(100, ...FOUNDED, terms, ...sideOf(left)).members.size <= 1 + uses)
+      const all = [...FOUNDED, terms, ...sideOf(true), ...sideOf(false)]
+      const shuffled = all.map((one) => ({ one, lot: lots.next().value as number })).sort((a, b) => a.lot - b.lot)
+      const { members } = membershipOf(ledgerOf(shuffled.map(({ one }) => one)), OWNER.publicKey, NOW + 100)
+      const first = [...aps].sort((a, b) => a.at - b.at || compareBytes(signer(a.ap).publicKey, signer(b.ap).publicKey))
+      assert.equal([...members.keys()].sort(), [FOUNDER, ...first.slice(0, uses).map(({ ap }) => ap)].map(idOf).sort())
+    }),
+    { numRuns: 60 },
+  )
+})
+
+test('the labels of a ticket are those of its APs, whatever they say themselves, then and later', () => {
+  const ticket = grant(FOUNDER, 20, 5, { labels: { site: 'school', floor: '1' } })
+  const first = admit(A, 20, 6, { labels: { site: 'bank', room: 'lab' } })
+  const records = [...FOUNDED, ticket, first]
+  const labelsOf = (...more: SignedRecord[]) => membershipAt(100, ...records, ...more).members.get(idOf(A))!.labels
+  assert.equal(labelsOf(), { site: 'school', floor: '1', room: 'lab' })
+  assert.equal(labelsOf(renew(A, first, 9, { labels: { site: 'vault', room: 'x' } })), {
+    ...{ site: 'school', floor: '1', room: 'x' },
+  })
+})
+
+test('a ticket that was revoked keeps in those that are listed, and nobody else, however far back they came in', () => {
+  const came = [...FOUNDED, grant(FOUNDER, 20, 5, { uses: 5 }), admit(A, 20, 8), admit(B, 20, 9)]
+  const revoke = (by: Signer, ...kept: number[]) =>
+    record(by, 'revocation', signer(20).publicKey, clock(20), {
+      keep: concat(...kept.map((ap) => signer(ap).publicKey)),
+    })
+  const after = membershipAt(100, ...came, revoke(OWNER, A), admit(C, 20, 6))
+  assert.equal([...after.members.keys()].sort(), [FOUNDER, A].map(idOf).sort())
+  assert.equal([...after.forgotten.keys()].sort(), [B, C].map(idOf).sort())
+  assert.match(after.forgotten.get(idOf(B))!, 'a ticket that was revoked')
+  // Those who have no right to revoke it change nothing, and the mesh key is no ticket.
+  assert.is(membershipAt(100, ...came, revoke(signer(A), A)).members.size, 3)
+  const own = record(OWNER, 'revocation', OWNER.publicKey, clock(20), { keep: new Uint8Array() })
+  assert.is(membershipAt(100, ...came, own).members.size, 3)
+})
+
+test('an open mesh has a ticket that all its members know, until it is used up, over, or revoked', () => {
+  const open = (change: Partial<Body<'grant'>> = {}) => grant(FOUNDER, 20, 5, { seed: seedOf(20), uses: 1, ...change })
+  const isOpen = (...records: SignedRecord[]) =>
+    openTicket(membershipAt(100, ...FOUNDED, ...records), NOW + 100) !== undefined
+  assert.ok(isOpen(open()))
+  assert.not(isOpen())
+  assert.not(isOpen(grant(FOUNDER, 20, 5)))
+  assert.not(isOpen(open(), admit(A, 20, 6)))
+  assert.not(isOpen(open({ expires: NOW + 50 })))
+  assert.not(isOpen(grant(B, 20, 5, { seed: seedOf(20) })))
+  const closed = record(OWNER, 'revocation', signer(20).publicKey, clock(20), { keep: new Uint8Array() })
+  assert.not(isOpen(open(), closed))
 })
 
 test('a renewed member record takes no second use, and keeps the admission', () => {
@@ -170,7 +255,7 @@ test('an admin, the mesh key or the AP itself forgets an AP', () => {
   for (const by of [FOUNDER, 0, A]) {
     const { members, forgotten } = membershipAt(100, ...JOINED, forget(by, A, 20))
     assert.equal([...members.keys()].sort(), [idOf(FOUNDER), idOf(B)].sort())
-    assert.equal([...forgotten], [idOf(A)])
+    assert.equal([...forgotten], [[idOf(A), 'was forgotten by an admin']])
   }
 })
 

@@ -123,7 +123,13 @@ test('of what members wrote about a part the latest counts, and nothing that a s
     record(signer(n), 'settings', writePrefix(prefix), [at, 0], { split })
   const ids = [1, 2].map((n) => apId(signer(n).publicKey))
   const members = new Map(ids.map((id) => [id, memberOf(1)]))
-  const membership = { members, forgotten: new Set<string>(), isAdmin: () => false, wasByAdmin: () => false }
+  const membership = {
+    members,
+    forgotten: new Map<string, string>(),
+    tickets: new Map(),
+    isAdmin: () => false,
+    wasByAdmin: () => false,
+  }
   const ledger = ledgerOf([by(1, 5, true), by(2, 6, false), by(3, 9, true), by(1, 7, true, ''), by(3, 9, true, '1')])
   assert.equal([...divisionsOf(ledger, membership, NOW)].sort(), [
     ['', true],

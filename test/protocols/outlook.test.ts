@@ -38,7 +38,13 @@ function keptWhile(last: RosterState, isRunningIt: boolean): boolean {
   const outlook: Outlook = {
     authority: new Authority([], [], keyOf(0)),
     barred: [],
-    membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasByAdmin: () => false },
+    membership: {
+      members: new Map(),
+      forgotten: new Map(),
+      tickets: new Map(),
+      isAdmin: () => false,
+      wasByAdmin: () => false,
+    },
     electorates: new Map(),
     isBraked: false,
     neighbourhoods: neighbourhoodsOf(new Map(), new Map()),
@@ -69,7 +75,13 @@ function outlookOf(more: Partial<Placed>, isExclusive: boolean): Outlook {
   return {
     authority: new Authority([], [], keyOf(0)),
     barred: [],
-    membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasByAdmin: () => false },
+    membership: {
+      members: new Map(),
+      forgotten: new Map(),
+      tickets: new Map(),
+      isAdmin: () => false,
+      wasByAdmin: () => false,
+    },
     chutes: [one],
     claims: { get: () => [] },
     candidates: new Map(),

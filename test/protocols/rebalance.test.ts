@@ -98,7 +98,13 @@ class TestMesh {
     return {
       authority: new Authority([], [], keyOf(0)),
       barred: [],
-      membership: { members: new Map(), forgotten: new Set(), isAdmin: () => false, wasByAdmin: () => false },
+      membership: {
+        members: new Map(),
+        forgotten: new Map(),
+        tickets: new Map(),
+        isAdmin: () => false,
+        wasByAdmin: () => false,
+      },
       ...{ chutes: this.chutes, claims, candidates, electorates: new Map() },
       placed: place(this.chutes, claims, candidates, this.now),
       isBraked: false,

@@ -114,7 +114,17 @@ export const deployment = (by: Signer, name: string, clock: Clock, changes: Part
 
 export function memberOf(n: number, changes: Partial<Member> = {}): Member {
   const key = keyOf(n)
-  return { id: apId(key), key, name: `ap${n}`, labels: {}, role: 'ap', since: [n, 0], draining: false, ...changes }
+  return {
+    id: apId(key),
+    key,
+    name: `ap${n}`,
+    labels: {},
+    role: 'ap',
+    since: [n, 0],
+    ticket: keyOf(0),
+    draining: false,
+    ...changes,
+  }
 }
 
 /** A payload with a signature that fits it, whatever it says. `kind` and `mesh` are those the signature is for. */

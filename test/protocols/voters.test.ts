@@ -132,6 +132,7 @@ const memberOf = (key: Uint8Array): Member => ({
   labels: {},
   role: 'ap',
   since: [NOW, 0],
+  ticket: key,
   draining: false,
 })
 
@@ -140,12 +141,19 @@ function ballot(self: number, of: Electorate, members: number[], dead: number[] 
   const ids = new Map(keys(...members).map((key) => [apId(key), memberOf(key)]))
   const gone = keys(...dead).map(apId)
   const isAlive = (ap: string) => !gone.includes(ap)
-  const forgotten = new Set(
+  const forgotten = new Map(
     keys(0, 4)
       .map(apId)
-      .filter((ap) => !ids.has(ap)),
+      .filter((ap) => !ids.has(ap))
+      .map((ap) => [ap, 'was forgotten']),
   )
-  const membership: Membership = { members: ids, forgotten, isAdmin: () => false, wasByAdmin: () => false }
+  const membership: Membership = {
+    members: ids,
+    forgotten,
+    tickets: new Map(),
+    isAdmin: () => false,
+    wasByAdmin: () => false,
+  }
   return ballotOf(KEY, of, membership, APS[self]!.publicKey, isAlive)?.map(hex)
 }
 

@@ -5,20 +5,20 @@ import { Leases } from '../../node/chutes/leases.js'
 import { Reconciler } from '../../node/chutes/reconciler.js'
 import { Work } from '../../node/chutes/work.js'
 import { NodeClock, type Time } from '../../node/clock.js'
-import type { Admission } from '../../node/mesh/join.js'
 import type { LifeSign } from '../../node/mesh/liveness.js'
 import { Supply } from '../../node/packages/supply.js'
 import { LedgerStore } from '../../node/store/ledger-store.js'
-import { apId, apKey, equalBytes, hex } from '../../protocols/bytes.js'
+import { apId, equalBytes, hex } from '../../protocols/bytes.js'
 import { MemberTimes } from '../../protocols/clock.js'
 import { type SignedRecord, seal } from '../../protocols/envelope.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { type Body, checkKind, isKind, type RecordOf } from '../../protocols/kinds.js'
-import { meshIdOf } from '../../protocols/membership.js'
+import { meshIdOf, recordsAgainst } from '../../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook } from '../../protocols/outlook.js'
 import { type Balance, BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../../protocols/pace.js'
 import { isNewer, Roster, type RosterEffect, TIMING } from '../../protocols/roster.js'
 import { authorise } from '../../protocols/submission.js'
+import type { Papers } from '../../protocols/ticket.js'
 import type { Host } from './host.js'
 import { Mesh } from './mesh.js'
 import type { World } from './world.js'
@@ -59,7 +59,7 @@ export class Ap {
     private readonly time: Time,
     readonly ledgerStore: LedgerStore,
     private boot: number,
-    private readonly admission: Admission | undefined,
+    private readonly admission: Papers | undefined,
     private readonly peersBefore: readonly string[],
     isAlive: () => boolean,
     deliver: (run: () => void) => void,
@@ -108,8 +108,7 @@ export class Ap {
       },
       {
         isMember: (ap) => this.isMember(ap),
-        forgets: (ap) =>
-          this.current.membership.forgotten.has(ap) ? ledgerStore.ledger.history('forget', apKey(ap)) : [],
+        forgets: (ap) => recordsAgainst(ledgerStore.ledger, this.current.membership, ap),
         sign: () => ({ boot: this.boot, sequence: ++this.sequence }),
         beacons: () => this.beacons(),
         onBeacon: (beacon) => this.takeBeacon(beacon),
@@ -146,7 +145,7 @@ export class Ap {
     ledgerStore.check = (bytes) => world.check(bytes)
     const boot = 1 + (disk.read<number>('boot') ?? 0)
     await disk.write('boot', boot)
-    const admission = disk.read<Admission>('admission')
+    const admission = disk.read<Papers>('admission')
     const peers = disk.read<string[]>('peers') ?? []
     const ap = new Ap(world, host, time, ledgerStore, boot, admission, peers, isAlive, deliver)
     await ap.loadLeases(deliver)

@@ -2,7 +2,6 @@
 // joins, with the same deadlines, over simulated connections. Deciding is left to the same code as there.
 import type { z } from 'zod'
 import type { Time } from '../../node/clock.js'
-import type { Admission } from '../../node/mesh/join.js'
 import { admit } from '../../node/mesh/join.js'
 import type { LeaseMessage } from '../../node/mesh/leases.js'
 import type { LifeSign } from '../../node/mesh/liveness.js'
@@ -16,6 +15,7 @@ import { isKind, type RecordOf } from '../../protocols/kinds.js'
 import type { LeaseAnswer } from '../../protocols/leases.js'
 import { membershipOf } from '../../protocols/membership.js'
 import { COMPARE, Differences } from '../../protocols/pace.js'
+import type { Papers } from '../../protocols/ticket.js'
 import type { SyncFrame } from '../../protocols/wire.js'
 import type { Connection, Side } from './network.js'
 import type { Random } from './random.js'
@@ -486,7 +486,7 @@ export class Mesh {
   // --- joining ----------------------------------------------------------------------------------------------------
 
   /** Asks any connected AP to let this one in. @returns its time; @throws the last refusal */
-  async join(admission: Admission): Promise<number> {
+  async join(admission: Papers): Promise<number> {
     let refusal: unknown = new Error('no member is reachable')
     for (const ap of [...this.links.keys()]) {
       try {
@@ -504,7 +504,7 @@ export class Mesh {
     throw refusal
   }
 
-  private async askToJoin(ap: string, { grant, member }: Admission): Promise<number> {
+  private async askToJoin(ap: string, { grant, member }: Papers): Promise<number> {
     const stream = this.openStream(ap, 'join', JOIN_DEADLINE)
     const reply = await stream.exchange(async () => {
       await stream.write(['join', grant.bytes, member.bytes])

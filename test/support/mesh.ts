@@ -1,15 +1,20 @@
 // Meshes of real APs for tests: each a `dropmesh up` process of the built command line, on loopback, with a data folder of
 // its own. Several share one engine, told apart by label.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type Docker from 'dockerode'
 import { Client } from '../../cli/client.js'
+import { invite, type Terms } from '../../cli/ticket.js'
+import type { GrantRow } from '../../node/api/grants.js'
 import type { ApRow, InstanceRow, Status } from '../../node/api/queries.js'
 import { connectDocker } from '../../node/chutes/docker-client.js'
 import { killLabelled, removeLabelled } from '../../node/chutes/sweep.js'
 import type { MeshEvent } from '../../node/events.js'
+import { loadSeed } from '../../node/identity.js'
+import { hex } from '../../protocols/bytes.js'
+import { personSigner, type Signer } from '../../protocols/keys.js'
 import { BUSYBOX } from './busybox.js'
 import type { Host } from './hosts.js'
 import { scratch } from './scratch.js'
@@ -43,7 +48,8 @@ interface Published {
 }
 
 export interface ApOptions {
-  join?: string
+  /** A ticket; null for none, and then it looks on the LAN where it has multicast. */
+  join?: string | null
   labels?: string[]
   /** Further arguments of `up`. */
   args?: string[]
@@ -109,7 +115,8 @@ export class TestAp {
     const up = ['up', '--data', this.data, '--name', this.name, '--log', 'json', ...args, ...extra]
     if (listen !== null) up.push('--listen', listen)
     if (!args.includes('--mdns')) up.push('--no-mdns')
-    if (ticket !== undefined && this.id === '') up.push('--join', ticket)
+    if (ticket === undefined) up.push('--found')
+    else if (ticket !== null && this.id === '') up.push('--join', ticket)
     for (const label of labels) up.push('--label', label)
     const [command, ...rest] = [...prefix, process.execPath, main, ...up.filter((arg) => arg !== '--mdns')]
     const child = spawn(command!, rest, {
@@ -190,10 +197,6 @@ export class TestAp {
   }
 }
 
-// What `invite` does, without the time that a process takes to start.
-const ticketFrom = async ({ client }: TestAp): Promise<string> =>
-  (await client.post<{ ticket: string }>('/v1/invite', {})).ticket
-
 /** A mesh under test, with one user's keys. `close` removes everything, and is safe after a failure. */
 export class TestMesh {
   readonly dir = scratch('mesh')
@@ -211,11 +214,28 @@ export class TestMesh {
     const first = this.aps[0]
     const ap = new TestAp(this, name, { ...options })
     this.aps.push(ap)
-    if (first !== undefined) ap.options.join ??= await ticketFrom(first)
+    if (first !== undefined && ap.options.join !== null) ap.options.join ??= await this.ticket(first)
     await mkdir(ap.data, { recursive: true })
     await ap.start()
     await this.meshId()
     return ap
+  }
+
+  /** What `invite` does, without the time that a process takes to start. */
+  async ticket({ client }: TestAp, terms: Terms = {}): Promise<string> {
+    this.admin ??= await this.adminOf(client)
+    return invite(client, this.admin, terms)
+  }
+
+  private admin: Signer | undefined
+
+  /** Whichever of this user's keys is an admin of the mesh. */
+  private async adminOf(client: Client): Promise<Signer> {
+    const dir = join(this.env.XDG_DATA_HOME!, 'dropmesh', 'keys')
+    const names = (await readdir(dir)).map((file) => file.replace(/\.key$/, ''))
+    const signers = await Promise.all(names.map(async (name) => personSigner((await loadSeed(dir, name))!)))
+    const admins = (await client.get<GrantRow[]>('/v1/grants')).filter(({ role }) => role === 'admin')
+    return signers.find(({ publicKey }) => admins.some(({ key }) => key === hex(publicKey)))!
   }
 
   async invite(ap: TestAp, ...args: string[]): Promise<string> {

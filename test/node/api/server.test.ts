@@ -17,7 +17,6 @@ import { chuteSubject } from '../../../protocols/chute.js'
 import { seal } from '../../../protocols/envelope.js'
 import { apSigner } from '../../../protocols/keys.js'
 import { MAX_CLOCK_AHEAD, MAX_RECORD } from '../../../protocols/limits.js'
-import { readTicket } from '../../../protocols/ticket.js'
 import { creationOf, serviceOf, specOf } from '../../protocols/support.js'
 import { scratch } from '../../support/scratch.js'
 import { until } from '../../support/until.js'
@@ -160,7 +159,7 @@ test('over TCP nothing is answered without a token that is good', async () => {
     ...[`Bearer ${short}`, `Bearer ${taken}`, `Bearer ${reader} x`, `Bearer ${'x'.repeat(5000)}`],
   ]) {
     assertError(await overTcp({ headers: { authorization } }), 401, 'no-token', /dropmesh token new/)
-    const write = { method: 'POST', path: '/v1/invite', body: '{}' }
+    const write = { method: 'POST', path: '/v1/approve', body: '{}' }
     assertError(await overTcp({ ...write, headers: { authorization } }), 401, 'no-token', /dropmesh token new/)
   }
   assert.not(
@@ -172,9 +171,8 @@ test('over TCP nothing is answered without a token that is good', async () => {
 
 test('a token that writes does what the socket does, but makes no tokens and ends no node', async () => {
   const { token } = await tokens.issue('write', 60_000)
-  const answer = await overTcp({ method: 'POST', path: '/v1/invite', body: '{}' }, token)
+  const answer = await overTcp({ method: 'POST', path: '/v1/drain', body: '{"draining":false}' }, token)
   assert.is(answer.status, 200)
-  readTicket(answer.json.ticket)
   for (const where of ['/v1/tokens', '/v1/tokens/remove', '/v1/handover']) {
     assertError(await overTcp({ method: 'POST', path: where, body: '{}' }, token), 404, 'not-found', /no such path/)
   }
@@ -239,10 +237,10 @@ test('over TCP the same answers come, and with a token that reads nothing can be
   assert.is(tcp.json.ap.id, socket.json.ap.id)
   const before = ap.ledgerStore.ledger.size
   for (const method of ['POST', 'PUT', 'DELETE', 'PATCH', 'OPTIONS']) {
-    assertError(await overTcp({ method, path: '/v1/invite' }), 403, 'read-only', /only reads/)
+    assertError(await overTcp({ method, path: '/v1/approve' }), 403, 'read-only', /only reads/)
   }
-  assertError(await overTcp({ method: 'POST', path: '/v1/invite', body: '{}' }), 403, 'read-only', /only reads/)
-  assertError(await overTcp({ path: '/v1/invite' }), 404, 'not-found', /no such path: \/v1\/invite/)
+  assertError(await overTcp({ method: 'POST', path: '/v1/approve', body: '{}' }), 403, 'read-only', /only reads/)
+  assertError(await overTcp({ path: '/v1/approve' }), 404, 'not-found', /no such path: \/v1\/approve/)
   assert.is(ap.ledgerStore.ledger.size, before)
 })
 
@@ -280,13 +278,13 @@ test('every error has the same shape and a code', async () => {
   for (const where of ['/v1/chute', '/v1/history'])
     assertError(await onSocket('GET', `${where}?of=nothing`), 400, 'no-such-chute', /no chute "nothing"/)
   assertError(await onSocket('GET', '/v1/next?publisher=x&name=y'), 400, 'bad-request', /publisher: a public key has/)
-  for (const where of ['/v1/invite', '/v1/images/resolve']) {
+  for (const where of ['/v1/approve', '/v1/images/resolve']) {
     assertError(await onSocket('POST', where, '{"half'), 400, 'bad-request', /not JSON/)
     assertError(await onSocket('POST', where, ''), 400, 'bad-request', /not JSON/)
     assertError(await onSocket('POST', where, '[]'), 400, 'bad-request', /the request is wrong/)
     assertError(await onSocket('POST', where, `"${'x'.repeat(70_000)}"`), 400, 'bad-request', /at most 65536 bytes/)
   }
-  assertError(await onSocket('POST', '/v1/invite', '{"role":"king"}'), 400, 'bad-request', /role/)
+  assertError(await onSocket('POST', '/v1/approve', '{"ap":"x","grant":"king"}'), 400, 'bad-request', /grant/)
   assertError(await onSocket('GET', '/v1/ap?of=nobody'), 400, 'no-such-ap', /no AP "nobody"/)
   assertError(await onSocket('GET', '/v1/voters?of=nothing'), 400, 'no-such-chute', /no chute "nothing"/)
   assertError(await onSocket('POST', '/v1/images/build?args=nonsense', 'x'), 400, 'bad-request', /not JSON/)
@@ -370,11 +368,10 @@ test('a body without a stated length is limited as well', async () => {
   assertError(answer, 400, 'record-too-big', /at most 32768/)
 })
 
-test('an invitation is a ticket of this mesh that says where to find it', async () => {
-  const { json } = await onSocket('POST', '/v1/invite', '{"ttl":60000}')
-  const ticket = readTicket(json.ticket)
-  assert.is(hex(ticket.meshKey), hex(ap.meshKey))
-  assert.ok(ticket.addresses.length > 0 && ticket.addresses.every((address) => address.endsWith(`/p2p/${ap.id}`)))
+test('what a ticket of this mesh is made of is its key and where to find it', async () => {
+  const { json } = await onSocket('GET', '/v1/entrances')
+  assert.is(json.meshKey, hex(ap.meshKey))
+  assert.ok(json.addresses.length > 0 && json.addresses.every((address: string) => address.endsWith(`/p2p/${ap.id}`)))
 })
 
 test('the past is told from a moment on, and ends; to follow it does not end', async () => {

@@ -3,11 +3,12 @@ import * as assert from 'uvu/assert'
 import { NodeClock } from '../../../node/clock.js'
 import { exchange, Frames } from '../../../node/mesh/frames.js'
 import { createHost } from '../../../node/mesh/host.js'
-import type { Admission } from '../../../node/mesh/join.js'
 import { answerSync, syncFrames } from '../../../node/mesh/sync.js'
+import { MeshError } from '../../../protocols/error.js'
 import { apSigner, type Signer } from '../../../protocols/keys.js'
 import { MAX_CLOCK_AHEAD, MAX_JOIN_FRAME } from '../../../protocols/limits.js'
-import { signMember } from '../../../protocols/ticket.js'
+import { membershipOf } from '../../../protocols/membership.js'
+import { type Papers, signMember } from '../../../protocols/ticket.js'
 import { joinRequest, protocolIds } from '../../../protocols/wire.js'
 import { until } from '../../support/until.js'
 import { hashes, refusalOf, seed } from '../realm.js'
@@ -26,7 +27,7 @@ async function newcomer(clock?: NodeClock): Promise<Peer> {
   return peer
 }
 
-const admission = (signer: Signer, { ticket, grant } = realm.invite()): Admission => ({
+const admission = (signer: Signer, { ticket, grant } = realm.invite()): Papers => ({
   grant,
   member: realm.member(signer, 'newcomer', ticket),
 })
@@ -63,7 +64,7 @@ test('whoever may not come in hears why, and leaves no trace', async () => {
   const ahead = Date.now() + MAX_CLOCK_AHEAD + 60_000
   const expired = realm.invite({ expires: Date.now() - 1000 })
   const [one, two] = [realm.invite(), realm.invite()]
-  const cases: [RegExp, Admission][] = [
+  const cases: [RegExp, Papers][] = [
     [/ticket has expired/, admission(peer.signer, expired)],
     [/used up/, admission(peer.signer, used)],
     [/not signed by an admin/, admission(peer.signer, realm.invite({}, outsider))],
@@ -87,13 +88,57 @@ test('whoever may not come in hears why, and leaves no trace', async () => {
   assert.is(member.digest, before)
 })
 
+test('of APs that come at one moment a ticket lets in as many as it may, to the one', async () => {
+  const several = realm.invite({ uses: 2 })
+  const all = await Promise.all(Array.from({ length: 4 }, () => newcomer()))
+  const papers = all.map((peer) => admission(peer.signer, several))
+  const outcomes = await Promise.all(
+    all.map((peer, i) =>
+      until('an answer', async () => {
+        const error = await peer.network.join(papers[i]!).then(
+          () => undefined,
+          (reason: Error) => reason,
+        )
+        if (error === undefined) return 'in'
+        return error instanceof MeshError && error.message
+      }),
+    ),
+  )
+  assert.equal(
+    outcomes.sort(),
+    ['in', 'in', 'the ticket is used up; get a new one', 'the ticket is used up; get a new one'].sort(),
+  )
+  const { members } = membershipOf(member.ledgerStore.ledger, realm.owner.publicKey, Date.now())
+  assert.is(all.filter(({ id }) => members.has(id)).length, 2)
+})
+
+test('one that came in on another side of a partition, too late for its ticket, is shown that it is out', async () => {
+  const { ticket, grant } = realm.invite()
+  const [first, late] = [realm.member(apSigner(seed()), 'first', ticket), await newcomer()]
+  const own = realm.member(late.signer, 'late', ticket)
+  await late.ledgerStore.accept([
+    grant.bytes,
+    own.bytes,
+    ...[...member.ledgerStore.ledger.records()].map(({ bytes }) => bytes),
+  ])
+  const { ledger } = late.ledgerStore
+  const of = () => membershipOf(ledger, realm.owner.publicKey, Date.now())
+  assert.ok(of().members.has(late.id))
+  await member.ledgerStore.accept([grant.bytes, first.bytes, own.bytes])
+  await until('it to learn it', async () => {
+    await late.network.sync(member.id)
+    return !of().members.has(late.id)
+  })
+  assert.match(of().forgotten.get(late.id)!, 'on another side of a partition')
+})
+
 test('one that was forgotten needs a new ticket', async () => {
   const peer = await newcomer()
   const paper = admission(peer.signer)
   await peer.network.join(paper)
   await member.ledgerStore.accept([realm.sign(realm.owner, 'forget', peer.signer.publicKey, {}).bytes])
   const again = () => refusalOf(peer.network.join(paper), 'join-refused')
-  assert.match((await until('an answer', again)).message, 'was forgotten; it needs a new ticket')
+  assert.match((await until('an answer', again)).message, 'was forgotten by an admin; it needs a new ticket')
   await until('it to be let in', () => peer.network.join(admission(peer.signer)))
 })
 

@@ -12,7 +12,7 @@ import type { SignedRecord } from '../../../protocols/envelope.js'
 import type { MeshError } from '../../../protocols/error.js'
 import { apSigner, type Signer } from '../../../protocols/keys.js'
 import type { RecordOf } from '../../../protocols/kinds.js'
-import { membershipOf } from '../../../protocols/membership.js'
+import { membershipOf, recordsAgainst } from '../../../protocols/membership.js'
 import { isNewer } from '../../../protocols/roster.js'
 import { scratch } from '../../support/scratch.js'
 import { until } from '../../support/until.js'
@@ -76,7 +76,8 @@ export class Peer {
         isNear: (ap) => peer.members.has(ap),
         whereabouts: () => [],
         ownBeacon: () => peer.beacons.get(peer.id)?.bytes,
-        forgets: () => [],
+        forgets: (ap) =>
+          recordsAgainst(ledgerStore.ledger, membershipOf(ledgerStore.ledger, realm.owner.publicKey, Date.now()), ap),
         sign: () => ({ boot: 1, sequence: ++peer.sequence }),
         beacons: () => [...peer.beacons.values()],
         onBeacon: (beacon) => peer.takeBeacon(beacon),

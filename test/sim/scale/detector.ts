@@ -37,7 +37,8 @@ export class Members {
       const site = siteOf(ap)
       const labels: Record<string, string> = site === undefined ? {} : { site }
       const key = this.keys[ap]!
-      this.members.set(id, { id, key, name: `ap${ap}`, labels, role: 'ap', since: [ap, 0], draining: false })
+      const came = { since: [ap, 0], ticket: key } as const
+      this.members.set(id, { id, key, name: `ap${ap}`, labels, role: 'ap', ...came, draining: false })
       this.numbers.set(id, ap)
     }
     const neighbourhoods = new AllWatched(this.members, new Map())
