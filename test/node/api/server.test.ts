@@ -171,8 +171,8 @@ test('over TCP nothing is answered without a token that is good', async () => {
 
 test('a token that writes does what the socket does, but makes no tokens and ends no node', async () => {
   const { token } = await tokens.issue('write', 60_000)
-  const answer = await overTcp({ method: 'POST', path: '/v1/drain', body: '{"draining":false}' }, token)
-  assert.is(answer.status, 200)
+  const answer = await overTcp({ method: 'POST', path: '/v1/approve', body: '{}' }, token)
+  assertError(answer, 400, 'bad-request', /the request is wrong/)
   for (const where of ['/v1/tokens', '/v1/tokens/remove', '/v1/handover']) {
     assertError(await overTcp({ method: 'POST', path: where, body: '{}' }, token), 404, 'not-found', /no such path/)
   }
