@@ -104,14 +104,13 @@ export class Datagrams {
       this.ids.reach,
       async (stream: Stream, connection: Connection) => {
         const from = connection.remotePeer.toString()
-        if (!this.handlers.isMember(from)) return stream.abort(new Error('not a member'))
         await exchange(stream, async () => {
           const frames = new Frames(stream, MAX_SMALL_FRAME, STALE)
           const card = await frames.read(reachCard)
           const peer = this.peerOf(from)
           await frames.write(this.give(from, peer))
           this.take(peer, card, connection)
-        }).catch(() => {})
+        })
       },
       { maxInboundStreams: 2 },
     )
