@@ -3,7 +3,6 @@
 //
 // libp2p's own protocols stand behind it as well. Identify tells addresses, protocols and versions, and takes in as much from
 // the other side: a newcomer needs none of it, for it comes with an address and knows the protocol it wants by the mesh's id.
-import { isIPv6 } from 'node:net'
 import type { identify } from '@libp2p/identify'
 import type {
   Connection,
@@ -214,8 +213,9 @@ export class Gate {
 
 const isOfLife = (protocol: string): boolean => /\/(pulse|probe|reach)$/.test(protocol)
 
-/** The host of an address; of IPv6 the network, for whoever has one address has all of it. */
-export function addressOf(address: Multiaddr): string {
-  const host = address.getComponents().find(({ name }) => name === 'ip4' || name === 'ip6')?.value ?? ''
-  return isIPv6(host) && !host.startsWith('::') ? host.split(':').slice(0, 4).join(':') : host
-}
+/**
+ * The host of an address. Whoever has one of IPv6 has as many as it likes, but so have all on a LAN in the same network: it is
+ * the limits for all strangers together that hold then.
+ */
+export const addressOf = (address: Multiaddr): string =>
+  address.getComponents().find(({ name }) => name === 'ip4' || name === 'ip6')?.value ?? ''
