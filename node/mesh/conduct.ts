@@ -23,14 +23,14 @@ const BUDGETS = {
 export type Resource = keyof typeof BUDGETS
 
 /** What is forgiven each second, in points. What is provably bad, or beyond the budget, is a point. */
-export const FORGIVEN = 0.5
+const FORGIVEN = 0.5
 /** With so many points one is not heard, with so many shut out. Ten bad messages at once could be a fault in one's memory. */
-export const THROTTLED_AT = 10
-export const SHUT_OUT_AT = 30
+const THROTTLED_AT = 10
+const SHUT_OUT_AT = 30
 /** For so long the first time, twice as long each further one, in milliseconds; and after so long without it is the first again. */
-export const SHUT_OUT_FIRST = 10_000
-export const SHUT_OUT_MOST = 600_000
-export const FORGOTTEN_AFTER = 3_600_000
+const SHUT_OUT_FIRST = 10_000
+const SHUT_OUT_MOST = 600_000
+const FORGOTTEN_AFTER = 3_600_000
 
 const PEERS_KEPT = 1000
 

@@ -131,6 +131,7 @@ export class Network {
         this.pulses.take(from, message)
         this.probes.take(from, message)
       },
+      onOffence: (from, reason) => conduct.offend(from, reason),
       onFailure: handlers.onFailure,
     })
     this.pulses = new Pulses(host, this.ids, this.datagrams, liveness)
