@@ -59,6 +59,8 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   'image-not-prepared': (e) => `image ${String(e.image).slice(0, 12)} was not fetched ahead: ${e.reason}`,
   synced: (e) => `synced with ${e.ap}: ${e.received} records received, ${e.sent} sent`,
   refused: (e) => `a message from ${e.from} was refused: ${e.reason}`,
+  throttled: (e) => `${e.name ?? e.from} is not heard for a while: ${e.reason}`,
+  'shut-out': (e) => `${e.name ?? e.from} is shut out for ${Number(e.ms) / 1000} s: ${e.reason}`,
   'engine-found': (e) => `container engine ${e.version} answers`,
   'engine-lost': (e) => `the container engine does not answer: ${e.reason}`,
   repaired: (e) => `the ledger on disk was damaged and is repaired: ${e.found}; ${e.lost} records were lost`,

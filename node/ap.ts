@@ -498,6 +498,7 @@ export class Ap {
           if (received + sent > 0) this.events.add('synced', { ap, received, sent })
         },
         onRefused: (from, error) => this.events.add('refused', { from, code: error.code, reason: error.message }),
+        onVerdict: (verdict) => this.news.ofVerdict(verdict, this.current),
         // At once: the newcomer syncs right after its welcome, and must be known by then.
         onNewcomer: () => this.refresh(),
         onFailure: (what, error) => this.log.debug({ reason: messageOf(error) }, `${what} failed`),
@@ -511,7 +512,6 @@ export class Ap {
     await serveImages({
       network: this.network,
       images: this.images,
-      isMember: (ap) => this.isMember(ap),
       imageOf: (config) => this.wantedImages().find((image) => hex(image.config) === config),
     })
     try {

@@ -1,15 +1,14 @@
 // What happened on this AP and, as far as it saw, in the mesh: for `dropmesh events`, the log, and whoever asks why.
+import { Allowances } from '../protocols/allowance.js'
 import { monotonic } from './clock.js'
 import type { Store } from './store/store.js'
 
 /**
- * How many events of one kind may come at once, from one AP and from all, and after that one each so many milliseconds. A
+ * How many events of one kind may come at once, from one AP and from all, and how many a second after that. A
  * member can make others tell something with every record it signs, and must push nobody's history out by that.
  */
-const FROM_ONE = { burst: 100, every: 10_000 }
-const FROM_ALL = { burst: 500, every: 1000 }
-/** APs whose events are counted. Beyond them the one that is counted longest is forgotten. */
-const COUNTED = 1000
+const FROM_ONE = { burst: 100, perSecond: 0.1 }
+const FROM_ALL = { burst: 500, perSecond: 1 }
 
 /** Characters of a text in an event. */
 const MAX_TEXT = 500
@@ -23,14 +22,10 @@ export interface MeshEvent {
   readonly [field: string]: unknown
 }
 
-interface Allowance {
-  left: number
-  at: number
-}
-
 export class Events {
   private readonly listeners = new Set<(event: MeshEvent) => void>()
-  private readonly allowances = new Map<string, Allowance>()
+  private readonly fromOne = new Allowances(FROM_ONE)
+  private readonly fromAll = new Allowances(FROM_ALL)
   private readonly omitted = new Map<string, number>()
 
   constructor(
@@ -43,7 +38,8 @@ export class Events {
   add(kind: string, fields: Record<string, unknown> = {}): void {
     const omitted = this.omitted.get(kind) ?? 0
     const source = fields.from ?? fields.by ?? fields.ap ?? ''
-    if (!this.isAllowed(`${kind} ${source}`, FROM_ONE) || !this.isAllowed(kind, FROM_ALL)) {
+    const now = monotonic()
+    if (!this.fromOne.take(`${kind} ${source}`, now) || !this.fromAll.take(kind, now)) {
       this.omitted.set(kind, omitted + 1)
       return
     }
@@ -64,16 +60,6 @@ export class Events {
   follow(listener: (event: MeshEvent) => void): () => void {
     this.listeners.add(listener)
     return () => this.listeners.delete(listener)
-  }
-
-  private isAllowed(key: string, { burst, every }: typeof FROM_ONE): boolean {
-    const now = monotonic()
-    const before = this.allowances.get(key) ?? { left: burst, at: now }
-    const left = Math.min(burst, before.left + (now - before.at) / every)
-    this.allowances.delete(key) // so that the first in the map is the one not heard of for the longest time
-    this.allowances.set(key, { left: left < 1 ? left : left - 1, at: now })
-    if (this.allowances.size > COUNTED) this.allowances.delete(this.allowances.keys().next().value!)
-    return left >= 1
   }
 }
 

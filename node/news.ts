@@ -8,6 +8,7 @@ import type { Membership } from '../protocols/membership.js'
 import type { Outlook } from '../protocols/outlook.js'
 import type { Events } from './events.js'
 import type { Migration } from './figures.js'
+import type { Verdict } from './mesh/conduct.js'
 import type { LedgerStore } from './store/ledger-store.js'
 
 /** What people call an AP, or its id where nobody knows. */
@@ -49,6 +50,12 @@ export class News {
       const names = { from: nameOf(outlook, from), to: nameOf(outlook, to) }
       this.events.add('migrated', { instance: instanceNameOf(outlook, unhex(instance)), ...names, cause, ms })
     }
+  }
+
+  /** Once an episode: whoever misbehaves must not write to this disk by it. */
+  ofVerdict({ kind, who, reason, ms }: Verdict, { membership }: Outlook): void {
+    const name = membership.members.get(who)?.name
+    this.events.add(kind, { from: who, ...(name !== undefined && { name }), reason, ...(ms !== undefined && { ms }) })
   }
 
   private ofRecord(record: SignedRecord, outlook: Outlook): void {

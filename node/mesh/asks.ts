@@ -2,6 +2,7 @@
 // has compared the code and approved, or the mesh is open and lets in anyone.
 import { randomBytes } from 'node:crypto'
 import type { Connection, Libp2p, Stream } from '@libp2p/interface'
+import { Allowances } from '../../protocols/allowance.js'
 import { codeOf, isCommitted, NONCE_BYTES } from '../../protocols/asking.js'
 import { apKey } from '../../protocols/bytes.js'
 import { MeshError } from '../../protocols/error.js'
@@ -18,15 +19,11 @@ const GONE_AFTER = 60_000
 /** Milliseconds for one frame, and for a whole exchange. */
 const DEADLINE = 5000
 const TOTAL = 10_000
-/** Exchanges from one address, and from all, at once, and after that one each so many milliseconds. */
-const FROM_ONE = { burst: 60, every: 250 }
-const FROM_ALL = { burst: 200, every: 25 }
-const ADDRESSES = 256
 /**
  * Codes. Who sits between an AP and this one could ask again and again until the code here is the one that the AP shows: with
  * these, an hour of that is 400 tries of a million.
  */
-const CODES = { burst: 32, every: 10_000 }
+const CODES = { burst: 32, perSecond: 0.1 }
 
 export interface Request {
   readonly ap: string
@@ -59,9 +56,7 @@ interface Dependencies {
 
 export class Asks {
   private readonly waiting = new Map<string, Waiting>()
-  private readonly fromAll = new Allowance(FROM_ALL)
-  private readonly codes = new Allowance(CODES)
-  private readonly fromOne = new Map<string, Allowance>()
+  private readonly codes = new Allowances(CODES)
   private readonly service: ReturnType<typeof lanService>
 
   constructor(private readonly its: Dependencies) {
@@ -94,8 +89,7 @@ export class Asks {
 
   private async answer(stream: Stream, connection: Connection): Promise<void> {
     const address = connection.remoteAddr.toString().split('/')[2] ?? ''
-    if (!this.its.isIn() || !this.allowanceOf(address).take() || !this.fromAll.take())
-      return stream.abort(new Error('not now'))
+    if (!this.its.isIn()) return stream.abort(new Error('not now'))
     const ap = connection.remotePeer.toString()
     await exchange(stream, async () => {
       const frames = new Frames(stream, MAX_ASK_FRAME, DEADLINE, TOTAL)
@@ -103,7 +97,7 @@ export class Asks {
       if (request[0] === 'look') await frames.write(['mesh', this.its.meshKey, this.its.self.name])
       else if (request[0] === 'poll') await frames.write(this.stateOf(ap))
       else await this.takeIn(frames, ap, address, request[1], { name: request[2], labels: request[3] })
-    }).catch(() => {})
+    })
   }
 
   private stateOf(ap: string): unknown[] {
@@ -121,12 +115,14 @@ export class Asks {
     about: Pick<Request, 'name' | 'labels'>,
   ): Promise<void> {
     if (!this.hasRoomFor(ap)) return frames.write(['refused', `${MOST} others are waiting to be let in`])
-    if (!this.codes.take()) return frames.write(['refused', 'too many have asked; ask again later'])
+    if (!this.codes.take('', performance.now()))
+      return frames.write(['refused', 'too many have asked; ask again later'])
     const memberNonce = new Uint8Array(randomBytes(NONCE_BYTES))
     await frames.write(['asked', memberNonce])
     const [, askerNonce] = await frames.read(askReveal)
     // Others may have come meanwhile.
-    if (!isCommitted(commitment, askerNonce) || !this.hasRoomFor(ap)) throw new Error('not what was said before')
+    if (!isCommitted(commitment, askerNonce) || !this.hasRoomFor(ap))
+      throw new MeshError('malformed', 'a number that is not the one that was said before')
     const asker = apKey(ap)
     const { meshKey, self } = this.its
     const code = codeOf({ meshKey, asker, member: self.key, askerNonce, memberNonce })
@@ -145,33 +141,5 @@ export class Asks {
   private dropTheGone(): void {
     const now = performance.now()
     for (const [ap, { heardAt }] of this.waiting) if (now - heardAt > GONE_AFTER) this.waiting.delete(ap)
-  }
-
-  // Of more addresses than are remembered those that have not been heard of for the longest time begin anew.
-  private allowanceOf(address: string): Allowance {
-    const allowance = this.fromOne.get(address) ?? new Allowance(FROM_ONE)
-    this.fromOne.delete(address)
-    this.fromOne.set(address, allowance)
-    if (this.fromOne.size > ADDRESSES) this.fromOne.delete(this.fromOne.keys().next().value!)
-    return allowance
-  }
-}
-
-/** So many at once, and after that one each so many milliseconds. */
-class Allowance {
-  private left: number
-  private at = performance.now()
-
-  constructor(private readonly rate: { readonly burst: number; readonly every: number }) {
-    this.left = rate.burst
-  }
-
-  take(): boolean {
-    const now = performance.now()
-    this.left = Math.min(this.rate.burst, this.left + (now - this.at) / this.rate.every)
-    this.at = now
-    if (this.left < 1) return false
-    this.left--
-    return true
   }
 }

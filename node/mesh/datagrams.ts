@@ -67,6 +67,8 @@ interface Peer {
 export interface DatagramHandlers {
   isMember(ap: string): boolean
   onDatagram(from: string, message: DatagramMessage): void
+  /** It sent what it should not, or more than it should. */
+  onOffence(from: string, reason: string): void
   onFailure(what: string, error: unknown): void
 }
 
@@ -104,14 +106,13 @@ export class Datagrams {
       this.ids.reach,
       async (stream: Stream, connection: Connection) => {
         const from = connection.remotePeer.toString()
-        if (!this.handlers.isMember(from)) return stream.abort(new Error('not a member'))
         await exchange(stream, async () => {
           const frames = new Frames(stream, MAX_SMALL_FRAME, STALE)
           const card = await frames.read(reachCard)
           const peer = this.peerOf(from)
           await frames.write(this.give(from, peer))
           this.take(peer, card, connection)
-        }).catch(() => {})
+        })
       },
       { maxInboundStreams: 2 },
     )
@@ -142,7 +143,7 @@ export class Datagrams {
     if (given === undefined || opened === undefined) return
     const { ap, peer } = given
     if (!this.handlers.isMember(ap)) this.forget(ap)
-    if (!this.handlers.isMember(ap) || isTooMuch(peer)) return
+    if (!this.handlers.isMember(ap) || this.isTooMuch(ap, peer)) return
     if (peer.used === undefined || peer.given.indexOf(given) <= peer.given.indexOf(peer.used)) {
       peer.used = given
       // Behind NAT, or after it moved, it is where its datagrams come from.
@@ -152,7 +153,15 @@ export class Datagrams {
       this.handlers.onDatagram(ap, readFrame(datagramMessage, opened.message))
     } catch (error) {
       this.handlers.onFailure(`a datagram from ${ap}`, error)
+      this.handlers.onOffence(ap, 'a datagram that says nothing')
     }
+  }
+
+  private isTooMuch(ap: string, peer: Peer): boolean {
+    const second = Math.floor(performance.now() / 1000)
+    if (second !== peer.second) Object.assign(peer, { second, inSecond: 0 })
+    if (++peer.inSecond === MAX_A_SECOND + 1) this.handlers.onOffence(ap, 'too many datagrams')
+    return peer.inSecond > MAX_A_SECOND
   }
 
   private renewWhereDue(ap: string, peer: Peer): void {
@@ -242,10 +251,4 @@ async function bind(listen: readonly string[], port: number): Promise<Socket> {
     socket.close()
     throw error
   }
-}
-
-function isTooMuch(peer: Peer): boolean {
-  const second = Math.floor(performance.now() / 1000)
-  if (second !== peer.second) Object.assign(peer, { second, inSecond: 0 })
-  return ++peer.inSecond > MAX_A_SECOND
 }

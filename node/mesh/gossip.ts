@@ -5,14 +5,17 @@ import { MAX_RECORD } from '../../protocols/limits.js'
 import { topics } from '../../protocols/wire.js'
 import { isOfDisk } from '../store/store.js'
 import type { Host } from './host.js'
-import type { Standing } from './standing.js'
+import { Waiting } from './waiting.js'
 
 /** What became of a message: `new` is delivered and forwarded, `old` neither. */
 type Judgement = 'new' | 'old'
 
 export interface GossipHandlers {
   isMember(ap: string): boolean
-  /** Both throw a MeshError for what is provably bad. `from` is the AP that forwarded it, not its signer. */
+  /**
+   * Both throw a MeshError for what is provably bad. `from` is the AP that forwarded it, not its signer: it is to blame all the
+   * same, since who forwards checks first. What only this AP cannot use is no fault of anyone's, and `old`.
+   */
   onRecord(bytes: Uint8Array, from: string): Promise<Judgement>
   onBeacon(bytes: Uint8Array, from: string): Promise<Judgement>
   onRefused(from: string, reason: MeshError): void
@@ -21,15 +24,22 @@ export interface GossipHandlers {
 /** For so long after a change an AP hears and tells in its former neighbourhood too, in milliseconds: others learn of it later. */
 const OVERLAP = 60_000
 
+/**
+ * Bytes of messages that wait for the disk, of one peer and of all. What comes beyond is left out, and sync brings it. The
+ * records and claims of a thousand chutes are 2 MB, and come faster than a slow disk writes.
+ */
+const WAITING_EACH = 4 * 1024 ** 2
+const WAITING = 8 * 1024 ** 2
+
 export class Gossip {
   private readonly records: string
   /** The topics of beacons, and until when this AP is on each. */
   private readonly beacons = new Map<string, number>()
+  private readonly waiting = new Waiting(WAITING_EACH, WAITING)
 
   constructor(
     private readonly host: Host,
     private readonly mesh: string,
-    private readonly standing: Standing,
     private readonly handlers: GossipHandlers,
   ) {
     this.records = topics(mesh).records
@@ -53,14 +63,17 @@ export class Gossip {
   ): Promise<TopicValidatorResult> {
     const { isMember, onRefused } = this.handlers
     if (!isMember(from)) return TopicValidatorResult.Ignore
+    const done = this.waiting.enter(from, data.length)
+    if (done === undefined) return TopicValidatorResult.Ignore
     try {
       return (await judge(data, from)) === 'new' ? TopicValidatorResult.Accept : TopicValidatorResult.Ignore
     } catch (error) {
       // Only what a record says of itself is the sender's fault; a full disk is ours.
       if (!(error instanceof MeshError) || isOfDisk(error)) return TopicValidatorResult.Ignore
       onRefused(from, error)
-      this.standing.lower(from)
       return TopicValidatorResult.Reject
+    } finally {
+      done()
     }
   }
 

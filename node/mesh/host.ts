@@ -7,18 +7,23 @@ import { type Identify, identify } from '@libp2p/identify'
 import type { Connection, Libp2p, PeerDiscovery, PeerId, Startable, Stream } from '@libp2p/interface'
 import { mdns } from '@libp2p/mdns'
 import { noise } from '@libp2p/noise'
-import { peerIdFromString } from '@libp2p/peer-id'
-import { type Ping, ping } from '@libp2p/ping'
+import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
 import { tcp } from '@libp2p/tcp'
 import { yamux } from '@libp2p/yamux'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { sha256, utf8 } from '../../protocols/bytes.js'
 import { LAN_SERVICE, mdnsService } from '../../protocols/wire.js'
+import { Conduct } from './conduct.js'
+import { Gate } from './gate.js'
 
-/** Connections of one peer, and of all that are no members: nobody may take all that there are. Bulk has its own. */
-const MAX_CONNECTIONS_EACH = 16
-const MAX_STRANGERS = 64
+/**
+ * Streams that the other side may have open on one connection, those that have not said what they are for included. Ours
+ * together allow forty.
+ */
+const MAX_STREAMS = 64
+/** Who dials gives up after five seconds, so nobody is waited for longer: in a handshake, or to say what a stream is for. */
+const NEGOTIATION_DEADLINE = 5000
 /**
  * Bytes a peer may have sent on one stream without being asked for more. Below the 4 MiB that libp2p holds for a stream that
  * is not read from, and enough for 20 MB/s at 50 ms.
@@ -34,7 +39,9 @@ const MAX_GOSSIP_MESSAGE = 4 * 1024 ** 2
 const SEEK_EVERY = 10_000
 const ASK_EVERY = 1_800_000
 
-export type Host = Libp2p<{ identify: Identify; ping: Ping; pubsub: GossipSub }>
+type IdentifyComponents = Parameters<ReturnType<typeof identify>>[0]
+
+export type Host = Libp2p<{ identify: Identify; pubsub: GossipSub }>
 
 export interface HostOptions {
   /** 32-byte seed of the AP's key. */
@@ -47,8 +54,9 @@ export interface HostOptions {
   bootstrap: readonly string[]
   /** Members alone take part in gossip; strangers are neither heard nor told. */
   isMember(ap: string): boolean
-  /** How a member stands with this AP: zero, or below where it did what none should. */
-  standing?(ap: string): number
+  /** What it costs a stranger to open a stream of this protocol; undefined where it may not. See gate.ts. */
+  price?(protocol: string, ap: string): number | undefined
+  readonly conduct?: Conduct
 }
 
 export async function createHost(options: HostOptions): Promise<Host> {
@@ -58,35 +66,44 @@ export async function createHost(options: HostOptions): Promise<Host> {
     lan = discovery as PeerDiscovery & Startable
     return discovery
   }
+  const privateKey = await generateKeyPairFromSeed('Ed25519', options.seed)
+  const { isMember, conduct = new Conduct(() => performance.now()), price = () => undefined } = options
+  const self = peerIdFromPrivateKey(privateKey).toString()
+  const gate = new Gate({ self, isMember, price, conduct }, () => host.getConnections())
   const host: Host = await createLibp2p({
     start: false,
-    privateKey: await generateKeyPairFromSeed('Ed25519', options.seed),
+    privateKey,
     addresses: { listen: [...options.listen] },
     transports: [tcp()],
     connectionEncrypters: [noise()],
-    streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: MAX_WINDOW } })],
+    streamMuxers: [
+      () =>
+        gate.remembering(
+          yamux({ maxInboundStreams: MAX_STREAMS, streamOptions: { maxStreamWindowSize: MAX_WINDOW } })(),
+        ),
+    ],
     peerDiscovery: [
       ...(options.mdns ? [onLan] : []),
       ...(options.bootstrap.length > 0 ? [bootstrap({ list: [...options.bootstrap], timeout: 0 })] : []),
     ],
     // Pulses tell more, and cost less than a ping stream per connection every ten seconds.
     connectionMonitor: { enabled: false },
-    connectionGater: {
-      denyInboundEncryptedConnection: (peer) =>
-        host.getConnections(peer).length >= MAX_CONNECTIONS_EACH ||
-        (!options.isMember(peer.toString()) && strangers(host, options).length >= MAX_STRANGERS),
-    },
+    connectionGater: gate.gater,
     connectionManager: {
-      // Several APs behind one NAT (or on one machine) come from one address, and all come at once after a power cut.
-      inboundConnectionThreshold: 50,
-      maxIncomingPendingConnections: 50,
+      // The gate counts better: several APs behind one NAT come from one address, and all come at once after a power cut.
+      inboundConnectionThreshold: Number.POSITIVE_INFINITY,
+      maxIncomingPendingConnections: Number.POSITIVE_INFINITY,
+      inboundUpgradeTimeout: NEGOTIATION_DEADLINE,
+      inboundStreamProtocolNegotiationTimeout: NEGOTIATION_DEADLINE,
       // Our own dialler redials, for ever.
       reconnectRetries: 0,
       addressDialTimeout: 3000,
     },
     services: {
-      identify: identify(),
-      ping: ping(),
+      identify(components: IdentifyComponents) {
+        gate.guard(components.registrar)
+        return identify({ runOnConnectionOpen: false })(components)
+      },
       pubsub: gossipsub({
         globalSignaturePolicy: 'StrictNoSign', // records are signed themselves (decision 3)
         // While neighbourhoods change one beacon goes to two topics.
@@ -109,16 +126,27 @@ export async function createHost(options: HostOptions): Promise<Host> {
         Dhi: 30,
         scoreParams: {
           IPColocationFactorWeight: 0,
-          appSpecificScore: (peer) => (options.isMember(peer) ? (options.standing?.(peer) ?? 0) : -1000),
+          appSpecificScore: (peer) => (isMember(peer) ? -(conduct.points(peer) ** 2) : -1000),
           appSpecificWeight: 1,
         },
+        // Who is not heard any more has a hundred points less than none (conduct.ts): gossipsub looks at nothing it sends
+        // then, and drops it from its mesh at the next heartbeat. Below zero it takes in no new links with it.
         scoreThresholds: { gossipThreshold: -10, publishThreshold: -50, graylistThreshold: -100 },
       }),
     },
   })
+  host.addEventListener('connection:open', ({ detail }) => {
+    gate.watch(detail)
+    if (isMember(detail.remotePeer.toString())) host.services.identify.identify(detail).catch(() => {})
+  })
+  const pubsub = host.services.pubsub as GossipSub & RpcHandler
+  const handleRpc = pubsub.handleReceivedRpc.bind(pubsub)
+  pubsub.handleReceivedRpc = async (from, rpc) => {
+    if (mayBeHandled(conduct, from.toString(), rpc)) await handleRpc(from, rpc)
+  }
   // It asks when it starts.
   const seeking = setInterval(async () => {
-    if (host.status !== 'started' || host.getPeers().some((peer) => options.isMember(peer.toString()))) return
+    if (host.status !== 'started' || host.getPeers().some((peer) => isMember(peer.toString()))) return
     await lan?.stop()
     if (host.status === 'started') await lan?.start()
   }, SEEK_EVERY)
@@ -127,8 +155,32 @@ export async function createHost(options: HostOptions): Promise<Host> {
   return host
 }
 
-const strangers = (host: Host, { isMember }: HostOptions): Connection[] =>
-  host.getConnections().filter(({ remotePeer }) => !isMember(remotePeer.toString()))
+/** What gossipsub does with all that one message of its own says, once it is decoded. */
+interface RpcHandler {
+  handleReceivedRpc(from: PeerId, rpc: Rpc): Promise<void>
+}
+interface Rpc {
+  readonly subscriptions?: readonly unknown[]
+  readonly messages?: readonly { readonly data?: Uint8Array }[]
+  readonly control?: Readonly<Record<string, readonly unknown[] | undefined>>
+}
+
+/** One that is not heard does not know it, and goes on at a moderate pace. Who floods on uses up its budget so much faster. */
+const UNHEARD = 16
+
+// Gossipsub asks validators last, of messages that it has not seen, and of nothing else that one can say.
+function mayBeHandled(
+  conduct: Conduct,
+  from: string,
+  { subscriptions = [], messages = [], control = {} }: Rpc,
+): boolean {
+  const entries = Object.values(control).reduce((total, list) => total + (list?.length ?? 0), 0)
+  const bytes = messages.reduce((total, { data }) => total + (data?.length ?? 0), 0)
+  const count = messages.length + subscriptions.length + entries
+  if (conduct.isHeard(from)) return conduct.spend(from, 'messages', count) && conduct.spend(from, 'bytes', bytes)
+  conduct.spend(from, 'messages', UNHEARD * count)
+  return false
+}
 
 /** Closes a connection; at once where the other side holds that up. */
 export const closeConnection = (connection: Connection): Promise<void> =>

@@ -38,7 +38,7 @@ export async function admitNewcomers(
         } catch (error) {
           await frames.write(['refused', messageOf(error).slice(0, 500)])
         }
-      }).catch(() => {})
+      })
     },
     { maxInboundStreams: 1 },
   )

@@ -1,6 +1,8 @@
 // The network side of an AP: one object over host, dialler, gossip, pulses, probes, sync and joining. It carries; what is
 // carried is decided elsewhere.
 import type { Connection, Stream } from '@libp2p/interface'
+import { Allowances } from '../../protocols/allowance.js'
+import { hex } from '../../protocols/bytes.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import { isKind, type RecordOf } from '../../protocols/kinds.js'
@@ -8,12 +10,14 @@ import type { LeaseAnswer } from '../../protocols/leases.js'
 import { membershipOf } from '../../protocols/membership.js'
 import { COMPARE, Differences } from '../../protocols/pace.js'
 import type { Papers } from '../../protocols/ticket.js'
-import { protocolIds } from '../../protocols/wire.js'
+import { ASK, protocolIds } from '../../protocols/wire.js'
 import type { LedgerStore } from '../store/ledger-store.js'
 import { isOfDisk } from '../store/store.js'
+import { Conduct, type Verdict } from './conduct.js'
 import { Datagrams } from './datagrams.js'
 import { Dialler, isDialable } from './dialler.js'
 import { exchange } from './frames.js'
+import { addressOf } from './gate.js'
 import { Glimpses } from './glimpses.js'
 import { Gossip } from './gossip.js'
 import { closeConnection, connectionTo, createHost, type Host, openStream, peerId } from './host.js'
@@ -21,7 +25,6 @@ import { admitNewcomers, askToJoin } from './join.js'
 import { LeaseCalls, type LeaseMessage } from './leases.js'
 import { type LifeSign, Probes, type PulseSign, Pulses } from './liveness.js'
 import { replicate } from './replicate.js'
-import { Standing } from './standing.js'
 import { answerForgotten, answerSync, initiateSync, type SyncResult, syncFrames } from './sync.js'
 
 /** A stranger that was not let in by then is disconnected, in milliseconds. */
@@ -34,6 +37,15 @@ const RENEW_AFTER = 1500
 
 /** Connections that are kept to members that are neither neighbours nor watch, or are watched. */
 const FAR_KEPT = 32
+
+/**
+ * Beacons by gossip that one AP may sign: BEACON_MIN is 100 ms, and some come late together. What is beyond is not handed on,
+ * or one AP could make all others carry as much as it likes.
+ */
+const BEACONS = { burst: 100, perSecond: 10 }
+
+/** Who waits on the LAN to be let in asks each two seconds whether it was: sixteen of them may be behind one address. */
+const ASK_PRICE = 1 / 8
 
 export interface NetworkOptions {
   readonly seed: Uint8Array
@@ -71,6 +83,8 @@ export interface NetworkHandlers {
   onAddresses(peers: Record<string, string[]>): void
   onSynced(ap: string, result: SyncResult): void
   onRefused(from: string, error: MeshError): void
+  /** Somebody is not heard any more, or shut out: a member, by its id, or whoever is at an address. */
+  onVerdict(verdict: Verdict): void
   onNewcomer(record: SignedRecord): void
   onFailure(what: string, error: unknown): void
 }
@@ -89,6 +103,7 @@ export class Network {
   /** Since when connected APs that are no members are connected, and those of them that have become members since. */
   private readonly strangers = new Map<string, number>()
   private readonly renewing = new Set<string>()
+  private readonly tellers = new Allowances(BEACONS)
   private readonly timers: NodeJS.Timeout[] = []
   /** True once one exchange with a member was completed. */
   hasSynced = false
@@ -98,10 +113,10 @@ export class Network {
     private readonly options: NetworkOptions,
     private readonly store: LedgerStore,
     private readonly handlers: NetworkHandlers,
-    standing: Standing,
+    private readonly conduct: Conduct,
   ) {
     this.ids = protocolIds(options.mesh)
-    const isWanted = (ap: string) => handlers.isNear(ap) || !handlers.isMember(options.self)
+    const isWanted = (ap: string) => !conduct.isShutOut(ap) && (handlers.isNear(ap) || !handlers.isMember(options.self))
     this.dialler = new Dialler(host, options.self, isWanted, handlers.onAddresses, handlers.whereabouts)
     for (const [ap, addresses] of Object.entries(options.peers)) this.dialler.learn(ap, addresses)
     const liveness = {
@@ -120,17 +135,21 @@ export class Network {
         this.pulses.take(from, message)
         this.probes.take(from, message)
       },
+      onOffence: (from, reason) => conduct.offend(from, reason),
       onFailure: handlers.onFailure,
     })
     this.pulses = new Pulses(host, this.ids, this.datagrams, liveness)
     this.probes = new Probes(host, this.ids, this.dialler, this.datagrams, liveness)
     this.leases = new LeaseCalls(host, this.ids, this.dialler, handlers)
     this.glimpses = new Glimpses(host, this.ids, this.dialler, handlers)
-    this.gossip = new Gossip(host, options.mesh, standing, {
+    this.gossip = new Gossip(host, options.mesh, {
       isMember: handlers.isMember,
       onRecord: async (bytes) => ((await store.acceptOne(store.check(bytes))) ? 'new' : 'old'),
-      onBeacon: async (bytes) => (this.takeBeacon(store.check(bytes)) ? 'new' : 'old'),
-      onRefused: handlers.onRefused,
+      onBeacon: async (bytes) => {
+        const beacon = store.check(bytes)
+        return this.mayBeTold(beacon) && this.takeBeacon(beacon) ? 'new' : 'old'
+      },
+      onRefused: (from, error) => this.refuse(from, error),
     })
   }
 
@@ -138,10 +157,20 @@ export class Network {
     const bootstrap = Object.entries(options.peers).flatMap(([ap, addresses]) =>
       addresses.map((address) => `${address.replace(/\/p2p\/[^/]+$/, '')}/p2p/${ap}`).filter(isDialable),
     )
-    const standing = new Standing()
     const { isMember } = handlers
-    const host = await createHost({ ...options, bootstrap, isMember, standing: (ap) => standing.of(ap) })
-    return new Network(host, options, store, handlers, standing)
+    const { join, sync } = protocolIds(options.mesh)
+    // Whatever strangers may ask for belongs here. One that was forgotten is told so.
+    const price = (protocol: string, ap: string) => {
+      if (protocol === ASK) return ASK_PRICE
+      return protocol === join || (protocol === sync && handlers.forgets(ap).length > 0) ? 1 : undefined
+    }
+    const conduct = new Conduct(
+      () => performance.now(),
+      (verdict) => network.judge(verdict),
+    )
+    const host = await createHost({ ...options, bootstrap, isMember, price, conduct })
+    const network = new Network(host, options, store, handlers, conduct)
+    return network
   }
 
   async start(): Promise<void> {
@@ -151,6 +180,8 @@ export class Network {
       if (connectionTo(this.host, ap) !== undefined) return
       this.strangers.delete(ap)
       this.differences.forget(ap)
+      // libp2p remembers each for hours, and ids cost nothing.
+      if (!this.handlers.isMember(ap)) this.host.peerStore.delete(detail.remotePeer).catch(() => {})
       if (this.handlers.isMember(ap) && !this.renewing.has(ap)) this.handlers.onLost(ap)
     })
     const { host, ids, store, handlers } = this
@@ -174,10 +205,8 @@ export class Network {
       async (stream: Stream, connection: Connection) => {
         const from = connection.remotePeer.toString()
         if (!handlers.isMember(from)) {
-          const records = handlers.forgets(from)
-          if (records.length === 0) return stream.abort(new Error('not a member'))
           const deps = this.syncDependencies(from)
-          return exchange(stream, () => answerForgotten(syncFrames(stream), deps, records)).catch(() => {})
+          return exchange(stream, () => answerForgotten(syncFrames(stream), deps, handlers.forgets(from)))
         }
         await exchange(stream, () => answerSync(syncFrames(stream), this.syncDependencies(from)))
           .then((result) => this.noteSynced(from, result))
@@ -302,6 +331,27 @@ export class Network {
     for (const connection of [...this.host.getConnections(peerId(ap))]) connection.abort(new Error('the AP is dead'))
   }
 
+  // Its datagrams are heard on, so that nobody takes it for dead because others have enough of it.
+  private judge(verdict: Verdict): void {
+    this.handlers.onVerdict(verdict)
+    if (verdict.kind === 'throttled') return
+    for (const connection of [...this.host.getConnections()]) {
+      const ap = connection.remotePeer.toString()
+      const isAt = !this.handlers.isMember(ap) && addressOf(connection.remoteAddr) === verdict.who
+      if (ap === verdict.who || isAt) connection.abort(new Error(verdict.reason))
+    }
+  }
+
+  private refuse(from: string, error: MeshError): void {
+    this.handlers.onRefused(from, error)
+    this.conduct.offend(from, error.message)
+  }
+
+  // Whose they are is known once the signature is. It is no fault of who forwarded them.
+  private mayBeTold(beacon: SignedRecord): boolean {
+    return this.tellers.take(hex(beacon.signer), performance.now())
+  }
+
   get imageProtocol(): string {
     return this.ids.image
   }
@@ -365,7 +415,9 @@ export class Network {
       ownBeacons: () => this.handlers.beacons(this.options.self),
       peerBeacons: () => this.handlers.beacons(ap),
       onBeacon: (beacon: SignedRecord) => void this.takeBeacon(beacon),
-      onRefused: (error: MeshError) => this.handlers.onRefused(ap, error),
+      onRefused: (error: MeshError) => this.refuse(ap, error),
+      // Larger ledgers are more work to compare, and are worth it.
+      spend: (work: number) => this.conduct.spend(ap, 'sync', work / Math.max(1, this.store.ledger.size / 16_384)),
       onTime: (ms: number) => {
         if (this.handlers.isMember(ap)) this.handlers.onTime(ap, ms)
       },
@@ -380,7 +432,7 @@ export class Network {
 
   // What breaks the rules of the wire is the other side's doing, and worth telling; the rest is how networks are.
   private noteFailed(what: string, ap: string, error: unknown): void {
-    if (error instanceof MeshError && !isOfDisk(error)) this.handlers.onRefused(ap, error)
+    if (error instanceof MeshError && !isOfDisk(error)) this.refuse(ap, error)
     else this.handlers.onFailure(what, error)
   }
 
@@ -390,7 +442,7 @@ export class Network {
   }
 
   private syncWhereDue(): void {
-    const idle = this.connected().filter((ap) => !this.syncing.has(ap))
+    const idle = this.connected().filter((ap) => !this.syncing.has(ap) && this.conduct.isHeard(ap))
     for (const ap of this.differences.due(idle, performance.now(), Math.random())) {
       this.sync(ap).catch((error) => this.noteFailed(`sync with ${ap}`, ap, error))
     }

@@ -26,6 +26,9 @@ const MAX_WANTED = 250_000
 const MAX_RANGES = 20_000
 /** Records of a peer that are refused before the exchange is given up: an honest one sends none. */
 const MAX_REFUSED = 100
+/** What a record costs that is given or was no news, and an exchange that brings nothing, in comparisons of a hash. */
+const RECORD_WORK = 8
+const GREETING_WORK = 16
 
 /** What an exchange travels on. */
 export type SyncFrames = Pick<Frames, 'read' | 'write'>
@@ -43,6 +46,11 @@ export interface SyncDependencies {
   onBeacon(beacon: SignedRecord): void
   /** A record that the peer sent is provably bad. */
   onRefused(error: MeshError): void
+  /**
+   * Takes from what the peer may have this AP work for it, and says whether there was as much: a hash that is compared is 1, and
+   * a record that is given, or taken in and no news, 8. An honest one needs a whole ledger once.
+   */
+  spend?(work: number): boolean
   /** The peer's time in milliseconds since 1970. */
   onTime?(ms: number): void
 }
@@ -123,6 +131,7 @@ class Exchange {
   }
 
   greet(digest = this.deps.store.ledger.digest()): Promise<void> {
+    this.spend(GREETING_WORK)
     return this.write(['hello', digest, this.deps.store.clock.now(), this.deps.ownBeacons().map(markOf)])
   }
 
@@ -186,6 +195,7 @@ class Exchange {
   }
 
   private compare(range: Range): void {
+    this.spend('hashes' in range ? range.hashes.length : range.digests.length / 16)
     const { ranges, want, give } = compareRange(this.deps.store.ledger, range)
     for (const one of ranges) this.ask(one)
     const wanted = want.slice(0, MAX_WANTED - this.wanted)
@@ -194,7 +204,14 @@ class Exchange {
     for (const record of give) this.noteGift(record)
   }
 
+  /** @throws MeshError `too-much` */
+  private spend(work: number): void {
+    if (this.deps.spend?.(work) === false)
+      throw new MeshError('too-much', 'more work for syncs than one AP may ask for')
+  }
+
   private noteWanted(hashes: Uint8Array[]): void {
+    this.spend(hashes.length)
     for (const hash of hashes) {
       const record = this.deps.store.ledger.get(hash)
       if (record !== undefined) this.noteGift(record)
@@ -203,6 +220,7 @@ class Exchange {
 
   private noteGift(record: SignedRecord): void {
     if (this.given.has(record)) return
+    this.spend(RECORD_WORK)
     this.given.add(record)
     this.give.add(record)
   }
@@ -225,6 +243,7 @@ class Exchange {
 
   private async takeIn(envelopes: Uint8Array[]): Promise<void> {
     const { added, beacons, refused } = await this.deps.store.accept(envelopes)
+    this.spend(RECORD_WORK * (envelopes.length - added.length))
     for (const beacon of beacons) this.deps.onBeacon(beacon)
     for (const error of refused) this.deps.onRefused(error)
     this.received += added.length

@@ -1,6 +1,7 @@
 // `npm run bench`: the figures in README.md. Prints medians over at least five runs; the machine should have nothing else
 // to do. `npm run bench -- failover` runs one of them.
 import { failover } from './failover.js'
+import { flood } from './flood.js'
 import { idle } from './idle.js'
 import { ledger } from './ledger.js'
 import { neighbourhood } from './neighbourhood.js'
@@ -20,6 +21,7 @@ const benches: Record<string, () => Promise<void>> = {
   restart,
   standstill,
   neighbourhood,
+  flood,
 }
 const chosen = process.argv.slice(2)
 const unknown = chosen.filter((name) => !Object.hasOwn(benches, name))

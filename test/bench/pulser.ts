@@ -46,7 +46,7 @@ const images = {
   },
 } as unknown as Images
 const image = { config: new Uint8Array(32), layers: [] } as never
-await serveImages({ network: peer.network, images, isMember: () => true, imageOf: () => image })
+await serveImages({ network: peer.network, images, imageOf: () => image })
 process.stdin.on('data', () => void fetchImage(peer.network, images, options.other, image))
 
 setInterval(() => peer.network.sendPulses([options.other]), TIMING.pulse)

@@ -110,7 +110,7 @@ function signed(payload: Uint8Array): Uint8Array {
   try {
     kind = (cborg.decode(payload) as unknown[])[1]
   } catch {}
-  return sealRaw(AP, String(kind), MESH, payload)
+  return sealRaw(AP, typeof kind === 'string' ? kind : '', MESH, payload)
 }
 
 /** Mutants behind a signature that fits them. */

@@ -19,6 +19,7 @@ const ownSeed = seed()
 const member = await createHost({
   ...{ seed: ownSeed, mesh: realm.text, listen: ['/ip4/127.0.0.1/tcp/0'], mdns: false, bootstrap: [] },
   isMember: () => false,
+  price: (protocol) => (protocol === ASK ? 1 / 8 : undefined),
 })
 const told: Request[] = []
 const asks = new Asks({
@@ -46,8 +47,12 @@ test.after(async () => {
 
 async function speak<T>(host: Libp2p, run: (frames: Frames) => Promise<T>): Promise<T> {
   const connection = await host.dial(address)
-  const stream = await connection.newStream(ASK)
-  return exchange(stream, () => run(new Frames(stream, MAX_ASK_FRAME, 5000)))
+  try {
+    const stream = await connection.newStream(ASK)
+    return await exchange(stream, () => run(new Frames(stream, MAX_ASK_FRAME, 5000)))
+  } finally {
+    await connection.close() // few strangers may be connected at one time
+  }
 }
 
 const nonce = (n: number): Uint8Array => new Uint8Array(32).fill(n)
@@ -173,17 +178,15 @@ test('nonsense, and more than is due of what is none, is cut off; and the member
       () => {},
     )
   }
-  const outcomes: string[] = []
-  for (let i = 0; i < 150; i++) {
-    outcomes.push(
-      await poll(host).then(
-        () => 'answered',
-        () => 'cut off',
-      ),
-    )
-  }
-  assert.ok(outcomes.filter((outcome) => outcome === 'answered').length <= 90, outcomes.join())
-  assert.ok(outcomes.includes('cut off'))
+  let answered = 0
+  const ask = async () =>
+    answered <= 1000 &&
+    (await poll(host).then(
+      () => true,
+      () => false,
+    ))
+  while (await ask()) answered++
+  assert.ok(answered < 1000)
 })
 
 test.run()

@@ -15,7 +15,7 @@ import { instanceSubject } from '../../../protocols/chute.js'
 import { encode } from '../../../protocols/codec.js'
 import { type ReachCard, reachCard, sealDatagram } from '../../../protocols/datagram.js'
 import { open, type SignedRecord, seal } from '../../../protocols/envelope.js'
-import { apSigner } from '../../../protocols/keys.js'
+import { apSigner, type Signer } from '../../../protocols/keys.js'
 import { MAX_RECORD, MAX_SYNC_FRAME } from '../../../protocols/limits.js'
 import { meshIdOf, meshText } from '../../../protocols/membership.js'
 import { readTicket, redeem } from '../../../protocols/ticket.js'
@@ -34,27 +34,53 @@ const ids = protocolIds(meshText(realm))
 const { records: recordTopic, beacons: beaconTopic } = topics(meshText(realm))
 const address = multiaddr((await target.status()).addresses[0]!)
 
-const ownSeed = seed()
-const signer = apSigner(ownSeed)
-const villain: Host = await createHost({
-  seed: ownSeed,
-  mesh: meshText(realm),
-  listen: ['/ip4/127.0.0.1/tcp/0'],
-  mdns: false,
-  bootstrap: [],
-  isMember: () => true,
-})
-const { pubsub } = villain.services
+const villains: Host[] = []
+let signer: Signer
+let villain: Host
 /** Beacons that the villain hears, newest last. */
-const overheard: SignedRecord[] = []
-pubsub.addEventListener('message', ({ detail: { topic, data } }) => {
-  if (topic === beaconTopic) overheard.push(open(data, realm))
-})
-await villain.start()
-pubsub.subscribe(recordTopic)
-pubsub.subscribe(beaconTopic)
+let overheard: SignedRecord[]
+
+/** The villain comes under a name that nobody knows yet. */
+async function disguise(): Promise<void> {
+  const ownSeed = seed()
+  const heard: SignedRecord[] = []
+  signer = apSigner(ownSeed)
+  overheard = heard
+  villain = await createHost({
+    seed: ownSeed,
+    mesh: meshText(realm),
+    listen: ['/ip4/127.0.0.1/tcp/0'],
+    mdns: false,
+    bootstrap: [],
+    isMember: () => true,
+    price: () => 0,
+  })
+  villains.push(villain)
+  const { pubsub } = villain.services
+  pubsub.addEventListener('message', ({ detail: { topic, data } }) => {
+    if (topic === beaconTopic) heard.push(open(data, realm))
+  })
+  await villain.start()
+  pubsub.subscribe(recordTopic)
+  pubsub.subscribe(beaconTopic)
+}
+await disguise()
+
+async function beLetIn(): Promise<void> {
+  await disguise()
+  await connect()
+  const own = readTicket(await mesh.ticket(target))
+  await askToJoin(villain, ids, target.id, redeem(own, signer, Date.now(), { name: 'villain', labels: {} }))
+  const id = villain.peerId.toString()
+  await eventually('it to be a member', async () => (await witness.aps()).some((row) => row.id === id))
+  await eventually('it to take part in gossip', async () => {
+    await connect()
+    return linked() && overheard.length > 0
+  })
+}
+
 test.after(async () => {
-  await villain.stop()
+  await Promise.all(villains.map((host) => host.stop()))
   await mesh.close()
 })
 
@@ -98,9 +124,10 @@ const framed = (bytes: Uint8Array): Uint8Array => {
   return concat(Uint8Array.of(...prefix, bytes.length >>> (7 * prefix.length)), bytes)
 }
 
-const publish = (topic: string, bytes: Uint8Array): Promise<void> => dare(() => pubsub.publish(topic, bytes))
+const publish = (topic: string, bytes: Uint8Array): Promise<void> =>
+  dare(() => villain.services.pubsub.publish(topic, bytes))
 
-const linked = (): boolean => pubsub.getSubscribers(recordTopic).length > 0
+const linked = (): boolean => villain.services.pubsub.getSubscribers(recordTopic).length > 0
 
 let clock = 0
 /** A record by the villain, signed as it should be. */
@@ -148,7 +175,7 @@ async function unharmed(before: string, { changes = false } = {}): Promise<void>
   })
   await eventually('the two to believe each other alive', async () =>
     [...(await target.aps()), ...(await witness.aps())].every(
-      ({ id, state }) => id === villain.peerId.toString() || state === 'alive',
+      ({ id, state }) => villains.some((host) => host.peerId.toString() === id) || state === 'alive',
     ),
   )
   const errors = target.log.split('\n').filter((line) => /"level":[56]0|unhandled/i.test(line))
@@ -252,27 +279,33 @@ const silent: Stream[] = []
 const isOpen = (stream: Stream): boolean => stream.status === 'open'
 
 function harmless(role: 'stranger' | 'member'): void {
+  // A member that others have enough of is accused of not answering, and that is a record.
+  const changes = role === 'member'
   test(`random bytes of a ${role} on every protocol and topic do no harm`, async () => {
+    if (role === 'member') await beLetIn()
     const before = await digestOf(target)
     await throwRandomBytes()
-    await unharmed(before)
+    await unharmed(before, { changes })
   })
 
   test(`frames of a ${role} that are too big, or have no end, do no harm`, async () => {
+    if (role === 'member') await beLetIn()
     const before = await digestOf(target)
     await throwTooMuch()
-    await unharmed(before)
+    await unharmed(before, { changes })
   })
 
   test(`streams on which a ${role} says nothing are few`, async () => {
+    if (role === 'member') await beLetIn()
     const before = await digestOf(target)
     const streams = await openAndSayNothing()
     silent.push(...streams)
     await eventually('those beyond the limits to be reset', () => streams.filter(isOpen).length <= 1 + 4 + 2 + 8 + 2)
-    await unharmed(before)
+    await unharmed(before, { changes })
   })
 
   test(`datagrams of a ${role} that are garbage do no harm`, async () => {
+    if (role === 'member') await beLetIn()
     const before = await digestOf(target)
     const key = new Uint8Array(32).fill(7)
     const card = role === 'member' ? await reach({ port: 9, id: 1, key }) : undefined
@@ -295,23 +328,13 @@ function harmless(role: 'stranger' | 'member'): void {
       }
     }
     socket.close()
-    await unharmed(before)
+    await unharmed(before, { changes })
   })
 }
 
 harmless('stranger')
 
-test('the villain is let in', async () => {
-  await Promise.all(villain.getConnections().map((connection) => connection.close()))
-  await connect()
-  const admission = redeem(ticket, signer, Date.now(), { name: 'villain', labels: {} })
-  await askToJoin(villain, ids, target.id, admission)
-  await eventually('it to be a member', async () => (await witness.aps()).some(({ name }) => name === 'villain'))
-  await eventually('it to take part in gossip', async () => {
-    await connect()
-    return linked() && overheard.length > 0
-  })
-})
+test('the villain is let in', beLetIn)
 
 test('beacons that are old change nothing, however they come', async () => {
   const beaconOf = async () =>
@@ -357,15 +380,18 @@ test('what is not as it should be is refused, whoever passes it on, and is in th
     'too big': new Uint8Array(MAX_RECORD + 100).fill(7),
   }
   // Through sync first, all at once, since gossip soon does not listen any more.
-  const { stream, frames } = await rogue(ids.sync)
-  await exchange(stream, async () => {
-    await frames.write(['hello', new Uint8Array(16), Date.now(), []])
-    for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
-    const { 'too big': tooBig, ...fitting } = sick
-    await frames.write(['records', Object.values(fitting)])
-    await frames.write(['end'])
-    await frames.read(syncFrame)
-    assert.ok(tooBig.length > MAX_RECORD)
+  await eventually('the node to take them in', async () => {
+    const { stream, frames } = await rogue(ids.sync)
+    await exchange(stream, async () => {
+      await frames.write(['hello', new Uint8Array(16), Date.now(), []])
+      for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
+      const { 'too big': tooBig, ...fitting } = sick
+      await frames.write(['records', Object.values(fitting)])
+      await frames.write(['end'])
+      await frames.read(syncFrame)
+      assert.ok(tooBig.length > MAX_RECORD)
+    })
+    return true
   })
   for (const bytes of Object.values(sick)) await publish(recordTopic, bytes)
   await publish(beaconTopic, sick['a beacon of another AP'])
@@ -373,7 +399,8 @@ test('what is not as it should be is refused, whoever passes it on, and is in th
     const codes = new Set((await eventsOf('refused')).map(({ code }) => code))
     return ['bad-signature', 'other-mesh', 'malformed'].every((code) => codes.has(code))
   })
-  for (const event of await eventsOf('refused')) assert.is(event.from, villain.peerId.toString())
+  for (const event of await eventsOf('refused'))
+    assert.ok(villains.some(({ peerId }) => peerId.toString() === event.from))
   // biome-ignore lint/suspicious/noControlCharactersInRegex: it is about them
   const painting = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202e]/
   assert.match(target.log, '\\\\u{1b}[31m')
@@ -388,6 +415,7 @@ test('what is not as it should be is refused, whoever passes it on, and is in th
 harmless('member')
 
 test('a sync that never ends does not fill the memory, whichever side the villain is on', async () => {
+  await beLetIn()
   const before = await digestOf(target)
   const random = (bytes: number) => {
     const out = new Uint8Array(bytes)
@@ -410,7 +438,8 @@ test('a sync that never ends does not fill the memory, whichever side the villai
   await unharmed(before, { changes: true })
   endless.stream.abort(new Error('and never an end'))
 
-  // The node as the one that asks: a million times it is to send what it has.
+  // The node as the one that asks: hundreds of thousands of times it is to send what it has.
+  await beLetIn()
   let sent = 0
   let sequence = 0
   let wanted = false
@@ -430,7 +459,7 @@ test('a sync that never ends does not fill the memory, whichever side the villai
           for (const [kind, , joined] of next[1]) if (kind === 'hashes') known.push(...splitHashes(joined))
         }
         const want = concat(...Array.from({ length: 4096 }, (_, i) => known[i % known.length]!))
-        for (let i = 0; i < 250; i++) await frames.write(['want', want])
+        for (let i = 0; i < 100; i++) await frames.write(['want', want])
         for (let i = 0; i < 250; i++) await frames.write(['ranges', [['hashes', '', new Uint8Array()]]])
         await frames.write(['end'])
         wanted = true
@@ -444,9 +473,11 @@ test('a sync that never ends does not fill the memory, whichever side the villai
       }),
     )
   })
-  const { frames } = await rogue(ids.pulse)
+  let pulses = await rogue(ids.pulse)
   await eventually('the node to ask', async () => {
-    await frames.write({ boot: 1, sequence: ++sequence, ledger: new Uint8Array(16) })
+    // One that does not answer probes is hung up on now and then.
+    if (pulses.stream.status !== 'open') pulses = await rogue(ids.pulse)
+    await pulses.frames.write({ boot: 1, sequence: ++sequence, ledger: new Uint8Array(16) })
     return wanted && sent > 0
   })
   await villain.unhandle(ids.sync)
@@ -472,6 +503,7 @@ test('a sync that never ends does not fill the memory, whichever side the villai
 })
 
 test('a record of the future is kept and handed on, and does nothing yet', async () => {
+  await beLetIn()
   const future = record('forget', signer.publicKey, {}, Date.now() + 3_600_000)
   const records = async () => (await target.status()).ledger.records
   const before = await records()
@@ -501,6 +533,7 @@ test('a record of the future is kept and handed on, and does nothing yet', async
 })
 
 test('one that accuses a live AP again and again does not kill it, is refuted, and does not fill the events of others', async () => {
+  await beLetIn()
   const before = (await target.events()).length
   // One that never pulses is hung up on now and then.
   await eventually('all accusations to be taken in', async () => {
@@ -549,6 +582,7 @@ test('one that accuses a live AP again and again does not kill it, is refuted, a
 })
 
 test('one that does nothing but what is refused does not fill the events, nor the log', async () => {
+  await beLetIn()
   const [eventsBefore, logBefore] = [(await target.events()).length, target.log.length]
   for (let i = 0; i < 1500; i++) {
     const bad = spoilt(record('snapshot-head', utf8(`f${i}`), {}).bytes)
@@ -579,9 +613,9 @@ test('those on whose streams nothing is said are waited for no longer than other
 test('after all that the two are as they were to each other, and what is honest gets through', async () => {
   await Promise.all(villain.getConnections().map((connection) => connection.close()))
   await unharmed(await digestOf(target))
-  await eventually('the node to be quiet', async () =>
-    (await target.status()).warnings.every((text) => /engine/.test(text)),
-  )
+  // All that the villain was are members that do not answer, and more than the two.
+  const others = (await target.status()).warnings.filter((text) => !/engine|villain|isolated/.test(text))
+  assert.equal(others, [])
 })
 
 test.run()

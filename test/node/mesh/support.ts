@@ -2,6 +2,7 @@
 // out: no roster, no placement, no containers.
 import { join } from 'node:path'
 import { NodeClock } from '../../../node/clock.js'
+import type { Verdict } from '../../../node/mesh/conduct.js'
 import type { LifeSign } from '../../../node/mesh/liveness.js'
 import { Network } from '../../../node/mesh/network.js'
 import type { SyncResult } from '../../../node/mesh/sync.js'
@@ -37,6 +38,7 @@ export class Peer {
   readonly lost: string[] = []
   readonly synced: ({ ap: string } & SyncResult)[] = []
   readonly refused: { from: string; error: MeshError }[] = []
+  readonly verdicts: Verdict[] = []
   readonly failures: unknown[] = []
   readonly newcomers: SignedRecord[] = []
   readonly beacons = new Map<string, RecordOf<'beacon'>>()
@@ -90,6 +92,7 @@ export class Peer {
         onAddresses: (known) => peer.saidAddresses.push(known),
         onSynced: (ap, result) => peer.synced.push({ ap, ...result }),
         onRefused: (from, error) => peer.refused.push({ from, error }),
+        onVerdict: (verdict) => peer.verdicts.push(verdict),
         onNewcomer: (record) => peer.newcomers.push(record),
         onFailure: (_what, error) => peer.failures.push(error),
       },

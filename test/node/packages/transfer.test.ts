@@ -63,7 +63,6 @@ await serveImages({
       }
     },
   },
-  isMember: () => true,
   imageOf: (config) => exports.map(({ image }) => image).find((image) => hex(image.config) === config),
 })
 

@@ -1,0 +1,98 @@
+// What a flood costs the node that it hits, and what it does to the others' traffic: a stranger and a member send as fast as
+// they can, up to 10,000 a second, by each way that there is.
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import { hex, utf8 } from '../../protocols/bytes.js'
+import { seal } from '../../protocols/envelope.js'
+import { apSigner } from '../../protocols/keys.js'
+import { meshIdOf } from '../../protocols/membership.js'
+import { readTicket } from '../../protocols/ticket.js'
+import { seed } from '../node/realm.js'
+import { type TestAp, TestMesh } from '../support/mesh.js'
+import { until } from '../support/until.js'
+import { cpuSeconds, rest } from './idle.js'
+import { repeat, report, summary } from './measure.js'
+
+const APS = 3
+const RUNS = 5
+const WINDOW_MS = 10_000
+const FLOODS = [
+  ['stranger', 'connections'],
+  ['stranger', 'streams'],
+  ['stranger', 'datagrams'],
+  ['member', 'gossip'],
+  ['member', 'streams'],
+  ['member', 'datagrams'],
+] as const
+
+export interface FloodOptions {
+  role: string
+  way: string
+  address: string
+  ticket: string
+}
+
+export async function flood(): Promise<void> {
+  const mesh = new TestMesh()
+  try {
+    const [victim, witness] = (await mesh.start(APS, () => ({ args: ['--docker-host', 'unix:///no/engine'] }))) as [
+      TestAp,
+      TestAp,
+    ]
+    const invite = async () => (await victim.client.post<{ ticket: string }>('/v1/invite', {})).ticket
+    const realm = meshIdOf(readTicket(await invite()).meshKey)
+    const address = (await victim.status()).addresses[0]!
+    for (const [role, way] of FLOODS) {
+      const [cpu, rates, latencies]: [number[], number[], number[]] = [[], [], []]
+      await repeat(RUNS, async () => {
+        const options: FloodOptions = { role, way, address, ticket: await invite() }
+        const flooder = fork(flooderScript, [JSON.stringify(options)], {
+          stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+        })
+        await once(flooder, 'message') // it is ready
+        flooder.send('go')
+        const began = performance.now()
+        const before = await cpuSeconds(victim.pid)
+        while (performance.now() - began < WINDOW_MS) {
+          latencies.push(await latency(victim, witness, realm))
+          await rest(500)
+        }
+        const seconds = (performance.now() - began) / 1000
+        cpu.push((((await cpuSeconds(victim.pid)) - before) / seconds) * 100)
+        flooder.send('stop')
+        const [sent] = (await once(flooder, 'message')) as [number]
+        rates.push(sent / seconds)
+        flooder.kill('SIGKILL')
+        return 0
+      })
+      const deaths = (await victim.events()).filter(
+        ({ kind, ap }) => kind === 'dead' && mesh.aps.some(({ id }) => id === ap),
+      ).length
+      report(`A ${role} that floods a node by ${way} (windows of ${WINDOW_MS / 1000} s)`, [
+        `tried               ${summary(rates, 'a second', 0)}`,
+        `CPU of one core     ${summary(cpu, '%', 0)}; target 40 %`,
+        `an honest record    ${summary(latencies, 'ms', 0)}`,
+        `false deaths so far ${deaths}`,
+      ])
+    }
+  } finally {
+    await mesh.close()
+  }
+}
+
+/** Milliseconds from a record's submission elsewhere until the victim has it. */
+async function latency(victim: TestAp, witness: TestAp, realm: Uint8Array): Promise<number> {
+  const person = apSigner(seed())
+  const record = seal(person, realm, [Date.now(), 0], 'snapshot-head', utf8(hex(person.publicKey)), {})
+  const began = performance.now()
+  const before = (await victim.status()).ledger.records
+  await witness.client.post('/v1/records', record.bytes)
+  await until('the record to come', async () => (await victim.status()).ledger.records > before, {
+    deadlineMs: 30_000,
+    everyMs: 5,
+  })
+  return performance.now() - began
+}
+
+const flooderScript = fileURLToPath(new URL('./flooder.js', import.meta.url))
