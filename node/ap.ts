@@ -124,7 +124,7 @@ export class Ap {
     founder: Founder | undefined,
   ) {
     this.beacons = new Beacons({
-      ...{ signer, ledgerStore, boots },
+      ...{ signer, ledgerStore, boots, membership: () => this.current.membership },
       canSend: () => this.canSendBeacons(),
       condition: (most) => this.condition(most),
       publish: (beacon) => {
@@ -445,6 +445,7 @@ export class Ap {
       self: this.id,
       file: new SmallFile(join(this.config.data, 'leases')),
       clock: bootClock,
+      now: () => this.ledgerStore.clock.now(),
       guard: new Guard(join(this.config.data, 'watchdog.sock'), socketOf(this.docker) ?? ''),
       call: (voter, message) => this.network.leases.call(voter, message),
       sign: (chute, body) => this.ledgerStore.sign(this.signer, 'voters', chute, body),

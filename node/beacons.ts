@@ -5,8 +5,9 @@ import { type SignedRecord, seal } from '../protocols/envelope.js'
 import { MeshError } from '../protocols/error.js'
 import type { Signer } from '../protocols/keys.js'
 import { type Body, checkKind, type RecordOf } from '../protocols/kinds.js'
+import type { Membership } from '../protocols/membership.js'
 import { BEACON_MIN, beaconPause } from '../protocols/pace.js'
-import { isNewer } from '../protocols/roster.js'
+import { denialsOf, isNewer } from '../protocols/refutation.js'
 import { monotonic } from './clock.js'
 import type { BootCounter } from './identity.js'
 import type { LifeSign } from './mesh/liveness.js'
@@ -14,12 +15,13 @@ import type { LedgerStore } from './store/ledger-store.js'
 import { VERSION } from './version.js'
 
 /** What a beacon says beside who sends it and when. */
-export type Condition = Omit<Body<'beacon'>, 'boot' | 'sequence' | 'version' | 'away' | 'ledger'>
+export type Condition = Omit<Body<'beacon'>, 'boot' | 'sequence' | 'denies' | 'version' | 'away' | 'ledger'>
 
 export interface BeaconsOptions {
   readonly signer: Signer
   readonly ledgerStore: LedgerStore
   readonly boots: BootCounter
+  membership(): Membership
   /** False while this AP has nothing to say, or would give away by it what it holds. */
   canSend(): boolean
   /** At most so many of everything that there can be many of. */
@@ -90,13 +92,16 @@ export class Beacons {
 
   // A beacon that would be too big says less, rather than nothing.
   private seal(most: number): RecordOf<'beacon'> {
-    const { signer, ledgerStore, condition } = this.options
+    const { signer, ledgerStore, condition, membership } = this.options
+    const { ledger, clock } = ledgerStore
+    const sign = this.nextSign()
     const body: Body<'beacon'> = {
-      ...this.nextSign(),
+      ...sign,
+      ...denialsOf(ledger, membership(), signer.publicKey, sign, clock.now()),
       version: VERSION,
       ...(this.away !== undefined && { away: this.away }),
       ...condition(most),
-      ledger: ledgerStore.ledger.digest(),
+      ledger: ledger.digest(),
     }
     try {
       const record: SignedRecord = seal(
@@ -129,7 +134,7 @@ export class Beacons {
 
   /** An AP that is accused shows that it lives: its next beacon refutes, whatever the statement says. */
   refute(statement: RecordOf<'statement'>): void {
-    if (equalBytes(statement.subject, this.options.signer.publicKey)) void this.outdo(statement.body)
+    if (equalBytes(statement.subject, this.options.signer.publicKey)) this.schedule()
   }
 
   /** Sends a beacon that is newer than `sign`. */

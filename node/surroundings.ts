@@ -7,6 +7,7 @@ import type { Signer } from '../protocols/keys.js'
 import type { Body, RecordOf } from '../protocols/kinds.js'
 import { type Neighbourhoods, writePrefix } from '../protocols/neighbourhood.js'
 import type { Outlook } from '../protocols/outlook.js'
+import { denialsOf } from '../protocols/refutation.js'
 import type { LifeSign } from './mesh/liveness.js'
 import type { LedgerStore } from './store/ledger-store.js'
 
@@ -99,7 +100,9 @@ export class Surroundings {
     const now = ledgerStore.clock.now()
     if (!mustShowLife(ledgerStore.ledger, membership, signer.publicKey, boot(), addresses, now)) return
     this.lastSigned = this.options.now()
-    ledgerStore.sign(signer, 'alive', signer.publicKey, { ...nextSign(), addresses }).catch(onFailure)
+    const sign = nextSign()
+    const denials = denialsOf(ledgerStore.ledger, membership, signer.publicKey, sign, now)
+    ledgerStore.sign(signer, 'alive', signer.publicKey, { ...sign, ...denials, addresses }).catch(onFailure)
   }
 
   /** Where a member says that it is to be found. */

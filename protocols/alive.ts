@@ -1,9 +1,9 @@
 // What is known of an AP where its beacons are not heard: what its record of kind alive says. Pure.
 import { apId } from './bytes.js'
-import type { Body, RecordOf } from './kinds.js'
+import type { RecordOf } from './kinds.js'
 import type { Ledger } from './ledger.js'
 import type { Membership } from './membership.js'
-import { isNewer } from './roster.js'
+import { refutes } from './refutation.js'
 import { isSameList, remembered } from './view.js'
 
 /** The latest that each AP said so, by AP id. */
@@ -29,8 +29,7 @@ export function mustShowLife(
 ): boolean {
   const said = alivesOf(ledger, nowMs).get(apId(key))?.body
   if (said === undefined || !isSameList(said.addresses, addresses)) return true
-  const isUnrefuted = (statement: Body<'statement'>) => !isNewer(said, statement)
   const statements = ledger.effectiveOn('statement', key, nowMs).filter(({ signer }) => members.has(apId(signer)))
-  if (statements.some(({ body }) => isUnrefuted(body))) return true
+  if (statements.some((statement) => !refutes(said, statement))) return true
   return ledger.effectiveOn('goodbye', key, nowMs).some(({ body }) => body.boot < boot && body.boot >= said.boot)
 }

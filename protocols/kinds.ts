@@ -9,15 +9,19 @@ import { describe, FORMAT, type SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
 import { verify } from './keys.js'
 import {
+  DENIED_BYTES,
   DEPLOYMENT_HISTORY,
   HISTORY,
   MAX_AWAY,
+  MAX_BOOT,
+  MAX_DENIED,
   MAX_GENERATION,
   MAX_KEPT,
   MAX_PATTERNS,
   MAX_SEALED,
   MAX_SECRET,
   MAX_SECRETS,
+  MAX_SEQUENCE,
   MAX_USES,
 } from './limits.js'
 import { isPrefix } from './neighbourhood.js'
@@ -28,6 +32,10 @@ const uint = z
   .int()
   .min(0)
   .max(2 ** 48)
+const boot = z.int().min(0).max(MAX_BOOT)
+const sequence = z.int().min(0).max(MAX_SEQUENCE)
+/** The first bytes of the hashes of statements against the signer that name a sign it never gave. */
+const denies = z.array(byteString(DENIED_BYTES)).max(MAX_DENIED).optional()
 const labels = z
   .record(z.string().min(1).max(128), z.string().max(256))
   .refine((l) => Object.keys(l).length <= 32, 'over 32 labels')
@@ -153,15 +161,8 @@ const voters = z.object({
 
 /** Subject: the key of the AP that could not be reached. `boot` and `sequence` are the last heard of it. */
 const statement = z.object({
-  // Below what a beacon can say, so that the accused can always answer with something newer.
-  boot: z
-    .int()
-    .min(0)
-    .max(2 ** 32),
-  sequence: z
-    .int()
-    .min(0)
-    .max(2 ** 40),
+  boot,
+  sequence,
   silence: uint,
   probes: uint,
   /** Whether the signer had a pulse of this boot. Without, it says only that the AP has not come for a long time. */
@@ -171,16 +172,16 @@ const statement = z.object({
 })
 
 /** Subject: the AP's key, also the signer: it left on purpose, in this boot. */
-const goodbye = z.object({ boot: uint })
+const goodbye = z.object({ boot })
 
 /** Subject: the AP's key. Signer: the AP itself, or an admin. */
 const drain = z.object({ draining: z.boolean() })
 
 /**
  * Subject: the AP's key, also the signer. What those know of it who do not hear its beacons: that it lives, which refutes
- * statements that name no later sign of it, and where it is to be found.
+ * statements that name no later sign of it, or that it denies, and where it is to be found.
  */
-const alive = z.object({ boot: uint, sequence: uint, addresses: z.array(z.string().max(256)).max(8) })
+const alive = z.object({ boot, sequence, denies, addresses: z.array(z.string().max(256)).max(8) })
 
 /** Subject: a chute's key. Signer: an AP that has its images, for those who do not hear of it in beacons. */
 const origin = z.object({})
@@ -202,8 +203,9 @@ export type InstanceState = z.infer<typeof instanceState>
 
 /** Subject: the AP's key, also the signer. Gossiped and held in memory, not in the ledger. */
 const beacon = z.object({
-  boot: uint,
-  sequence: uint,
+  boot,
+  sequence,
+  denies,
   version: z.string().max(32),
   /** It is about to be silent on purpose, for so many milliseconds at most, and what it runs goes on. */
   away: z.int().min(0).max(MAX_AWAY).optional(),

@@ -3,6 +3,7 @@
 // answer goes out, and whom to ask, come back as values.
 import { sha256, utf8 } from './bytes.js'
 import { chuteOfInstance } from './chute.js'
+import { beginOf, endOf } from './epochs.js'
 import { majority } from './rendezvous.js'
 import { isSameList } from './view.js'
 
@@ -28,15 +29,6 @@ export const LEASE: LeaseTiming = { voter: 10_000, holder: 7500, kill: 2000, ren
  */
 export const isSafe = ({ voter, holder, kill, drift }: LeaseTiming): boolean =>
   holder / (1 - drift) + kill <= voter / (1 + drift)
-
-/**
- * Epochs of a generation of voters begin beyond those of the one before, so that none is used twice although new voters do
- * not know which ones the old ones gave.
- */
-const EPOCHS_PER_GENERATION = 1_000_000_000
-
-/** Beyond all epochs of a generation: who claims one of these to keep others out keeps out none after a change of voters. */
-const endOf = (generation: number): number => (generation + 1) * EPOCHS_PER_GENERATION
 
 /** `instance` is the hex of its subject; `generation` that of the chute's voters. */
 export interface LeaseRequest {
@@ -131,13 +123,19 @@ export class Voter {
   /**
    * @param from AP id of who asks for itself
    * @param claimed the highest epoch that another AP is known to have claimed: it must not be used twice
+   * @param highest that there can be by now: who was granted a higher one would keep out everybody after it
    */
-  request(from: string, request: LeaseRequest, claimed: number, now: number): Verdict {
+  request(
+    from: string,
+    request: LeaseRequest,
+    claimed: number,
+    now: number,
+    highest = endOf(request.generation) - 1,
+  ): Verdict {
     const { instance, generation, epoch } = request
     const { voter } = this.timing
     const promised = this.promises.get(instance)
-    const end = endOf(generation)
-    const taken = Math.max(claimed < end ? claimed : 0, generation * EPOCHS_PER_GENERATION)
+    const taken = Math.max(claimed <= highest ? claimed : 0, beginOf(generation))
     const known = Math.max(promised?.epoch ?? 0, taken)
     const refuse = (reason: Refusal, wait = 0): Verdict => ({
       answer: { granted: false, reason, epoch: known, wait: Math.max(0, Math.ceil(wait)) },
@@ -149,7 +147,7 @@ export class Voter {
     if ((this.signedFor.get(chuteOfInstance(instance)) ?? 0) > generation) return refuse('unknown')
     const quietUntil = Math.max(this.startedAt, chute.since) + voter
     if (now < quietUntil) return refuse('quiet', quietUntil - now)
-    if (epoch <= taken || epoch >= end) return refuse('superseded')
+    if (epoch <= taken || epoch > highest) return refuse('superseded')
     if (promised !== undefined) {
       const isOwn = promised.holder === from
       if (epoch < promised.epoch || (epoch === promised.epoch && (!isOwn || promised.isOver))) {
@@ -188,6 +186,8 @@ export interface Seat {
   readonly voters: readonly string[]
   /** The least epoch to ask for: that of this AP's own claim where it is the strongest, else one more than the highest. */
   readonly epoch: number
+  /** The highest that there can be by now, whatever voters say. */
+  readonly highest?: number
 }
 
 export type LeaseEffect =
@@ -286,9 +286,10 @@ class Holder {
 
   private reconsider(self: string, now: number, runs: boolean): LeaseEffect[] {
     const { voters, instance } = this.seat
+    const highest = this.seat.highest ?? endOf(this.seat.generation) - 1
     const beaten = [...this.answers].flatMap(([voter, { answer }]) =>
       !answer.granted && answer.reason === 'superseded'
-        ? [{ voter, epoch: answer.epoch < endOf(this.seat.generation) ? answer.epoch : this.epoch }]
+        ? [{ voter, epoch: answer.epoch < highest ? answer.epoch : this.epoch }]
         : [],
     )
     if (voters.length - beaten.length < majority(voters.length)) {
@@ -358,7 +359,7 @@ export class Holders {
     const wanted = new Set(seats.map(({ instance }) => instance))
     for (const [instance, holder] of this.holders) holder.isWanted = wanted.has(instance)
     for (const seat of seats) {
-      const over = Math.max(this.released.get(seat.instance) ?? 0, seat.generation * EPOCHS_PER_GENERATION)
+      const over = Math.max(this.released.get(seat.instance) ?? 0, beginOf(seat.generation))
       const asked = seat.epoch < endOf(seat.generation) ? seat.epoch : 0
       const least = { ...seat, epoch: Math.max(asked, over + 1) }
       const holder = this.holders.get(seat.instance)

@@ -43,6 +43,17 @@ export const MAX_CLOCK_AHEAD = 5 * 60_000
 export const HISTORY = 2
 export const DEPLOYMENT_HISTORY = 10
 
+/**
+ * What an AP counts its boots and its signs of life by. The same in all that can name them, or there were signs that a statement could not
+ * name, and an AP that nobody could accuse.
+ */
+export const MAX_BOOT = 2 ** 32
+export const MAX_SEQUENCE = 2 ** 40
+
+/** Statements that one beacon can deny, by the first bytes of their hashes. */
+export const MAX_DENIED = 64
+export const DENIED_BYTES = 8
+
 /** For how long an AP can ask others to wait for it without a sign of life, in milliseconds: a restart, an upgrade. */
 export const MAX_AWAY = 60_000
 

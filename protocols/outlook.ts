@@ -4,6 +4,7 @@ import { type Authority, authorityOf } from './authority.js'
 import { apId, hex } from './bytes.js'
 import { withinCeilings } from './ceilings.js'
 import { type Barred, type Chute, type Claims, chutesOf, claimsOf } from './desired.js'
+import { possibleClaims } from './epochs.js'
 import type { RecordOf } from './kinds.js'
 import { LEASE } from './leases.js'
 import type { Ledger } from './ledger.js'
@@ -12,6 +13,7 @@ import { divisionsOf, type Neighbourhoods, neighbourhoodsOf } from './neighbourh
 import { arePlacedAlike, type Candidate, type Placed, place } from './placement.js'
 import type { Roster } from './roster.js'
 import { withSecrets } from './secrets.js'
+import { remembered } from './view.js'
 import { type Electorate, electoratesOf } from './voters.js'
 
 export interface Outlook {
@@ -74,8 +76,10 @@ export function lookOut(
   const authority = authorityOf(ledger, meshKey, nowMs)
   const { chutes: permitted, barred } = chutesOf(ledger, authority, nowMs)
   const chutes = withSecrets(ledger, withinCeilings(ledger, permitted, members), members, authority, nowMs)
-  const claims = claimsOf(ledger, nowMs)
   const electorates = electoratesOf(ledger, chutes, membership, nowMs)
+  const claims = remembered(ledger, 'possible claims', [claimsOf(ledger, nowMs), chutes, electorates, membership], () =>
+    possibleClaims(claimsOf(ledger, nowMs), chutes, electorates, membership),
+  )
   const isBraked = roster.isBraked(monotonicMs)
   const outlook = { authority, membership, neighbourhoods, chutes, barred, claims, candidates, electorates, isBraked }
   const isAsBefore =

@@ -5,6 +5,7 @@ import type { Body, RecordOf } from './kinds.js'
 import type { Member } from './membership.js'
 import { type Divisions, type Neighbourhoods, neighbourhoodsOf } from './neighbourhood.js'
 import { Arrivals, Health } from './patience.js'
+import { isNewer, refutes } from './refutation.js'
 import { majority } from './rendezvous.js'
 import { isSameList } from './view.js'
 
@@ -95,10 +96,6 @@ interface Heard {
   accused: string
 }
 
-/** True where (boot, sequence) `a` is later than `b`. */
-export const isNewer = (a: { boot: number; sequence: number }, b: { boot: number; sequence: number }): boolean =>
-  a.boot !== b.boot ? a.boot > b.boot : a.sequence > b.sequence
-
 /**
  * Pure: time comes in as local milliseconds on any monotonic scale. Statements and goodbyes come from the ledger, and of
  * members that are neither neighbours nor watched by this AP all that is known does.
@@ -173,7 +170,7 @@ export class Roster {
     for (const statement of this.lastStatements) {
       const ap = apId(statement.subject)
       const alive = this.alives.get(ap)
-      const isRefuted = alive !== undefined && isNewer(alive, statement.body)
+      const isRefuted = alive !== undefined && refutes(alive, statement)
       if (isRefuted || !this.members.has(apId(statement.signer))) continue
       const others = this.statements.get(ap)
       if (others === undefined) this.statements.set(ap, [statement])
@@ -272,12 +269,12 @@ export class Roster {
     return this.neighbourhoods.watchersOf(ap)
   }
 
-  /** The statements that stand against an AP: by members, and not refuted by a newer beacon, or an `alive` in the ledger. */
+  /** The statements that stand against an AP: by members, and not refuted by a beacon, or an `alive` in the ledger. */
   accusations(ap: string): readonly RecordOf<'statement'>[] {
     const unrefuted = this.accusationsInLedger(ap)
     if (unrefuted.length === 0) return unrefuted
     const beacon = this.heardOf.get(ap)?.beacon?.body
-    return beacon === undefined ? unrefuted : unrefuted.filter(({ body }) => !isNewer(beacon, body))
+    return beacon === undefined ? unrefuted : unrefuted.filter((statement) => !refutes(beacon, statement))
   }
 
   private accusationsInLedger(ap: string): readonly RecordOf<'statement'>[] {

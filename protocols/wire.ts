@@ -6,7 +6,7 @@ import { byteString, decode } from './codec.js'
 import { describe } from './envelope.js'
 import { MeshError } from './error.js'
 import { aboutAp, admission } from './kinds.js'
-import { MAX_AWAY, MAX_GRANT, MAX_LEASES, MAX_RECORD } from './limits.js'
+import { MAX_AWAY, MAX_BOOT, MAX_GRANT, MAX_LEASES, MAX_RECORD, MAX_SEQUENCE } from './limits.js'
 import type { Range } from './sync.js'
 
 /** What a mesh that is not divided calls its one neighbourhood. */
@@ -40,6 +40,8 @@ const uint = z
   .int()
   .min(0)
   .max(2 ** 48)
+const boot = z.int().min(0).max(MAX_BOOT)
+const sequence = z.int().min(0).max(MAX_SEQUENCE)
 const envelope = byteString(1, MAX_RECORD)
 const reason = z.string().max(512)
 
@@ -72,8 +74,8 @@ export const pollReply = z.union([
 
 /** One each half second: by datagram, and on a stream that stays open where datagrams do not pass. `away` as in a beacon. */
 export const pulse = z.object({
-  boot: uint,
-  sequence: uint,
+  boot,
+  sequence,
   away: z.int().min(0).max(MAX_AWAY).optional(),
   ledger: byteString(16),
 })
@@ -82,7 +84,7 @@ export type Pulse = z.infer<typeof pulse>
 /** Empty `ap`: are you there? Else: can you reach this AP (by key)? */
 export const probeRequest = z.object({ ap: byteString(32).optional() })
 export type ProbeRequest = z.infer<typeof probeRequest>
-export const probeReply = z.object({ boot: uint, sequence: uint, reached: z.boolean() })
+export const probeReply = z.object({ boot, sequence, reached: z.boolean() })
 export type ProbeReply = z.infer<typeof probeReply>
 
 /** What do you say of yourself? The latest beacon, or nothing. */

@@ -2,7 +2,8 @@
 // protocols/leases.ts decides; here is the disk it is written to, the clock it is measured on, and the watchdog that
 // ends what outlives its lease.
 import { apId, apKey, equalBytes, hex, unhex } from '../../protocols/bytes.js'
-import { chuteOfInstance } from '../../protocols/chute.js'
+import { chuteOfInstance, creationTime } from '../../protocols/chute.js'
+import { highestAfter } from '../../protocols/epochs.js'
 import type { Body } from '../../protocols/kinds.js'
 import {
   Holders,
@@ -13,7 +14,7 @@ import {
   type Seat,
   Voter,
 } from '../../protocols/leases.js'
-import { MAX_GENERATION, MAX_LEASES } from '../../protocols/limits.js'
+import { MAX_CLOCK_AHEAD, MAX_GENERATION, MAX_LEASES } from '../../protocols/limits.js'
 import type { Leased, Outlook } from '../../protocols/outlook.js'
 import type { Placed } from '../../protocols/placement.js'
 import { ballotOf, type Electorate } from '../../protocols/voters.js'
@@ -35,6 +36,8 @@ export interface LeasesOptions {
   readonly guard: Pick<Guard, 'guarded' | 'find' | 'set' | 'drop' | 'close'>
   /** Milliseconds on a clock that runs while the machine sleeps. */
   readonly clock: () => number
+  /** Milliseconds since 1970. */
+  readonly now: () => number
   /** Puts a message to a voter that is not this AP. */
   readonly call: (voter: string, message: LeaseMessage) => Promise<LeaseAnswer[] | undefined>
   /** Signs for voters, and puts that into the ledger. */
@@ -57,8 +60,8 @@ export class Leases {
   private readonly starting = new Set<string>()
   private wanted = new Map<string, Leased & { since: number }>()
   private claims: Outlook['claims'] = new Map()
-  /** How many instances an exclusive chute has, by hex of its key. */
-  private replicas = new Map<string, number>()
+  /** How many instances an exclusive chute has, and when it was created, by hex of its key. */
+  private exclusive = new Map<string, { replicas: number; created: number }>()
   private lastReports = ''
   /** Chutes for whose voters a record is being signed. */
   private readonly casting = new Set<string>()
@@ -91,9 +94,11 @@ export class Leases {
   look(outlook: Outlook): void {
     const { electorates, claims, chutes } = outlook
     this.claims = claims
-    this.replicas.clear()
-    for (const { key, spec } of chutes) {
-      if (electorates.has(hex(key))) this.replicas.set(hex(key), spec.replicas as number) // never everywhere
+    this.exclusive.clear()
+    for (const { id, key, spec } of chutes) {
+      if (!electorates.has(hex(key))) continue
+      // Never everywhere.
+      this.exclusive.set(hex(key), { replicas: spec.replicas as number, created: creationTime(id.creation) })
     }
     for (const [chute, electorate] of electorates) {
       const voters = electorate.voters.map(apId)
@@ -155,12 +160,17 @@ export class Leases {
   private judge(from: string, request: LeaseRequest) {
     // Else a peer could fill the disk with promises for instances that nobody wants.
     const ordinal = Number.parseInt(request.instance.slice(40), 16)
-    if (!(ordinal < (this.replicas.get(chuteOfInstance(request.instance)) ?? 0))) {
-      return { answer: UNKNOWN, save: undefined }
-    }
+    const chute = this.exclusive.get(chuteOfInstance(request.instance))
+    if (chute === undefined || !(ordinal < chute.replicas)) return { answer: UNKNOWN, save: undefined }
     const others = this.claims.get(request.instance)?.filter(({ signer }) => apId(signer) !== from) ?? []
     const claimed = Math.max(0, ...others.map(({ body }) => body.epoch))
-    return this.voter.request(from, request, claimed, this.options.clock())
+    const highest = this.highestNow(request.generation, chute.created)
+    return this.voter.request(from, request, claimed, this.options.clock(), highest)
+  }
+
+  /** What no clock that is right within what is allowed can be beyond. */
+  private highestNow(generation: number, created: number): number {
+    return highestAfter(generation, this.options.now() + MAX_CLOCK_AHEAD - created)
   }
 
   // --- holding ----------------------------------------------------------------------------------------------------
@@ -170,7 +180,9 @@ export class Leases {
     const seats = wanted.flatMap(({ placed, epoch }): Seat[] => {
       const electorate = electorates.get(hex(placed.chute.key))
       if (electorate === undefined) return []
-      return [{ ...electorate, voters: electorate.voters.map(apId), instance: placed.instance, epoch }]
+      const { generation } = electorate
+      const highest = this.highestNow(generation, creationTime(placed.chute.id.creation))
+      return [{ generation, voters: electorate.voters.map(apId), instance: placed.instance, epoch, highest }]
     })
     const since = (instance: string) => this.wanted.get(instance)?.since ?? nowMs
     this.wanted = new Map(wanted.map((one) => [one.placed.instance, { ...one, since: since(one.placed.instance) }]))

@@ -1,6 +1,7 @@
 // What an AP takes upon itself: it claims what it is its turn to claim, and tells the reconciler what to run and what to leave
 // alone. What is decided, protocols/outlook.ts decides. The simulator runs this as it is.
 import { equalBytes, hex } from '../../protocols/bytes.js'
+import { firstClock } from '../../protocols/epochs.js'
 import type { Signer } from '../../protocols/keys.js'
 import type { Body, RecordOf } from '../../protocols/kinds.js'
 import { claimsToMake, dutiesOf, type Outlook, Turns } from '../../protocols/outlook.js'
@@ -85,6 +86,8 @@ export class Work {
       if (this.claiming.get(placed.instance) === epoch) continue
       this.claiming.set(placed.instance, epoch)
       onClaim(placed, epoch, cause)
+      // Where the last epoch was claimed by a clock that is ahead, the next one is only due a millisecond later.
+      ledgerStore.clock.observe(firstClock(placed.chute.id.creation, epoch))
       ledgerStore.sign(signer, 'claim', placed.subject, { epoch, cause, previous }).catch(onFailure)
     }
   }

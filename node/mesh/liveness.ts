@@ -5,7 +5,7 @@ import type { Connection, Stream } from '@libp2p/interface'
 import { apId, apKey } from '../../protocols/bytes.js'
 import type { DatagramMessage } from '../../protocols/datagram.js'
 import { MAX_SMALL_FRAME } from '../../protocols/limits.js'
-import { isNewer } from '../../protocols/roster.js'
+import { isNewer } from '../../protocols/refutation.js'
 import {
   type ProbeReply,
   type ProbeRequest,

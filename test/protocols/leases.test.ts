@@ -1,6 +1,7 @@
 import * as fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { beginOf } from '../../protocols/epochs.js'
 import { Holders, isSafe, LEASE, type LeaseEffect, type LeaseTiming, Voter } from '../../protocols/leases.js'
 import { explore, play, type Scenario } from './lease-model.js'
 
@@ -79,7 +80,7 @@ test('a voter grants no epoch that another AP has claimed, and none to whom it d
   assert.ok(grants(v, 'a', 5, SOON, 4))
   assert.not.ok(v.request('a', { ...ask(6), generation: 1 }, 0, SOON).answer.granted)
   v.learn(CHUTE, 1, ['w'], SOON)
-  assert.not.ok(v.request('a', { ...ask(2_000_000_000), generation: 1 }, 0, SOON + 60_000).answer.granted)
+  assert.not.ok(v.request('a', { ...ask(beginOf(1) + 5), generation: 1 }, 0, SOON + 60_000).answer.granted)
 })
 
 test('what was given back is free at once, and never granted again', () => {
@@ -248,7 +249,7 @@ test('voters of one generation that two admins have forced keep quiet for a leas
   const v = voter()
   v.learn(CHUTE, 1, ['w'], SOON)
   v.learn(CHUTE, 1, ['v'], 100_000)
-  const first = { instance: INSTANCE, generation: 1, epoch: 1_000_000_001 }
+  const first = { instance: INSTANCE, generation: 1, epoch: beginOf(1) + 1 }
   assert.not.ok(v.request('a', first, 0, 100_000 + LEASE.voter - 1).answer.granted)
   assert.ok(v.request('a', first, 0, 100_000 + LEASE.voter).answer.granted)
 })
@@ -267,6 +268,28 @@ test('an epoch beyond those of a generation is granted to nobody, and keeps nobo
     ),
   )
   assert.ok(asks.length === 3 && asks.every(({ request }) => request.epoch === 1))
+})
+
+test('no holder and no liar among the voters makes an epoch so high that nobody can ask for a higher one', () => {
+  const v = voter()
+  const asks = (ap: string, epoch: number, highest: number) =>
+    v.request(ap, ask(epoch), 0, SOON, highest).answer.granted
+  assert.not.ok(asks('villain', 1001, 1000))
+  assert.ok(asks('villain', 1000, 1000))
+  v.release('villain', INSTANCE, 1000)
+  assert.ok(asks('a', 1001, 1001), 'a millisecond later there is a higher one')
+
+  const holders = new Holders('a')
+  holders.want([{ ...seat(1), highest: 1000 }], 0)
+  const tick = (now: number) => asked(holders.tick(now, () => false, () => true)) // biome-ignore format: short
+  for (const { voter, request } of tick(0)) {
+    const answer = { granted: false as const, reason: 'superseded' as const, epoch: voter === 'x' ? 5000 : 7, wait: 0 }
+    holders.answered(voter, request, 0, answer, 1)
+  }
+  assert.equal(
+    tick(10).map(({ request }) => request.epoch),
+    [8, 8, 8],
+  )
 })
 
 test.run()

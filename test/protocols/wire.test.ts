@@ -6,9 +6,12 @@ import { equalBytes } from '../../protocols/bytes.js'
 import { decode, encode } from '../../protocols/codec.js'
 import { reachCard } from '../../protocols/datagram.js'
 import { MeshError } from '../../protocols/error.js'
+import { MAX_BOOT, MAX_SEQUENCE } from '../../protocols/limits.js'
 import * as wire from '../../protocols/wire.js'
 
 const uint = fc.maxSafeNat().map((n) => n % (2 ** 48 + 1))
+const boot = fc.maxSafeNat().map((n) => n % (MAX_BOOT + 1))
+const sequence = fc.maxSafeNat().map((n) => n % (MAX_SEQUENCE + 1))
 const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length })
 const envelope = fc.uint8Array({ minLength: 1, maxLength: 100 })
 const some = <T>(one: fc.Arbitrary<T>) => fc.array(one, { maxLength: 5 })
@@ -23,13 +26,9 @@ const prefix = fc.stringMatching(/^[0-9a-f]{0,62}$/)
 const FRAMES = {
   joinRequest: word('join', envelope, envelope),
   joinReply: fc.oneof(word('welcome', uint), word('refused', fc.string({ maxLength: 512 }))),
-  pulse: object({ boot: uint, sequence: uint, away: fc.nat(60_000), ledger: bytes(16) }, [
-    'boot',
-    'sequence',
-    'ledger',
-  ]),
+  pulse: object({ boot, sequence, away: fc.nat(60_000), ledger: bytes(16) }, ['boot', 'sequence', 'ledger']),
   probeRequest: object({ ap: bytes(32) }, []),
-  probeReply: object({ boot: uint, sequence: uint, reached: fc.boolean() }),
+  probeReply: object({ boot, sequence, reached: fc.boolean() }),
   beaconRequest: fc.constant({}),
   beaconReply: object({ beacon: envelope }, []),
   leaseRequest: object({ asks: some(fc.tuple(bytes(25), uint, uint)), releases: some(fc.tuple(bytes(25), uint)) }),
@@ -37,7 +36,7 @@ const FRAMES = {
     fc.oneof(word('granted'), fc.tuple(fc.constantFrom('unknown', 'quiet', 'held', 'superseded'), uint, uint)),
   ),
   syncFrame: fc.oneof(
-    word('hello', bytes(16), uint, some(fc.tuple(bytes(32), uint, uint))),
+    word('hello', bytes(16), uint, some(fc.tuple(bytes(32), boot, sequence))),
     word('ranges', some(fc.oneof(word('digests', prefix, bytes(256)), word('hashes', prefix, hashes)))),
     word('want', hashes),
     word('records', some(envelope)),

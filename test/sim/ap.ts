@@ -16,7 +16,8 @@ import { type Body, checkKind, isKind, type RecordOf } from '../../protocols/kin
 import { meshIdOf, recordsAgainst } from '../../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook } from '../../protocols/outlook.js'
 import { type Balance, BEACON_MIN, beaconPause, isInformed, REFRESH, TICK } from '../../protocols/pace.js'
-import { isNewer, Roster, type RosterEffect, TIMING } from '../../protocols/roster.js'
+import { denialsOf, isNewer } from '../../protocols/refutation.js'
+import { Roster, type RosterEffect, TIMING } from '../../protocols/roster.js'
 import { authorise } from '../../protocols/submission.js'
 import type { Papers } from '../../protocols/ticket.js'
 import type { Host } from './host.js'
@@ -162,6 +163,7 @@ export class Ap {
         write: (text) => host.disk.write('leases', text),
       },
       clock: () => time.monotonic(),
+      now: () => this.ledgerStore.clock.now(),
       guard: host.watchdog.connect(deliver),
       call: (voter, message) => this.mesh.callVoter(voter, message),
       sign: (chute, body) => this.ledgerStore.sign(host.signer, 'voters', chute, body),
@@ -323,8 +325,7 @@ export class Ap {
       if (equalBytes(record.signer, this.host.signer.publicKey) || record.kind === 'grant')
         this.mesh.publishRecord(record)
       if (isKind(record, 'claim')) this.work.note(record)
-      if (isKind(record, 'statement') && equalBytes(record.subject, this.host.signer.publicKey))
-        void this.outdo(record.body)
+      if (isKind(record, 'statement') && equalBytes(record.subject, this.host.signer.publicKey)) this.scheduleBeacon()
     }
     this.world.checks.onAdded(this, added)
     this.scheduleRefresh()
@@ -474,9 +475,11 @@ export class Ap {
   private sealBeacon(): RecordOf<'beacon'> {
     const { reconciler, ledgerStore } = this
     const { signer } = this.host
+    const { ledger, clock } = ledgerStore
+    const sign = { boot: this.boot, sequence: ++this.sequence }
     const body: Body<'beacon'> = {
-      boot: this.boot,
-      sequence: ++this.sequence,
+      ...sign,
+      ...denialsOf(ledger, this.current.membership, signer.publicKey, sign, clock.now()),
       version: 'sim',
       addresses: [],
       engine: reconciler.engineInfo(),
