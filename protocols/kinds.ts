@@ -17,11 +17,14 @@ import {
   MAX_DENIED,
   MAX_GENERATION,
   MAX_KEPT,
+  MAX_OF_SIGNER,
   MAX_PATTERNS,
+  MAX_RESERVED,
   MAX_SEALED,
   MAX_SECRET,
   MAX_SECRETS,
   MAX_SEQUENCE,
+  MAX_SMALL_RECORD,
   MAX_USES,
 } from './limits.js'
 import { isPrefix } from './neighbourhood.js'
@@ -283,6 +286,9 @@ export interface RecordOf<K extends Kind> extends SignedRecord {
 /** Kinds whose content a later version fills. They are registers like the others: stored, merged and forwarded. */
 export const RESERVED = ['ticket-use', 'lease', 'snapshot-head'] as const
 
+/** Kinds that may fill a whole envelope. */
+const LONG: readonly Kind[] = ['member', 'grant', 'revocation', 'deployment', 'secret', 'beacon']
+
 const isKey = (subject: Uint8Array) => subject.length === 32
 const isSigner = (record: SignedRecord) => equalBytes(record.subject, record.signer)
 
@@ -334,16 +340,30 @@ export const isKind = <K extends Kind>(record: SignedRecord, kind: K): record is
 
 /**
  * Checks the body and the structural rules of a record whose kind is known; others pass.
- * @throws MeshError `malformed`
+ * @throws MeshError `malformed` or `record-too-big`
  */
 export function checkKind(record: SignedRecord): void {
   if (!isKnown(record)) return
+  if (!LONG.includes(record.kind) && record.bytes.length > MAX_SMALL_RECORD) {
+    throw new MeshError(
+      'record-too-big',
+      `a ${record.kind} record of ${record.bytes.length} bytes; ${MAX_SMALL_RECORD} are allowed`,
+    )
+  }
   const body = meshKinds[record.kind].safeParse(record.body)
   if (!body.success) throw new MeshError('malformed', `a ${record.kind} record with a wrong ${describe(body.error)}`)
   if (!(rules[record.kind] as (r: SignedRecord) => boolean)(record)) {
     throw new MeshError('malformed', `a ${record.kind} record whose subject, signer or clock does not fit its body`)
   }
 }
+
+/** How many records of a kind are kept per signer, or `undefined` where something else bounds them. */
+export const quotaOf = (kind: string): number | undefined =>
+  Object.hasOwn(MAX_OF_SIGNER, kind)
+    ? MAX_OF_SIGNER[kind as keyof typeof MAX_OF_SIGNER]
+    : (RESERVED as readonly string[]).includes(kind)
+      ? MAX_RESERVED
+      : undefined
 
 /** How many records a register keeps per signer, or `undefined` for a kind or format this version does not know. */
 export function historyOf(record: SignedRecord): number | undefined {

@@ -1,13 +1,13 @@
 // The ledger: a set of records whose merge is commutative, associative, idempotent and independent of any clock.
 // Each (kind, subject, signer) is a register that keeps its newest few records. Beside that only a removal makes records go,
-// and a publisher that uses too many names. What a revocation lists stays: whoever stole a key must not be able to push out
+// and a signer that has too many of one kind, or uses too many names. What a revocation lists stays: whoever stole a key must not be able to push out
 // with it what was let stay.
 import { compareBytes, equalBytes, hex, sha256, unhex, utf8 } from './bytes.js'
 import { readSecretSubject } from './chute.js'
 import { type Clock, compareClocks, ZERO_CLOCK } from './clock.js'
 import { compareRecords, type SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
-import { historyOf, isKind, type Kind, type RecordOf } from './kinds.js'
+import { historyOf, isKind, type Kind, quotaOf, type RecordOf } from './kinds.js'
 import { MAX_CLOCK_AHEAD, MAX_NAMES, MAX_SECRETS, UNKNOWN_HISTORY } from './limits.js'
 
 /** Number of buckets a ledger is compared by: the first byte of a record's hash. */
@@ -26,6 +26,8 @@ const CHUTE_KINDS = ['deployment', 'wanted', 'removal'] as const satisfies Kind[
 export class Ledger {
   /** By kind and subject: the registers of all signers, together newest first. */
   private readonly registers = new Map<string, Map<string, SignedRecord[]>>()
+  /** By kind and signer: its registers of that kind. */
+  private readonly shelves = new Map<string, Shelf>()
   private readonly buckets = Array.from({ length: BUCKETS }, () => new Bucket())
   /** Subjects of each publisher's chutes, removed ones included. */
   private readonly chutes = new Map<string, Set<string>>()
@@ -54,8 +56,8 @@ export class Ledger {
   /**
    * Merges one record, which must have passed `open` and `checkKind`. The outcome of merging a set of records does not
    * depend on their order, since all that is ever left out is what greater ones of the set leave no room for: a register
-   * keeps its greatest few, a removal leaves nothing of what it removes, and a publisher has its lowest names. One thing
-   * does: a record that had to go before a revocation came that lists it. Whoever has both gives it back.
+   * keeps its greatest few, a signer so many of each kind, a removal leaves nothing of what it removes, and a publisher has its lowest
+   * names. (A removal makes room for what a bound left out before: whoever has that gives it back.) One thing does: a record that had to go before a revocation came that lists it. Whoever has both gives it back.
    */
   merge(record: SignedRecord): Merged {
     if (record.kind === 'beacon') throw new MeshError('malformed', 'a beacon is no ledger record')
@@ -66,14 +68,14 @@ export class Ledger {
     const register = all.filter(({ signer }) => equalBytes(signer, record.signer))
     const dropped = register.filter((one) => !this.isListed(one)).slice(historyOf(record) ?? UNKNOWN_HISTORY)
     for (const old of dropped) all.splice(all.indexOf(old), 1)
-    if (dropped.includes(record)) return { added: false, dropped: [] }
-    this.index(record)
-    for (const old of dropped) this.unindex(old)
-    if (isKind(record, 'removal')) dropped.push(...this.dropRemoved(record))
-    if (isKind(record, 'revocation')) dropped.push(...this.relist(record.subject))
-    dropped.push(...this.dropNameBeyondCap(record), ...this.dropSecretBeyondCap(record))
-    if (dropped.includes(record)) return { added: false, dropped: [] }
-    return { added: true, dropped }
+    if (!dropped.includes(record)) this.index(record)
+    for (const old of dropped) if (old !== record) this.unindex(old)
+    const isThere = () => !dropped.includes(record)
+    if (isThere()) dropped.push(...this.dropBeyondQuota(record))
+    if (isThere() && isKind(record, 'removal')) dropped.push(...this.dropRemoved(record))
+    if (isThere() && isKind(record, 'revocation')) dropped.push(...this.relist(record.subject))
+    if (isThere()) dropped.push(...this.dropNameBeyondCap(record))
+    return { added: isThere(), dropped: dropped.filter((one) => one !== record) }
   }
 
   /** The records that share kind and subject with one, in the order of registers. */
@@ -109,20 +111,6 @@ export class Ledger {
     return dropped
   }
 
-  // Those of the latest creations stay, of one creation the lowest names. So a removal, which takes the earliest away, never
-  // makes room for one that had to go.
-  private dropSecretBeyondCap(record: SignedRecord): SignedRecord[] {
-    if (!isKind(record, 'secret')) return []
-    const registers = this.secretsOf(readSecretSubject(record.subject).chute)
-    if (registers.length <= MAX_SECRETS) return []
-    registers.sort(
-      ([a], [b]) => compareBytes(b!.body.creation, a!.body.creation) || compareBytes(a!.subject, b!.subject),
-    )
-    const dropped = registers.at(-1)!.filter((one) => !this.isListed(one))
-    for (const one of dropped) this.drop(one)
-    return dropped
-  }
-
   /** The registers of a chute's secrets, each newest first. */
   private secretsOf(chute: Uint8Array): RecordOf<'secret'>[][] {
     const subjects = this.secrets.get(hex(chute)) ?? new Set()
@@ -141,6 +129,29 @@ export class Ledger {
     ]
   }
 
+  /** What a signer may choose the subjects of it could choose without end. */
+  private dropBeyondQuota(record: SignedRecord): SignedRecord[] {
+    const quota = historyOf(record) === undefined ? undefined : quotaOf(record.kind)
+    const shelf = this.shelfOf(record)
+    const last = quota === undefined || shelf.count <= quota ? undefined : shelf.last((one) => !this.isListed(one))
+    if (last === undefined) return []
+    this.drop(last)
+    return [last]
+  }
+
+  private shelfOf(record: SignedRecord): Shelf {
+    return getOrMake(this.shelves, `${whereOf(record)[0]} ${hex(record.signer)}`, () => new Shelf())
+  }
+
+  /** Takes out a record, if it is there. @returns what else had to go */
+  remove(record: SignedRecord): SignedRecord[] {
+    if (!this.has(record.hash)) return []
+    this.drop(record)
+    const chute = chuteOf(record)
+    if (chute !== undefined && this.ofChute(chute).length === 0) this.chutes.get(hex(record.signer))?.delete(hex(chute))
+    return isKind(record, 'revocation') ? this.relist(record.subject) : []
+  }
+
   private isListed({ signer, hash }: SignedRecord): boolean {
     return this.listed.get(hex(signer))?.has(hex(hash)) ?? false
   }
@@ -155,7 +166,7 @@ export class Ledger {
       if (record === undefined) return []
       this.drop(record)
       const { added, dropped } = this.merge(record)
-      return added ? dropped : [record]
+      return added ? dropped : [...dropped, record]
     })
   }
 
@@ -170,6 +181,7 @@ export class Ledger {
 
   private index(record: SignedRecord): void {
     this.buckets[record.hash[0]!]!.add(record)
+    this.shelfOf(record).add(record)
     this.latest.set(record.kind, Math.max(record.clock[0], this.latest.get(record.kind) ?? 0))
     if (isKind(record, 'secret')) {
       const { chute } = readSecretSubject(record.subject)
@@ -180,6 +192,7 @@ export class Ledger {
 
   private unindex(record: SignedRecord): void {
     this.buckets[record.hash[0]!]!.remove(record)
+    this.shelfOf(record).remove(record)
     this.noteChange(record)
   }
 
@@ -343,6 +356,45 @@ function getOrMake<K, V>(map: Map<K, V>, key: K, make: () => V): V {
   const made = make()
   map.set(key, made)
   return made
+}
+
+/** The records of one kind by one signer, in registers, each newest first. */
+class Shelf {
+  private readonly registers = new Map<string, SignedRecord[]>()
+  count = 0
+
+  add(record: SignedRecord): void {
+    const register = getOrMake(this.registers, hex(record.subject), () => [])
+    const place = register.findIndex((other) => compareInRegister(other, record) < 0)
+    register.splice(place < 0 ? register.length : place, 0, record)
+    this.count++
+  }
+
+  remove(record: SignedRecord): void {
+    const subject = hex(record.subject)
+    const register = this.registers.get(subject)!
+    register.splice(register.indexOf(record), 1)
+    if (register.length === 0) this.registers.delete(subject)
+    this.count--
+  }
+
+  /**
+   * The one that there is room for last: the more of its register are newer the later, and then the older. What is beyond a bound by this
+   * order stays beyond it whatever is added.
+   */
+  last(isLoose: (record: SignedRecord) => boolean): SignedRecord | undefined {
+    let last: { record: SignedRecord; newer: number } | undefined
+    for (const register of this.registers.values()) {
+      if (last !== undefined && register.length <= last.newer) continue
+      const loose = register.filter(isLoose)
+      const record = loose.at(-1)
+      const newer = loose.length - 1
+      if (record === undefined || (last !== undefined && newer < last.newer)) continue
+      if (last === undefined || newer > last.newer || compareInRegister(record, last.record) < 0)
+        last = { record, newer }
+    }
+    return last?.record
+  }
 }
 
 class Bucket {

@@ -63,6 +63,41 @@ export const MAX_GENERATION = 32
 /** Records of kinds this version does not know, kept per signer, newest first. */
 export const UNKNOWN_HISTORY = 64
 
+/**
+ * Registers of a kind whose subjects one signer can choose, or records in them, kept per signer: the newest of each register before the
+ * second newest of any, and of these the newest. Far more than an honest one needs, and few enough that a hostile one fills megabytes.
+ */
+export const MAX_OF_SIGNER = {
+  /** A mesh key signs one for each ticket, and membership needs them all. */
+  grant: 65_536,
+  revocation: 4096,
+  forget: 16_384,
+  drain: 16_384,
+  /** Of a publisher, 32 MiB at most: the newest revision of each name, and history as far as there is room. */
+  deployment: 1024,
+  /** 16 MiB at most. */
+  secret: 512,
+  share: 1024,
+  claim: 1024,
+  voters: 1024,
+  origin: 1024,
+  statement: 512,
+  settings: 128,
+} as const
+/** Of each kind that is reserved. */
+export const MAX_RESERVED = 128
+
+/** A record of a kind that never has more to say, in bytes: what it says that nobody understands is kept as well. */
+export const MAX_SMALL_RECORD = 4096
+
+/** APs beyond the uses of a ticket whose records are kept: so that it can be seen who was let in once too often. */
+export const MAX_EXCESS = 8
+
+/** Records of keys that are not known (yet), which wait beside the ledger: in all, and of one signer. */
+export const MAX_WAITING = 2048
+export const MAX_WAITING_BYTES = 4 * 1024 ** 2
+export const MAX_WAITING_OF_SIGNER = 32
+
 /** Names a publisher may use, removed ones included: each leaves a removal behind for ever, of some 200 bytes. */
 export const MAX_NAMES = 1024
 
@@ -87,7 +122,7 @@ export const MAX_KEPT = 1000
 /** A secret's value, in bytes: what a record has room for beside the keys it is sealed to. A certificate with its chain needs 8 KiB. */
 export const MAX_SECRET = 16 * 1024
 
-/** Secrets of a chute, those included that were removed while it was there. */
+/** Secrets of a chute, those included that were removed while it was there: where they are submitted. */
 export const MAX_SECRETS = 16
 
 /** APs that a secret is sealed to by one record; a chute runs on no more of them in a bigger mesh, unless it has half as many replicas. */

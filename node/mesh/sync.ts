@@ -5,6 +5,7 @@ import { concat, equalBytes, hex } from '../../protocols/bytes.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import type { RecordOf } from '../../protocols/kinds.js'
+import { inOrder } from '../../protocols/known.js'
 import { MAX_SYNC_FRAME } from '../../protocols/limits.js'
 import { isNewer } from '../../protocols/refutation.js'
 import { compareRange, type Range, wholeRange } from '../../protocols/sync.js'
@@ -188,7 +189,7 @@ class Exchange {
     for (const page of want) await this.write(['want', page])
     await this.send(
       'records',
-      Array.from(give, ({ bytes }) => bytes),
+      inOrder([...give]).map(({ bytes }) => bytes),
     )
     await this.write(['end'])
     return ranges.length + want.length + give.size > 0

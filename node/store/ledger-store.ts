@@ -1,8 +1,10 @@
 // The ledger of one AP: the pure ledger, its copy on disk, and the gate through which every record comes, whoever sent it.
+import { hex } from '../../protocols/bytes.js'
 import { open, type SignedRecord, seal } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import type { Signer } from '../../protocols/keys.js'
 import { type Body, checkKind, type Kind } from '../../protocols/kinds.js'
+import { Gate, inOrder } from '../../protocols/known.js'
 import { Ledger } from '../../protocols/ledger.js'
 import { MAX_CLOCK_AHEAD, MAX_NAMES } from '../../protocols/limits.js'
 import { type NodeClock, SYSTEM_TIME, type Time } from '../clock.js'
@@ -31,6 +33,7 @@ export type RecordStore = Pick<
 
 export class LedgerStore {
   readonly ledger = new Ledger()
+  private gate!: Gate
   private readonly listeners = new Set<(added: readonly SignedRecord[]) => void>()
   /** What came into the ledger while the disk would not take it. Nobody was told of it yet. */
   private unsaved: SignedRecord[] = []
@@ -60,6 +63,8 @@ export class LedgerStore {
     const it = new LedgerStore(store, mesh, clock, time)
     const records = store.takeRecords()
     for (const record of inOrder(records)) it.ledger.merge(record)
+    it.gate = new Gate(it.ledger, mesh)
+    it.gate.evict()
     const highest = it.ledger.highestClock(clock.now())
     clock.raise(highest[0])
     clock.observe(highest)
@@ -117,7 +122,7 @@ export class LedgerStore {
   /**
    * Takes in a record at its first submission, where alone the receiver's clock has a say.
    * @param authorise throws where its signer may not
-   * @throws MeshError `clock-ahead`, `too-many-names`, `outdated` where the ledger holds newer ones of its register, or `disk`
+   * @throws MeshError `clock-ahead`, `unknown-key`, `too-many-names`, `outdated` where the ledger holds newer ones of its register, or `disk`
    */
   async submit(bytes: Uint8Array, authorise: (record: SignedRecord) => void = () => {}): Promise<SignedRecord> {
     const record = this.check(bytes)
@@ -130,6 +135,12 @@ export class LedgerStore {
       )
     }
     authorise(record)
+    if (!this.gate.takes(record)) {
+      throw new MeshError(
+        'unknown-key',
+        `key ${hex(record.signer)} is none that may sign a ${record.kind} record in this mesh; an admin can grant it more`,
+      )
+    }
     if (!this.ledger.hasRoomForName(record)) {
       throw new MeshError(
         'too-many-names',
@@ -158,17 +169,9 @@ export class LedgerStore {
   }
 
   private async add(records: readonly SignedRecord[]): Promise<SignedRecord[]> {
-    const added: SignedRecord[] = []
-    const dropped: SignedRecord[] = []
-    for (const record of inOrder(records)) {
-      if (record.kind === 'beacon') continue
-      const merged = this.ledger.merge(record)
-      if (!merged.added) continue
-      added.push(record)
-      dropped.push(...merged.dropped)
-      if (record.clock[0] <= this.clock.now() + MAX_CLOCK_AHEAD) this.clock.observe(record.clock)
-    }
-    if (added.length === 0) return []
+    const { added, dropped } = this.gate.admit(records)
+    if (added.length + dropped.length === 0) return []
+    for (const { clock } of added) if (clock[0] <= this.clock.now() + MAX_CLOCK_AHEAD) this.clock.observe(clock)
     try {
       await this.store.writeRecords(added, dropped, this.clock.now())
     } catch (error) {
@@ -199,12 +202,6 @@ export class LedgerStore {
     this.tell(this.unsaved.splice(0).filter(({ hash }) => this.ledger.has(hash)))
   }
 }
-
-/** Revocations first: what they list must not go before they come. */
-const inOrder = (records: readonly SignedRecord[]): readonly SignedRecord[] =>
-  records.some(({ kind }) => kind === 'revocation')
-    ? [...records].sort((a, b) => Number(b.kind === 'revocation') - Number(a.kind === 'revocation'))
-    : records
 
 function notOnDisk(error: Error): never {
   if (!isOfDisk(error)) throw error

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import * as assert from 'uvu/assert'
 import { NodeClock } from '../../node/clock.js'
-import { hex, utf8 } from '../../protocols/bytes.js'
+import { hex } from '../../protocols/bytes.js'
 import { type SignedRecord, seal } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import { apSigner, type Signer } from '../../protocols/keys.js'
@@ -14,13 +14,18 @@ export const seed = (): Uint8Array => new Uint8Array(randomBytes(32))
 
 /** The keys of one mesh, and records as its people sign them. Every record comes later than the one before. */
 export class Realm {
-  readonly owner = apSigner(seed())
+  readonly owner: Signer
   readonly publisher = apSigner(seed())
-  readonly mesh = meshIdOf(this.owner.publicKey)
+  readonly mesh: Uint8Array
   private readonly ticket = apSigner(seed())
   private readonly clock = new NodeClock()
-  private count = 0
-  readonly grant = this.sign(this.owner, 'grant', this.ticket.publicKey, { role: 'ap', uses: 10_000, expires: 0 })
+  readonly grant: SignedRecord
+
+  constructor(ownerSeed = seed()) {
+    this.owner = apSigner(ownerSeed)
+    this.mesh = meshIdOf(this.owner.publicKey)
+    this.grant = this.sign(this.owner, 'grant', this.ticket.publicKey, { role: 'ap', uses: 10_000, expires: 0 })
+  }
 
   get text(): string {
     return meshText(this.mesh)
@@ -42,10 +47,10 @@ export class Realm {
     return signMember(ap, ticket, this.mesh, this.clock.next(), { name, labels: {} })
   }
 
-  /** A record of some kind that adds to the ledger, of at least `size` bytes. */
+  /** A record of some kind that adds to the ledger and means nothing, of at least `size` bytes. */
   record(size = 0): SignedRecord {
     const padding = new Uint8Array(Math.max(0, size - 250))
-    return this.sign(this.publisher, 'snapshot-head', utf8(`setting ${this.count++}`), { padding })
+    return this.sign(this.owner, 'grant', seed(), { role: 'ap', expires: 0, padding })
   }
 
   records(n: number, size = 0): SignedRecord[] {

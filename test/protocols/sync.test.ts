@@ -9,7 +9,7 @@ import { readRange, writeRange } from '../../protocols/wire.js'
 import { ledgerOf, MESH, NOW, signer, unsigned } from './support.js'
 
 const POOL: SignedRecord[] = Array.from({ length: 3000 }, (_, i) =>
-  seal(signer(1), MESH, [NOW, i], 'snapshot-head', utf8(`${i}`), {}),
+  seal(signer(1), MESH, [NOW, i], 'forget', sha256(utf8(`${i}`)), {}),
 )
 
 interface Course {
@@ -82,7 +82,7 @@ test('what is asked follows the difference, not the ledgers', () => {
 
 test('a large ledger is divided until what differs is small, at the cost of a turn', () => {
   const many = Array.from({ length: 20_000 }, (_, i) =>
-    unsigned(signer(1).publicKey, 'drain', sha256(utf8(`${i}`)), [NOW, 0], { draining: true }),
+    unsigned(signer(1).publicKey, 'grant', sha256(utf8(`${i}`)), [NOW, 0], { role: 'ap', expires: 0 }),
   )
   const [a, b] = [ledgerOf(many), ledgerOf(many.slice(10))]
   const { bytes, turns, records } = reconcile(a, b)

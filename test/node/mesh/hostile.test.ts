@@ -1,12 +1,14 @@
 // A running node against a peer that keeps no rule, first as a stranger and then as a member that was let in.
 import { createSocket } from 'node:dgram'
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Connection, Stream } from '@libp2p/interface'
 import { multiaddr } from '@multiformats/multiaddr'
 import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { loadSeed } from '../../../node/identity.js'
 import { exchange, Frames } from '../../../node/mesh/frames.js'
 import { createHost, type Host } from '../../../node/mesh/host.js'
 import { askToJoin } from '../../../node/mesh/join.js'
@@ -15,7 +17,7 @@ import { instanceSubject } from '../../../protocols/chute.js'
 import { encode } from '../../../protocols/codec.js'
 import { type ReachCard, reachCard, sealDatagram } from '../../../protocols/datagram.js'
 import { open, type SignedRecord, seal } from '../../../protocols/envelope.js'
-import { apSigner, type Signer } from '../../../protocols/keys.js'
+import { apSigner, personSigner, type Signer } from '../../../protocols/keys.js'
 import { MAX_RECORD, MAX_SYNC_FRAME } from '../../../protocols/limits.js'
 import { meshIdOf, meshText } from '../../../protocols/membership.js'
 import { readTicket, redeem } from '../../../protocols/ticket.js'
@@ -141,10 +143,11 @@ function spoilt(bytes: Uint8Array): Uint8Array {
   return copy
 }
 
+const owner = personSigner((await loadSeed(join(target.data, 'keys'), 'mesh'))!)
+
 /** Sends a record as an honest person would, to the witness, and waits until the node has it as well. */
 async function honestTraffic(): Promise<void> {
-  const person = apSigner(seed())
-  const honest = seal(person, realm, [Date.now(), 0], 'snapshot-head', utf8(hex(person.publicKey)), {})
+  const honest = seal(owner, realm, [Date.now(), 0], 'grant', seed(), { role: 'publisher', expires: 0 })
   await witness.client.post('/v1/records', honest.bytes)
   await eventually(
     'an honest record to reach the node',

@@ -4,11 +4,11 @@ import { NodeClock } from '../../../node/clock.js'
 import { BootCounter } from '../../../node/identity.js'
 import { LedgerStore } from '../../../node/store/ledger-store.js'
 import { Store } from '../../../node/store/store.js'
-import { hex } from '../../../protocols/bytes.js'
+import { hex, sha256, utf8 } from '../../../protocols/bytes.js'
 import { Realm } from '../realm.js'
 
 const data = process.argv[2]!
-const realm = new Realm()
+const realm = new Realm(sha256(utf8('the same in each life')))
 const boots = await BootCounter.load(data)
 process.stdout.write(`boot ${await boots.raise()}\n`)
 const store = await Store.open(join(data, 'ledger'))
