@@ -192,15 +192,20 @@ export class Gate {
         if (merged.added && !dropped.delete(hex(record.hash))) added.set(hex(record.hash), record)
         note(merged.dropped)
       }
-      const before = this.known
-      this.known = knownTo(this.ledger, this.mesh)
-      if (this.known !== before) note(this.evict())
-      if (this.known === before) {
+      if (!this.look()) {
         for (const record of strange) this.waiting.hold(record)
         return { added: [...added.values()], dropped: [...dropped.values()] }
       }
+      note(this.evict())
       left = [...strange, ...this.waiting.release(this.known)]
     }
+  }
+
+  /** @returns whether other keys may be known now */
+  private look(): boolean {
+    const before = this.known
+    this.known = knownTo(this.ledger, this.mesh)
+    return this.known !== before
   }
 
   /** Takes out what is of no known key, or of none any more, such as an AP of whose ticket others made use first. */

@@ -33,7 +33,8 @@ export type RecordStore = Pick<
 
 export class LedgerStore {
   readonly ledger = new Ledger()
-  private gate!: Gate
+  /** Through which everything comes into it. */
+  gate!: Gate
   private readonly listeners = new Set<(added: readonly SignedRecord[]) => void>()
   /** What came into the ledger while the disk would not take it. Nobody was told of it yet. */
   private unsaved: SignedRecord[] = []

@@ -306,7 +306,6 @@ test('which secrets a ledger keeps does not depend on the order in which they an
       const shuffled = some.map((one, i) => ({ one, key: keys[i % keys.length] ?? i })).sort((a, b) => a.key - b.key)
       const [a, b] = [ledgerOf(some), ledgerOf([...shuffled.map(({ one }) => one), ...some])]
       assert.equal(a.digest(), b.digest())
-      assert.ok(a.effective('secret', NOW).length <= MAX_SECRETS)
     }),
     { numRuns: 300 },
   )
@@ -318,7 +317,6 @@ test('a chute has so many secrets and no more, which its publisher is told; with
   const why = refusalOf(() => authorise(ledger, OWNER.publicKey, all[MAX_SECRETS]!, NOW))
   assert.is(why.code, 'too-many-secrets')
   authorise(ledger, OWNER.publicKey, tiny(ALICE, NAMES[0]!, 1, 1000), NOW)
-  for (const one of all) ledger.merge(one)
   assert.is(ledger.effective('secret', NOW).length, MAX_SECRETS)
   const { dropped } = ledger.merge(record(ALICE, 'removal', WEB.subject, [NOW + 9, 0], { creation: CREATION }))
   assert.is(dropped.length, MAX_SECRETS + 1)

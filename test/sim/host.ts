@@ -42,6 +42,8 @@ export class Host implements Endpoint {
   isPaused = false
   /** True once its disk is gone: it never comes back. */
   isDestroyed = false
+  /** True where it sends what no honest AP would. */
+  isHostile = false
   /** Until when something was wrong with it that can make others think it dead, or it them. */
   disturbedUntil = Number.NEGATIVE_INFINITY
   private isPowered = false

@@ -26,6 +26,12 @@ const STARTS_WITHIN = 10_000
  */
 const AFTERMATH = 50_000
 
+/** What the key of an AP can have in ledgers. */
+const AP_KINDS: readonly string[] = [
+  ...['member', 'claim', 'voters', 'statement', 'goodbye', 'alive', 'settings', 'origin'],
+  ...['forget', 'drain', 'lease', 'of-tomorrow'],
+]
+
 export interface Violation {
   readonly promise: string
   readonly what: string
@@ -206,6 +212,7 @@ export class Checks {
     const { now } = this.world.scheduler
     const members = this.members()
     if (now - Math.max(quietSince, this.lastRecordAt) > EQUAL_WITHIN) this.checkEqual(members)
+    this.checkSigners(members)
     if (now - quietSince > RUNS_WITHIN - STARTS_WITHIN) {
       this.checkRunning(members)
       this.checkBeliefs(members)
@@ -233,6 +240,23 @@ export class Checks {
       if (first === undefined || first.ledgerStore.ledger.has(record.hash)) continue
       if (!this.reference.has(record.hash)) this.acknowledged.delete(id)
       else this.violate('an acknowledged record comes to every AP', `${describe(record)} is in no ledger`)
+    }
+  }
+
+  // Who is hostile here is a member, and neither an admin nor a publisher.
+  private checkSigners(members: readonly Ap[]): void {
+    const may = new Map<string, readonly string[] | undefined>(
+      this.world.hosts.map(({ signer }) => [hex(signer.publicKey), AP_KINDS]),
+    )
+    for (const { publicKey } of [this.world.owner, ...this.world.publishers]) may.set(hex(publicKey), undefined)
+    for (const { host, ledgerStore } of members) {
+      const { ledger } = ledgerStore
+      for (const record of this.world.hosts.some(({ isHostile }) => isHostile) ? ledger.records() : []) {
+        const signer = hex(record.signer)
+        const isAdmin = this.world.hosts.slice(0, 2).some((one) => equalBytes(one.signer.publicKey, record.signer))
+        if (isAdmin || (may.has(signer) && (may.get(signer)?.includes(record.kind) ?? true))) continue
+        this.violate('no ledger takes in what a key may not sign', `${host.build.name} has a ${describe(record)}`)
+      }
     }
   }
 

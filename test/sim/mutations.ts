@@ -1,6 +1,7 @@
 // Broken parts, to see that the simulator finds what they break. Each takes the place of something right in every AP of a run.
 import type { Leases } from '../../node/chutes/leases.js'
 import { compareRecords, type SignedRecord } from '../../protocols/envelope.js'
+import type { Gate } from '../../protocols/known.js'
 import type { Ledger, Merged } from '../../protocols/ledger.js'
 import type { Disk } from './disk.js'
 
@@ -8,6 +9,7 @@ export interface Mutation {
   leases?(leases: Leases): void
   ledger?(ledger: Ledger): void
   disk?(disk: Disk): void
+  gate?(gate: Gate): void
 }
 
 export const MUTATIONS: Readonly<Record<string, Mutation>> = {
@@ -34,6 +36,14 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
     leases(leases) {
       const answer = leases.answer.bind(leases)
       leases.answer = async (from, message) => (await answer(from, message)).map(() => ({ granted: true }))
+    },
+  },
+  /** What anybody signs is taken in. */
+  gate: {
+    gate(gate) {
+      Reflect.set(gate, 'known', { takes: () => true, keeps: () => true })
+      Reflect.set(gate, 'evict', () => [])
+      Reflect.set(gate, 'look', () => false)
     },
   },
   /** The disk says that it has synced as soon as it is asked to. */

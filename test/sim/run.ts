@@ -12,7 +12,8 @@ import { MAX_CLOCK_AHEAD } from '../../protocols/limits.js'
 import { redeem } from '../../protocols/ticket.js'
 import { creationMark } from '../../protocols/voters.js'
 import type { Ap } from './ap.js'
-import type { Host } from './host.js'
+import { EPOCH, type Host } from './host.js'
+import { Hostile } from './hostile.js'
 import type { Checks, Violation } from './invariants.js'
 import type { Mutation } from './mutations.js'
 import type { Random } from './random.js'
@@ -117,6 +118,11 @@ class Troubles {
       }
       case 'set-clock':
         return hosts[action.host]!.setClock(action.skew)
+      case 'end-grant':
+      case 'revoke':
+        return this.takeBack(hosts[action.host]!, action.publisher, action.do)
+      case 'turn-hostile':
+        return this.turn(hosts[action.host]!)
     }
   }
 
@@ -311,6 +317,27 @@ class Troubles {
         ? ledgerStore.sign(host.signer, 'forget', of.signer.publicKey, {})
         : ledgerStore.sign(host.signer, 'drain', of.signer.publicKey, { draining: what === 'drain' })
     signed.catch(() => {})
+  }
+
+  private takeBack(host: Host, publisher: number, how: 'end-grant' | 'revoke'): void {
+    const { world } = this
+    if (!host.ap?.isRunning) return
+    const { publicKey } = world.publishers[publisher]!
+    const { ledgerStore } = host.ap
+    world.scheduler.touch()
+    const over = { role: 'publisher' as const, expires: EPOCH - 43_200_000 }
+    const signed =
+      how === 'revoke'
+        ? ledgerStore.sign(world.owner, 'revocation', publicKey, { keep: new Uint8Array() })
+        : ledgerStore.sign(world.owner, 'grant', publicKey, over)
+    // What the owner signs anybody passes on.
+    signed.then((record) => host.ap?.mesh.publishRecord(record)).catch(() => {})
+  }
+
+  private turn(host: Host): void {
+    if (host.isHostile) return
+    host.disturbedUntil = Math.max(host.disturbedUntil, HEALED)
+    new Hostile(this.world, host, HEALED).start()
   }
 
   /** A new machine with a ticket that the founder made. */

@@ -1,6 +1,7 @@
 // What happens in a run: made from the seed, as a list of actions with their times, so that it can be made shorter. An action
 // that makes no sense where others were left out (a chute that was never published) does nothing.
 import { type Build, EPOCH } from './host.js'
+import { hostileOf } from './hostile.js'
 import { Random } from './random.js'
 
 export type Action = { readonly at: number } & (
@@ -23,6 +24,10 @@ export type Action = { readonly at: number } & (
   | { readonly do: 'engine-fails'; readonly host: number; readonly rate: number; readonly lasts: number }
   | { readonly do: 'container-crash'; readonly host: number }
   | { readonly do: 'set-clock'; readonly host: number; readonly skew: number }
+  /** An admin takes back, at this host, what a publisher may: by a grant that is over, or by a revocation. */
+  | { readonly do: 'end-grant' | 'revoke'; readonly host: number; readonly publisher: number }
+  /** It sends what its key can sign, until all is healed. */
+  | { readonly do: 'turn-hostile'; readonly host: number }
 )
 
 /** What of a chute's manifest matters here. */
@@ -62,7 +67,22 @@ export function generate(seed: string, aps: number): Scenario {
   }
   for (let i = 0; i < troubles; i++) actions.push(trouble(random, CALM + random.between(0, STORM * 0.9), aps))
   for (let i = 0; i < 4 + random.int(8); i++) actions.push(command(random, random.between(CALM, HEALED), aps))
+  actions.push(...distrust(random.fork('trust'), aps))
   return { seed, builds, founders: aps, actions: actions.sort((a, b) => a.at - b.at) }
+}
+
+/** Of a source of its own, so that each seed is otherwise the run that it was. The two admins stay honest. */
+function distrust(random: Random, aps: number): Action[] {
+  const actions: Action[] = []
+  if (random.chance(0.5)) {
+    for (const i of random.shuffled(Array.from({ length: aps - 2 }, (_, n) => n + 2)).slice(0, hostileOf(aps)))
+      actions.push({ at: random.between(1000, CALM + STORM / 2), do: 'turn-hostile', host: i })
+  }
+  if (random.chance(0.3)) {
+    const how = random.pick(['revoke', 'end-grant'] as const)
+    actions.push({ at: CALM + random.between(0, STORM), do: how, host: random.int(aps), publisher: 1 })
+  }
+  return actions
 }
 
 function buildOf(random: Random, i: number): Build {
