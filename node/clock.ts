@@ -26,7 +26,7 @@ export const SYSTEM_TIME: Time = {
 
 /**
  * Boxes without a battery clock boot in 1970. So that such an AP does not take all the mesh's records for future ones, its
- * clock never runs behind a floor: the highest effective clock it has on disk, or what a member told it when it joined.
+ * clock never runs behind a floor: the time at which it last wrote to its disk, or what a member told it when it joined.
  */
 export class NodeClock {
   private last: Clock

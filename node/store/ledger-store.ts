@@ -66,9 +66,8 @@ export class LedgerStore {
     for (const record of inOrder(records)) it.ledger.merge(record)
     it.gate = new Gate(it.ledger, mesh)
     it.gate.evict()
-    const highest = it.ledger.highestClock(clock.now())
-    clock.raise(highest[0])
-    clock.observe(highest)
+    // The time is not taken from records, or who signs some five minutes ahead would push it on with each restart.
+    clock.observe(it.ledger.highestClock(clock.now()))
     // What damage has brought back although it was dropped.
     const outdated = records.filter(({ hash }) => !it.ledger.has(hash))
     if (outdated.length > 0) await store.writeRecords([], outdated, clock.now())
