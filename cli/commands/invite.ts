@@ -30,7 +30,7 @@ export function addInvite(program: Command): void {
     .command('invite')
     .description('make a ticket for one AP, or several; it stands alone on the last line')
     .option('--uses <n>', 'how many APs it lets in', '1')
-    .option('--role <role>', 'ap, or admin for an AP that may itself forget and drain others', 'ap')
+    .option('--role <role>', 'ap, or admin for an AP whose own key may forget and drain others', 'ap')
     .option('--label <k=v>', 'label of the APs that come in by it, whatever they say themselves; repeatable', collect)
     .option('--ttl <time>', 'how long it is good: 30m, 12h, 7d (default: for ever)')
     .option('--qr', 'print it as a QR code as well')
