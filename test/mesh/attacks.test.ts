@@ -53,9 +53,8 @@ const memoryAtFirst = memory()
 
 /** Somebody honest hands a record to another AP, and it reaches the victim. */
 async function honest(): Promise<void> {
-  const person = apSigner(seed())
   const { realm } = villains[0]!
-  const record = seal(person, realm, [Date.now(), 0], 'snapshot-head', utf8(hex(person.publicKey)), {})
+  const record = seal(await mesh.adminOf(witness), realm, [Date.now(), 0], 'snapshot-head', seed(), {})
   await witness.client.post('/v1/records', record.bytes)
   await eventually(
     'an honest record to be with the victim',

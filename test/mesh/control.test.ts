@@ -396,8 +396,9 @@ test('every command has help with an example, and wrong usage ends with status 2
   const { stdout } = await mesh.cli(['--help'])
   const commands = [...stdout.matchAll(/^ {2}([a-z]+) /gm)]
     .map(([, name]) => name!)
-    .filter((name) => !['help', 'keys', 'token'].includes(name))
+    .filter((name) => !['help', 'keys', 'token', 'secret'].includes(name))
     .concat('keys new', 'keys ls', 'keys show', 'keys export', 'keys import', 'token new', 'token ls', 'token rm')
+    .concat('secret set', 'secret ls', 'secret rm')
   assert.ok(commands.length >= 18, commands.join(' '))
   await Promise.all(
     commands.map(async (name) => {

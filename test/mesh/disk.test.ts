@@ -112,7 +112,7 @@ onDisks(
         const name = `chute-${count++}`
         const next = await node.client.get<{ mesh: string; clock: Clock }>('/v1/next', { publisher, name })
         const creation = newCreation(0, new Uint8Array(8))
-        const body = { creation, desired: 'stopped', restarts: 0, padding: new Uint8Array(20_000) }
+        const body = { creation, desired: 'stopped', restarts: 0, padding: new Uint8Array(3_500) }
         const subject = chuteSubject(signer.publicKey, name)
         const { bytes } = seal(signer, unhex(next.mesh), next.clock, 'wanted', subject, body)
         return node.client.post<{ hash: string }>('/v1/records', bytes)

@@ -132,7 +132,7 @@ test('a person who is no admin can forget and drain on no AP', async () => {
 test('who invites is a person, on any AP, and one whose key is no admin’s cannot', async () => {
   const { status, stdout, stderr } = await named('plain').cli('invite', '--key', 'alice')
   assert.equal([status, stdout], [1, ''])
-  assert.match(stderr, /^dropmesh: key \w{64} is no admin and can sign no grant; [^\n]+\n$/)
+  assert.match(stderr, /^dropmesh: key \w{64} is no admin and can sign no grant record; [^\n]+\n$/)
   assert.match(await mesh.invite(named('plain')), /^dropmesh1/)
 })
 

@@ -11,17 +11,19 @@ import {
   ReplayWindow,
   sealDatagram,
 } from '../../protocols/datagram.js'
-import { MAX_DATAGRAM } from '../../protocols/limits.js'
+import { MAX_BOOT, MAX_DATAGRAM, MAX_SEQUENCE } from '../../protocols/limits.js'
 import { readFrame } from '../../protocols/wire.js'
 
 const anyKey = fc.uint8Array({ minLength: 32, maxLength: 32 })
 const anyId = fc.integer({ min: 0, max: 2 ** 32 - 1 })
 const anyCounter = fc.maxSafeNat().map((n) => n % 2 ** 48)
 const anyUint = fc.maxSafeNat().map((n) => n % (2 ** 48 + 1))
+const anyBoot = fc.maxSafeNat().map((n) => n % (MAX_BOOT + 1))
+const anySequence = fc.maxSafeNat().map((n) => n % (MAX_SEQUENCE + 1))
 const anyMessage: fc.Arbitrary<DatagramMessage> = fc.oneof(
   fc
     .record(
-      { boot: anyUint, sequence: anyUint, ledger: fc.uint8Array({ minLength: 16, maxLength: 16 }) },
+      { boot: anyBoot, sequence: anySequence, ledger: fc.uint8Array({ minLength: 16, maxLength: 16 }) },
       { noNullPrototype: true },
     )
     .map((pulse) => ['pulse', pulse] as DatagramMessage),
@@ -30,7 +32,10 @@ const anyMessage: fc.Arbitrary<DatagramMessage> = fc.oneof(
     .tuple(anyUint, fc.option(anyKey, { nil: undefined }))
     .map(([n, ap]) => ['ask', n, ap === undefined ? {} : { ap }] as DatagramMessage),
   fc
-    .tuple(anyUint, fc.record({ boot: anyUint, sequence: anyUint, reached: fc.boolean() }, { noNullPrototype: true }))
+    .tuple(
+      anyUint,
+      fc.record({ boot: anyBoot, sequence: anySequence, reached: fc.boolean() }, { noNullPrototype: true }),
+    )
     .map(([n, reply]) => ['answer', n, reply] as DatagramMessage),
 )
 const opened = (key: Uint8Array, bytes: Uint8Array, window = new ReplayWindow()) =>

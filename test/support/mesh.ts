@@ -222,15 +222,19 @@ export class TestMesh {
   }
 
   /** What `invite` does, without the time that a process takes to start. */
-  async ticket({ client }: TestAp, terms: Terms = {}): Promise<string> {
-    this.admin ??= await this.adminOf(client)
-    return invite(client, this.admin, terms)
+  async ticket(ap: TestAp, terms: Terms = {}): Promise<string> {
+    return invite(ap.client, await this.adminOf(ap), terms)
   }
 
   private admin: Signer | undefined
 
-  /** Whichever of this user's keys is an admin of the mesh. */
-  private async adminOf(client: Client): Promise<Signer> {
+  /** Whichever of this user's keys is an admin of the mesh of an AP. */
+  async adminOf({ client }: TestAp): Promise<Signer> {
+    this.admin ??= await this.findAdmin(client)
+    return this.admin
+  }
+
+  private async findAdmin(client: Client): Promise<Signer> {
     const dir = join(this.env.XDG_DATA_HOME!, 'dropmesh', 'keys')
     const names = (await readdir(dir)).map((file) => file.replace(/\.key$/, ''))
     const signers = await Promise.all(names.map(async (name) => personSigner((await loadSeed(dir, name))!)))
