@@ -3,9 +3,7 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
-import { hex, utf8 } from '../../protocols/bytes.js'
 import { seal } from '../../protocols/envelope.js'
-import { apSigner } from '../../protocols/keys.js'
 import { meshIdOf } from '../../protocols/membership.js'
 import { readTicket } from '../../protocols/ticket.js'
 import { seed } from '../node/realm.js'
@@ -40,7 +38,7 @@ export async function flood(): Promise<void> {
       TestAp,
       TestAp,
     ]
-    const invite = async () => (await victim.client.post<{ ticket: string }>('/v1/invite', {})).ticket
+    const invite = () => mesh.ticket(victim)
     const realm = meshIdOf(readTicket(await invite()).meshKey)
     const address = (await victim.status()).addresses[0]!
     for (const [role, way] of FLOODS) {
@@ -55,7 +53,7 @@ export async function flood(): Promise<void> {
         const began = performance.now()
         const before = await cpuSeconds(victim.pid)
         while (performance.now() - began < WINDOW_MS) {
-          latencies.push(await latency(victim, witness, realm))
+          latencies.push(await latency(mesh, victim, witness, realm))
           await rest(500)
         }
         const seconds = (performance.now() - began) / 1000
@@ -82,16 +80,18 @@ export async function flood(): Promise<void> {
 }
 
 /** Milliseconds from a record's submission elsewhere until the victim has it. */
-async function latency(victim: TestAp, witness: TestAp, realm: Uint8Array): Promise<number> {
-  const person = apSigner(seed())
-  const record = seal(person, realm, [Date.now(), 0], 'snapshot-head', utf8(hex(person.publicKey)), {})
+async function latency(mesh: TestMesh, victim: TestAp, witness: TestAp, realm: Uint8Array): Promise<number> {
+  const record = seal(await mesh.adminOf(witness), realm, [Date.now(), 0], 'snapshot-head', seed(), {})
   const began = performance.now()
-  const before = (await victim.status()).ledger.records
   await witness.client.post('/v1/records', record.bytes)
-  await until('the record to come', async () => (await victim.status()).ledger.records > before, {
-    deadlineMs: 30_000,
-    everyMs: 5,
-  })
+  await until(
+    'the record to come',
+    async () => (await victim.status()).ledger.digest === (await witness.status()).ledger.digest,
+    {
+      deadlineMs: 30_000,
+      everyMs: 5,
+    },
+  )
   return performance.now() - began
 }
 
