@@ -9,7 +9,7 @@ import { neighbourhoodsOf } from '../../protocols/neighbourhood.js'
 import type { Outlook } from '../../protocols/outlook.js'
 import type { Candidate, Placed } from '../../protocols/placement.js'
 import type { RosterState } from '../../protocols/roster.js'
-import { creationOf, keyOf, memberOf, NOW, specOf, unsigned } from '../protocols/support.js'
+import { creationOf, keyOf, memberOf, NO_MEMBERS, NOW, specOf, unsigned } from '../protocols/support.js'
 
 const id = { publisher: keyOf(9), name: 'hello', creation: creationOf(1) }
 const spec = specOf()
@@ -36,13 +36,7 @@ function outlookOf(...servers: [typeof A, RosterState][]): Outlook {
   return {
     authority: new Authority([], [], keyOf(0)),
     barred: [],
-    membership: {
-      members: new Map(),
-      forgotten: new Map(),
-      tickets: new Map(),
-      isAdmin: () => false,
-      wasByAdmin: () => false,
-    },
+    membership: NO_MEMBERS,
     ...{ chutes: [chute], claims: { get: () => [] }, candidates: new Map(candidates), placed: [placed] },
     electorates: new Map(),
     isBraked: false,

@@ -10,7 +10,7 @@ import { neighbourhoodsOf } from '../../protocols/neighbourhood.js'
 import { dutiesOf, type Outlook, Turns } from '../../protocols/outlook.js'
 import type { Candidate, Placed } from '../../protocols/placement.js'
 import type { RosterState } from '../../protocols/roster.js'
-import { creationOf, keyOf, memberOf, NOW, specOf, unsigned } from './support.js'
+import { creationOf, keyOf, memberOf, NO_MEMBERS, NOW, specOf, unsigned } from './support.js'
 
 const [BEFORE, LAST] = [1, 2]
 const id = { publisher: keyOf(9), name: 'hello', creation: creationOf(1) }
@@ -38,13 +38,7 @@ function keptWhile(last: RosterState, isRunningIt: boolean): boolean {
   const outlook: Outlook = {
     authority: new Authority([], [], keyOf(0)),
     barred: [],
-    membership: {
-      members: new Map(),
-      forgotten: new Map(),
-      tickets: new Map(),
-      isAdmin: () => false,
-      wasByAdmin: () => false,
-    },
+    membership: NO_MEMBERS,
     electorates: new Map(),
     isBraked: false,
     neighbourhoods: neighbourhoodsOf(new Map(), new Map()),
@@ -75,13 +69,7 @@ function outlookOf(more: Partial<Placed>, isExclusive: boolean): Outlook {
   return {
     authority: new Authority([], [], keyOf(0)),
     barred: [],
-    membership: {
-      members: new Map(),
-      forgotten: new Map(),
-      tickets: new Map(),
-      isAdmin: () => false,
-      wasByAdmin: () => false,
-    },
+    membership: NO_MEMBERS,
     chutes: [one],
     claims: { get: () => [] },
     candidates: new Map(),

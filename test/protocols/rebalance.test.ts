@@ -13,7 +13,7 @@ import { BALANCE } from '../../protocols/pace.js'
 import { type Candidate, type Placed, place, REBALANCED } from '../../protocols/placement.js'
 import { type Move, nextMove, OVERLOAD, Rebalancing } from '../../protocols/rebalance.js'
 import type { RosterState } from '../../protocols/roster.js'
-import { creationOf, keyOf, ledgerOf, memberOf, NOW, serviceOf, specOf, unsigned } from './support.js'
+import { creationOf, keyOf, ledgerOf, memberOf, NO_MEMBERS, NOW, serviceOf, specOf, unsigned } from './support.js'
 
 const MIB = 1024 ** 2
 const idOf = (n: number): string => memberOf(n).id
@@ -98,13 +98,7 @@ class TestMesh {
     return {
       authority: new Authority([], [], keyOf(0)),
       barred: [],
-      membership: {
-        members: new Map(),
-        forgotten: new Map(),
-        tickets: new Map(),
-        isAdmin: () => false,
-        wasByAdmin: () => false,
-      },
+      membership: NO_MEMBERS,
       ...{ chutes: this.chutes, claims, candidates, electorates: new Map() },
       placed: place(this.chutes, claims, candidates, this.now),
       isBraked: false,

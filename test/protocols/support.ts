@@ -10,7 +10,7 @@ import { MeshError } from '../../protocols/error.js'
 import { apSigner, type Signer } from '../../protocols/keys.js'
 import { type Body, checkKind, type Kind, type RecordOf } from '../../protocols/kinds.js'
 import { Ledger } from '../../protocols/ledger.js'
-import { type Member, meshIdOf } from '../../protocols/membership.js'
+import { type Member, type Membership, meshIdOf } from '../../protocols/membership.js'
 
 export const seedOf = (n: number): Uint8Array => sha256(utf8(`test key ${n}`))
 
@@ -134,3 +134,12 @@ export function sealRaw(by: Signer, kind: string, mesh: Uint8Array, payload: Uin
 
 /** An authority by which everyone may everything: for what is not about that. */
 export const ANYONE = { counts: () => true, judge: () => [], era: () => 0 }
+
+/** A membership of nobody: for what is not about that. */
+export const NO_MEMBERS: Membership = {
+  members: new Map(),
+  forgotten: new Map(),
+  tickets: new Map(),
+  isAdmin: () => false,
+  wasByAdmin: () => false,
+}
