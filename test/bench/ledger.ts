@@ -2,12 +2,12 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { NodeClock } from '../../node/clock.js'
+import { loadSeed } from '../../node/identity.js'
 import { exchange } from '../../node/mesh/frames.js'
 import { openStream } from '../../node/mesh/host.js'
 import { initiateSync, syncFrames } from '../../node/mesh/sync.js'
 import { LedgerStore } from '../../node/store/ledger-store.js'
 import { Store } from '../../node/store/store.js'
-import { unhex } from '../../protocols/bytes.js'
 import { instanceSubject } from '../../protocols/chute.js'
 import { type SignedRecord, seal } from '../../protocols/envelope.js'
 import { apSigner, type Signer } from '../../protocols/keys.js'
@@ -27,7 +27,7 @@ const PAGE = 512
 
 const DAY = 24 * 3_600_000
 
-/** Claims, the most common records of a mesh that has run for long, by some twenty APs. */
+/** Claims, the most common records of a mesh that has run for long, by some hundred APs. */
 function claims(n: number, mesh: Uint8Array, signers: readonly Signer[], from = 0): SignedRecord[] {
   return Array.from({ length: n }, (_, i) => {
     const chute = new Uint8Array(20)
@@ -37,7 +37,14 @@ function claims(n: number, mesh: Uint8Array, signers: readonly Signer[], from = 
   })
 }
 
-const someSigners = () => Array.from({ length: 20 }, () => apSigner(seed()))
+/** As many APs as may put that many claims into a ledger, 1024 each. */
+const APS = 128
+const someSigners = () => Array.from({ length: APS }, () => apSigner(seed()))
+/** What lets them in: a ledger takes in nothing else of them before. */
+const papersOf = (realm: Realm, signers: readonly Signer[]): SignedRecord[] => [
+  realm.grant,
+  ...signers.map((signer, i) => realm.member(signer, `ap${i}`)),
+]
 const pages = (records: readonly SignedRecord[]): Uint8Array[][] =>
   Array.from({ length: Math.ceil(records.length / PAGE) }, (_, i) =>
     records.slice(i * PAGE, (i + 1) * PAGE).map(({ bytes }) => bytes),
@@ -51,10 +58,12 @@ export async function ledger(): Promise<void> {
 
 async function storing(): Promise<void> {
   const realm = new Realm()
-  const records = claims(LEDGER, realm.mesh, someSigners())
+  const signers = someSigners()
+  const records = claims(LEDGER, realm.mesh, signers)
   const rates = await repeat(RUNS, async () => {
     const store = await Store.open(join(scratch('bench'), 'ledger'))
     const gate = await LedgerStore.load(store, realm.mesh, new NodeClock())
+    await gate.accept(papersOf(realm, signers).map(({ bytes }) => bytes))
     const before = process.cpuUsage()
     for (const page of pages(records)) await gate.accept(page)
     const { user, system } = process.cpuUsage(before)
@@ -102,7 +111,8 @@ async function syncing(): Promise<void> {
   await a.meet(b)
   const signers = someSigners()
   const shared = claims(LEDGER - DIFFERENCE, realm.mesh, signers)
-  for (const peer of [a, b]) for (const page of pages(shared)) await peer.ledgerStore.accept(page)
+  const all = [...papersOf(realm, signers), ...shared]
+  for (const peer of [a, b]) for (const page of pages(all)) await peer.ledgerStore.accept(page)
   const costs = { bytes: [] as number[], roundTrips: [] as number[] }
   for (let run = 0; run < RUNS; run++) {
     const difference = claims(DIFFERENCE, realm.mesh, signers, (run + 1) * 100_000)
@@ -142,12 +152,14 @@ async function starting(): Promise<void> {
   const mesh = new TestMesh()
   try {
     const [ap] = await mesh.start(1)
-    const found = (await ap!.client.get<{ mesh: string }>('/v1/next', { publisher: '00'.repeat(32), name: 'x' })).mesh
     const empty = await residentMegabytes(ap!.pid)
     await ap!.stop()
     const store = await Store.open(join(ap!.data, 'ledger'))
-    const records = claims(BIG, unhex(found), someSigners())
-    for (let at = 0; at < BIG; at += PAGE) await store.writeRecords(records.slice(at, at + PAGE), [], Date.now())
+    const realm = new Realm(await loadSeed(join(ap!.data, 'keys'), 'mesh'))
+    const signers = someSigners()
+    const records = [...papersOf(realm, signers), ...claims(BIG, realm.mesh, signers)]
+    for (let at = 0; at < records.length; at += PAGE)
+      await store.writeRecords(records.slice(at, at + PAGE), [], Date.now())
     await store.close()
     const memory: number[] = []
     const seconds = await repeat(RUNS, async () => {
