@@ -3,15 +3,18 @@
 //
 // libp2p's own protocols stand behind it as well. Identify tells addresses, protocols and versions, and takes in as much from
 // the other side: a newcomer needs none of it, for it comes with an address and knows the protocol it wants by the mesh's id.
+import type { Server, Socket } from 'node:net'
 import type { identify } from '@libp2p/identify'
 import type {
   Connection,
   ConnectionGater,
+  Listener,
   MultiaddrConnection,
   Stream,
   StreamHandler,
   StreamMuxer,
   StreamMuxerFactory,
+  Transport,
 } from '@libp2p/interface'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { Allowances } from '../../protocols/allowance.js'
@@ -74,24 +77,46 @@ export class Gate {
   /** What libp2p asks before it goes on with a connection. */
   readonly gater: ConnectionGater = {
     denyDialPeer: (peer) => this.options.conduct.isShutOut(peer.toString()),
-    denyInboundConnection: (connection) => !this.mayKnock(connection),
+    denyInboundConnection: (connection) => this.await(connection),
     denyInboundEncryptedConnection: (peer, connection) => !this.mayEnter(peer.toString(), connection),
     denyInboundUpgradedConnection: (_, connection) => !this.pending.delete(connection),
   }
 
+  /**
+   * Stands before all that listen on TCP. What libp2p makes of a socket before it asks its gater costs three times as much as
+   * to accept and close it, and a stranger can open thousands a second.
+   */
+  guardListeners(transport: Transport): Transport {
+    const create = transport.createListener.bind(transport)
+    transport.createListener = (options) => {
+      const listener = create(options)
+      const { server } = listener as Listener & { server: Server }
+      const [accept] = server.listeners('connection') as [(socket: Socket) => void]
+      server.off('connection', accept)
+      server.on('connection', (socket) => {
+        if (this.mayKnock(hostOf(socket))) accept(socket)
+        else socket.destroy()
+      })
+      return listener
+    }
+    return transport
+  }
+
   // Before anything is read or computed. All that is known is where it comes from.
-  private mayKnock(connection: MultiaddrConnection): boolean {
-    const address = addressOf(connection.remoteAddr)
+  private mayKnock(address: string): boolean {
     const isKnown = this.known.has(address)
     const waiting = [...this.pending.values()]
     if (waiting.filter((from) => from === address).length >= MAX_PENDING) return false
     if (!isKnown && waiting.filter((from) => !this.known.has(from)).length >= MAX_PENDING) return false
     const now = performance.now()
     if (!this.handshakes.take(address, now)) return false
-    if (!isKnown && !this.handshakesUnknown.take('', now)) return false
-    this.pending.set(connection, address)
+    return isKnown || this.handshakesUnknown.take('', now)
+  }
+
+  private await(connection: MultiaddrConnection): false {
+    this.pending.set(connection, addressOf(connection.remoteAddr))
     connection.addEventListener('close', () => this.pending.delete(connection))
-    return true
+    return false
   }
 
   private mayEnter(peer: string, connection: MultiaddrConnection): boolean {
@@ -220,3 +245,7 @@ const isOfLife = (protocol: string): boolean => /\/(pulse|probe|reach)$/.test(pr
  */
 export const addressOf = (address: Multiaddr): string =>
   address.getComponents().find(({ name }) => name === 'ip4' || name === 'ip6')?.value ?? ''
+
+/** The same of a socket, which writes an address of IPv4 that came over IPv6 in another form. */
+const hostOf = ({ remoteAddress = '' }: Socket): string =>
+  remoteAddress.startsWith('::ffff:') ? new URL(`http://[${remoteAddress}]`).hostname.slice(1, -1) : remoteAddress

@@ -74,7 +74,7 @@ export async function createHost(options: HostOptions): Promise<Host> {
     start: false,
     privateKey,
     addresses: { listen: [...options.listen] },
-    transports: [tcp()],
+    transports: [(components) => gate.guardListeners(tcp()(components))],
     connectionEncrypters: [noise()],
     streamMuxers: [
       () =>

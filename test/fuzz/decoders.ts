@@ -166,6 +166,19 @@ const ranges = [
 const FRAMES: Record<string, [schema: z.ZodType, limit: number, ...seeds: unknown[]]> = {
   'join-request': [wire.joinRequest, limits.MAX_JOIN_FRAME, ['join', bytes, bytes]],
   'join-reply': [wire.joinReply, limits.MAX_JOIN_FRAME, ['welcome', NOW], ['refused', 'no']],
+  'ask-request': [
+    wire.askRequest,
+    limits.MAX_ASK_FRAME,
+    ...[['look'], ['ask', key(1), 'shop', { site: 'a', floor: '2' }], ['poll']],
+  ],
+  'ask-looked': [wire.lookReply, limits.MAX_ASK_FRAME, ['mesh', key(1), 'hall']],
+  'ask-asked': [wire.askedReply, limits.MAX_ASK_FRAME, ['asked', key(1)], ['refused', 'no']],
+  'ask-reveal': [wire.askReveal, limits.MAX_ASK_FRAME, ['reveal', key(1)]],
+  'ask-polled': [
+    wire.pollReply,
+    limits.MAX_ASK_FRAME,
+    ...[['waiting'], ['unknown'], ['let-in', bytes, { ticket: key(1), at: [5, 0], signature: new Uint8Array(64) }]],
+  ],
   pulse: [wire.pulse, limits.MAX_SMALL_FRAME, pulse, { ...pulse, away: 5 }],
   'probe-request': [wire.probeRequest, limits.MAX_SMALL_FRAME, {}, { ap: key(1) }],
   'probe-reply': [wire.probeReply, limits.MAX_SMALL_FRAME, { boot: 1, sequence: 2, reached: true }],
