@@ -449,6 +449,7 @@ export class Ap {
       guard: new Guard(join(this.config.data, 'watchdog.sock'), socketOf(this.docker) ?? ''),
       call: (voter, message) => this.network.leases.call(voter, message),
       sign: (chute, body) => this.ledgerStore.sign(this.signer, 'voters', chute, body),
+      isRemoved: (deployment) => this.ledgerStore.ledger.isRemoved(deployment),
       isPresent: (instance) => this.reconciler.isPresent(instance),
       isEnding: (instance) => this.reconciler.isEnding(instance),
       nameOf: (instance) => instanceNameOf(this.current, unhex(instance)),

@@ -163,6 +163,13 @@ export class Voter {
     return { answer: { granted: true }, save: { epoch, holder: from } }
   }
 
+  /** Nobody will ask for a lease of this chute again. */
+  forget(chute: string): void {
+    this.chutes.delete(chute)
+    this.signedFor.delete(chute)
+    for (const instance of this.promises.keys()) if (chuteOfInstance(instance) === chute) this.promises.delete(instance)
+  }
+
   /** What a verdict asked to be saved is on disk. */
   saved(instance: string, { epoch, holder }: LeasePromise): void {
     const promised = this.promises.get(instance)

@@ -86,7 +86,7 @@ export class Ledger {
   }
 
   /** True where a removal covers what the record says of a chute. */
-  private isRemoved(record: SignedRecord): boolean {
+  isRemoved(record: SignedRecord): boolean {
     const chute = chuteOf(record)
     if (chute === undefined || record.kind === 'removal' || this.isListed(record)) return false
     const removal = this.history('removal', chute)[0]

@@ -91,19 +91,20 @@ function latest(first: readonly Uint8Array[], changes: RecordOf<'voters'>[], mem
 
 const isAmong = (keys: readonly Uint8Array[], key: Uint8Array): boolean => keys.some((one) => equalBytes(one, key))
 
-/** What a majority of voters signed, each counted once, by the first that it signed. */
+/**
+ * What a majority of voters signed. One that signed for two choices counts for both: if only its first counted, it could take back
+ * what was settled by signing another with an earlier clock.
+ */
 function elected(
   voters: readonly Uint8Array[],
   ballots: readonly RecordOf<'voters'>[],
 ): readonly Uint8Array[] | undefined {
-  const counts = new Map<string, number>()
-  for (const voter of voters) {
-    const ballot = ballots.find(({ signer }) => equalBytes(signer, voter))
-    if (ballot === undefined) continue
-    const choice = hex(concat(...ballot.body.voters))
-    const count = (counts.get(choice) ?? 0) + 1
-    if (count >= majority(voters.length)) return ballot.body.voters
-    counts.set(choice, count)
+  const signers = new Map<string, Set<string>>()
+  for (const { signer, body } of ballots) {
+    const choice = hex(concat(...body.voters))
+    const signed = signers.get(choice) ?? new Set()
+    signers.set(choice, signed.add(hex(signer)))
+    if (signed.size >= majority(voters.length)) return body.voters
   }
   return undefined
 }

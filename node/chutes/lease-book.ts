@@ -1,6 +1,7 @@
 // What an AP must not forget of leases, or an exclusive chute could run twice: what it promised, what it gave back, and
 // which voters it signed for.
 import { z } from 'zod'
+import { chuteOfInstance } from '../../protocols/chute.js'
 import type { LeasePromise } from '../../protocols/leases.js'
 import { parseOrNothing, type SmallFile } from '../store/files.js'
 
@@ -44,6 +45,13 @@ export class LeaseBook {
     for (const [instance, epoch] of Object.entries(data?.released ?? {})) book.released.set(instance, epoch)
     for (const [chute, ballot] of Object.entries(data?.signed ?? {})) book.signed.set(chute, ballot)
     return { book, isDamaged: text !== undefined && data === undefined }
+  }
+
+  /** Leaves out what it says of a chute: its key never comes back. */
+  forget(chute: string): void {
+    this.signed.delete(chute)
+    for (const map of [this.promises, this.released])
+      for (const instance of map.keys()) if (chuteOfInstance(instance) === chute) map.delete(instance)
   }
 
   /** Resolves once all that is in it now is on disk. However often it is asked for meanwhile, one more write is enough. */

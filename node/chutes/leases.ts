@@ -3,8 +3,9 @@
 // ends what outlives its lease.
 import { apId, apKey, equalBytes, hex, unhex } from '../../protocols/bytes.js'
 import { chuteOfInstance, creationTime } from '../../protocols/chute.js'
+import type { Chute } from '../../protocols/desired.js'
 import { highestAfter } from '../../protocols/epochs.js'
-import type { Body } from '../../protocols/kinds.js'
+import type { Body, RecordOf } from '../../protocols/kinds.js'
 import {
   Holders,
   type LeaseAnswer,
@@ -42,6 +43,8 @@ export interface LeasesOptions {
   readonly call: (voter: string, message: LeaseMessage) => Promise<LeaseAnswer[] | undefined>
   /** Signs for voters, and puts that into the ledger. */
   readonly sign: (chute: Uint8Array, body: Body<'voters'>) => Promise<unknown>
+  /** Whether a chute was removed, for ever. */
+  readonly isRemoved: (deployment: RecordOf<'deployment'>) => boolean
   /** Whether containers of an instance are here, or may be. */
   readonly isPresent: (instance: string) => boolean
   /** Whether they are being removed. */
@@ -60,8 +63,10 @@ export class Leases {
   private readonly starting = new Set<string>()
   private wanted = new Map<string, Leased & { since: number }>()
   private claims: Outlook['claims'] = new Map()
-  /** How many instances an exclusive chute has, and when it was created, by hex of its key. */
-  private exclusive = new Map<string, { replicas: number; created: number }>()
+  /** By hex of the chute's key. */
+  private exclusive = new Map<string, Chute>()
+  /** Chutes that were removed while this node ran. */
+  private readonly removed = new Set<string>()
   private lastReports = ''
   /** Chutes for whose voters a record is being signed. */
   private readonly casting = new Set<string>()
@@ -94,11 +99,16 @@ export class Leases {
   look(outlook: Outlook): void {
     const { electorates, claims, chutes } = outlook
     this.claims = claims
-    this.exclusive.clear()
-    for (const { id, key, spec } of chutes) {
-      if (!electorates.has(hex(key))) continue
-      // Never everywhere.
-      this.exclusive.set(hex(key), { replicas: spec.replicas as number, created: creationTime(id.creation) })
+    const before = this.exclusive
+    this.exclusive = new Map(
+      chutes.map((chute) => [hex(chute.key), chute] as const).filter(([key]) => electorates.has(key)),
+    )
+    for (const [key, { deployment }] of before) {
+      if (this.exclusive.has(key) || !this.options.isRemoved(deployment)) continue
+      this.removed.add(key)
+      this.voter.forget(key)
+      this.book.forget(key)
+      this.track(this.book.save())
     }
     for (const [chute, electorate] of electorates) {
       const voters = electorate.voters.map(apId)
@@ -161,10 +171,11 @@ export class Leases {
     // Else a peer could fill the disk with promises for instances that nobody wants.
     const ordinal = Number.parseInt(request.instance.slice(40), 16)
     const chute = this.exclusive.get(chuteOfInstance(request.instance))
-    if (chute === undefined || !(ordinal < chute.replicas)) return { answer: UNKNOWN, save: undefined }
+    // An exclusive chute is never everywhere.
+    if (chute === undefined || !(ordinal < (chute.spec.replicas as number))) return { answer: UNKNOWN, save: undefined }
     const others = this.claims.get(request.instance)?.filter(({ signer }) => apId(signer) !== from) ?? []
     const claimed = Math.max(0, ...others.map(({ body }) => body.epoch))
-    const highest = this.highestNow(request.generation, chute.created)
+    const highest = this.highestNow(request.generation, creationTime(chute.id.creation))
     return this.voter.request(from, request, claimed, this.options.clock(), highest)
   }
 
@@ -238,8 +249,10 @@ export class Leases {
       const { instance } = effect.do === 'ask' ? effect.request : effect
       if (effect.do === 'ask') to(effect.voter).asks.push(effect)
       else if (effect.do === 'release') {
-        hasReleased = true
-        this.book.released.set(instance, effect.epoch)
+        if (!this.removed.has(chuteOfInstance(instance))) {
+          hasReleased = true
+          this.book.released.set(instance, effect.epoch)
+        }
         for (const voter of effect.voters) to(voter).releases.push({ instance, epoch: effect.epoch })
       } else {
         isChanged = true

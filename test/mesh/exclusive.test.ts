@@ -1,4 +1,6 @@
 // An exclusive chute among three APs on one engine: it runs once, and never twice, whatever is killed.
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { LEASE } from '../../protocols/leases.js'
@@ -160,6 +162,15 @@ scene('with two of three voters gone it runs nowhere and says why, until an admi
   const whats = signed.map(({ what }) => what)
   assert.ok(whats.includes('generation 2 of the voters of chute one'), whats.join('\n'))
   assert.ok(whats.some((what) => what.startsWith('the forget of AP ')))
+})
+
+scene('of an exclusive chute that is removed no AP keeps what it promised and gave back', async () => {
+  const [ap] = mesh.aps
+  const book = async () => (await readFile(join(ap!.data, 'leases'), 'utf8')).match(/[0-9a-f]{40,}/g)
+  assert.ok(await book())
+  assert.is((await ap!.cli('rm', 'one')).status, 0)
+  await eventually('the copy to end', () => copies.alive().length === 0)
+  await eventually('the book to be empty', async () => (await book()) === null)
 })
 
 test.run()

@@ -88,11 +88,13 @@ test('each generation is chosen by the one before it, in whatever order the reco
   is(electorate(...changes.slice(1)), 1, second)
 })
 
-test('a voter counts once a generation, by what it signed first', () => {
+test('a voter that signs twice, whatever it says of when, counts once for each choice, and takes back nothing', () => {
   const [first, second] = [keys(2, 3, 4), keys(1, 3, 4)]
-  const twice = [change(APS[0]!, 1, first, false, 1), change(APS[0]!, 1, second, false, 2)]
-  is(electorate(...twice, change(APS[1]!, 1, second)), 0, exclusive.voters)
-  is(electorate(...twice, change(APS[1]!, 1, first)), 1, first)
+  const twice = [change(APS[0]!, 1, first, false, 2), change(APS[0]!, 1, first, false, 3)]
+  is(electorate(...twice), 0, exclusive.voters)
+  const settled = [...twice, change(APS[1]!, 1, first)]
+  is(electorate(...settled), 1, first)
+  is(electorate(...settled, change(APS[0]!, 1, second, false, 1), change(APS[0]!, 1, second, false, 4)), 1, first)
 })
 
 test('an admin alone can force voters, and wins over what the others choose', () => {

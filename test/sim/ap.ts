@@ -168,6 +168,7 @@ export class Ap {
       guard: host.watchdog.connect(deliver),
       call: (voter, message) => this.mesh.callVoter(voter, message),
       sign: (chute, body) => this.ledgerStore.sign(host.signer, 'voters', chute, body),
+      isRemoved: (deployment) => this.ledgerStore.ledger.isRemoved(deployment),
       isPresent: (instance) => this.reconciler.isPresent(instance),
       isEnding: (instance) => this.reconciler.isEnding(instance),
       nameOf: (instance) => instance.slice(0, 12),
