@@ -1,14 +1,16 @@
 // A hostile peer: a libp2p host that keeps no rule, a stranger until it is let in.
+import { TopicValidatorResult } from '@chainsafe/libp2p-gossipsub'
 import type { Stream } from '@libp2p/interface'
 import { multiaddr } from '@multiformats/multiaddr'
 import { exchange, Frames } from '../../node/mesh/frames.js'
 import { createHost, type Host } from '../../node/mesh/host.js'
 import { askToJoin } from '../../node/mesh/join.js'
-import { type SignedRecord, seal } from '../../protocols/envelope.js'
+import { concat } from '../../protocols/bytes.js'
+import { open, type SignedRecord, seal } from '../../protocols/envelope.js'
 import { apSigner, type Signer } from '../../protocols/keys.js'
 import { meshIdOf, meshText } from '../../protocols/membership.js'
 import { readTicket, redeem } from '../../protocols/ticket.js'
-import { protocolIds, syncFrame, topics } from '../../protocols/wire.js'
+import { protocolIds, type SyncFrame, syncFrame, topics } from '../../protocols/wire.js'
 import { seed } from '../node/realm.js'
 import { eventually, type TestAp } from './mesh.js'
 
@@ -56,8 +58,8 @@ export class Villain {
     return this.host.peerId.toString()
   }
 
-  dial() {
-    return this.host.dial(multiaddr(this.address), { force: true, signal: AbortSignal.timeout(5000) })
+  dial(address = this.address) {
+    return this.host.dial(multiaddr(address), { force: true, signal: AbortSignal.timeout(5000) })
   }
 
   async connect() {
@@ -86,6 +88,18 @@ export class Villain {
     })
   }
 
+  /** APs that it passes records on to, and that pass them on to it. */
+  get meshPeers(): ReadonlySet<string> {
+    const { mesh } = this.host.services.pubsub as unknown as { mesh: ReadonlyMap<string, ReadonlySet<string>> }
+    return mesh.get(this.topics.records) ?? new Set()
+  }
+
+  /** Hears all by gossip, and passes nothing on. */
+  swallow(): void {
+    const { topicValidators } = this.host.services.pubsub
+    for (const topic of Object.values(this.topics)) topicValidators.set(topic, () => TopicValidatorResult.Ignore)
+  }
+
   record(kind: string, subject: Uint8Array, body: object, ms = Date.now()): SignedRecord {
     return seal(this.signer, this.realm, [ms, this.count++], kind, subject, body)
   }
@@ -96,14 +110,46 @@ export class Villain {
 
   /** Hands records over in a sync, as the one that asks for it. @param time that it takes it to be */
   async hand(records: readonly Uint8Array[], time = Date.now()): Promise<void> {
+    await this.sync([['records', [...records]], ['end']], time)
+  }
+
+  /** All that is in the ledger of the AP that it is connected to. */
+  async ledger(): Promise<SignedRecord[]> {
+    const nothing = ['ranges', [['hashes', '', new Uint8Array()]]] as SyncFrame
+    const answer = await this.sync([nothing, ['end']])
+    return answer.flatMap((frame) => (frame[0] === 'records' ? frame[1] : [])).map((bytes) => open(bytes, this.realm))
+  }
+
+  /** Begins a sync, says one turn of its own, and returns the turn that answers it. */
+  private async sync(turn: readonly SyncFrame[], time = Date.now()): Promise<SyncFrame[]> {
     const { stream, frames } = await this.open(this.ids.sync)
+    const answer: SyncFrame[] = []
     await exchange(stream, async () => {
       await frames.write(['hello', new Uint8Array(16), time, []])
       for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
-      await frames.write(['records', records])
+      for (const frame of turn) await frames.write(frame)
+      while (answer.at(-1)?.[0] !== 'end') answer.push(await frames.read(syncFrame))
       await frames.write(['end'])
-      await frames.read(syncFrame)
     })
+    return answer
+  }
+
+  /** Streams on which it talks, by protocol. */
+  private readonly talks = new Map<string, Stream>()
+
+  /** Sends bytes as they are, on one stream for as long as that is open. */
+  async send(protocol: string, bytes: Uint8Array): Promise<void> {
+    let stream = this.talks.get(protocol)
+    if (stream?.status !== 'open') {
+      stream = (await this.open(protocol)).stream
+      this.talks.set(protocol, stream)
+    }
+    stream.send(bytes)
+  }
+
+  /** Sends a frame of less than 128 bytes. */
+  say(protocol: string, bytes: Uint8Array): Promise<void> {
+    return this.send(protocol, concat(Uint8Array.of(bytes.length), bytes))
   }
 }
 
