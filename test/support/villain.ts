@@ -82,9 +82,14 @@ export class Villain {
     )
     const { pubsub } = this.host.services
     for (const topic of Object.values(this.topics)) pubsub.subscribe(topic)
+    await this.takePart()
+  }
+
+  /** Is connected, and has a share in gossip: who never says that it lives is left alone now and then. */
+  async takePart(): Promise<void> {
     await eventually('the villain to take part in gossip', async () => {
       await this.connect()
-      return pubsub.getSubscribers(this.topics.records).length > 0
+      return this.host.services.pubsub.getSubscribers(this.topics.records).length > 0
     })
   }
 
@@ -113,25 +118,31 @@ export class Villain {
     await this.sync([['records', [...records]], ['end']], time)
   }
 
-  /** All that is in the ledger of the AP that it is connected to. */
-  async ledger(): Promise<SignedRecord[]> {
-    const nothing = ['ranges', [['hashes', '', new Uint8Array()]]] as SyncFrame
+  /** All that is in the ledger of the AP that it is connected to, and the beacons that this one has heard. */
+  async ledger(): Promise<Record<'records' | 'beacons', SignedRecord[]>> {
+    const nothing: SyncFrame = ['ranges', [['hashes', '', new Uint8Array()]]]
     const answer = await this.sync([nothing, ['end']])
-    return answer.flatMap((frame) => (frame[0] === 'records' ? frame[1] : [])).map((bytes) => open(bytes, this.realm))
+    const all = (kind: 'records' | 'beacons') =>
+      answer.flatMap((frame) => (frame[0] === kind ? frame[1] : [])).map((bytes) => open(bytes, this.realm))
+    return { records: all('records'), beacons: all('beacons') }
   }
 
-  /** Begins a sync, says one turn of its own, and returns the turn that answers it. */
+  /** Begins a sync, says one turn of its own, and returns what the other side says before and after. */
   private async sync(turn: readonly SyncFrame[], time = Date.now()): Promise<SyncFrame[]> {
     const { stream, frames } = await this.open(this.ids.sync)
-    const answer: SyncFrame[] = []
+    const heard: SyncFrame[] = []
+    const listen = async () => {
+      do heard.push(await frames.read(syncFrame))
+      while (heard.at(-1)![0] !== 'end')
+    }
     await exchange(stream, async () => {
       await frames.write(['hello', new Uint8Array(16), time, []])
-      for (let ended = false; !ended; ) ended = (await frames.read(syncFrame))[0] === 'end'
+      await listen()
       for (const frame of turn) await frames.write(frame)
-      while (answer.at(-1)?.[0] !== 'end') answer.push(await frames.read(syncFrame))
+      await listen()
       await frames.write(['end'])
     })
-    return answer
+    return heard
   }
 
   /** Streams on which it talks, by protocol. */
