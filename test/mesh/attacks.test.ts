@@ -110,6 +110,16 @@ function keep(doing: () => Promise<unknown>): () => Promise<void> {
   }
 }
 
+/** It says twice a second that it lives, and each time that its ledger is another one. */
+function live(villain: Villain): () => Promise<void> {
+  let sequence = 0
+  return keep(async () => {
+    const ledger = new Uint8Array(randomBytes(16))
+    await villain.say(villain.ids.pulse, encode({ boot: 1, sequence: ++sequence, ledger }))
+    await new Promise((resolve) => setTimeout(resolve, 500))
+  })
+}
+
 test('a stranger gets no protocol but the one by which it is let in', async () => {
   const villain = await stranger()
   const { join, ...closed } = villain.ids
@@ -270,6 +280,8 @@ test('oversize: a member whose frames are too big is named', async () => {
 
 test('slow loris: a stream that gets a byte a second is ended at its deadline, and meanwhile all goes on', async () => {
   const villain = await member('loris')
+  const stop = live(villain)
+  const connection = await villain.connect()
   const began = performance.now()
   const streams = await Promise.all(
     [villain.ids.sync, villain.ids.join, villain.ids.probe, villain.ids.lease].map((protocol) =>
@@ -283,7 +295,9 @@ test('slow loris: a stream that gets a byte a second is ended at its deadline, a
     await unharmed()
     await eventually('all to be ended', () => streams.every(({ stream }) => stream.status !== 'open'))
     assert.ok(performance.now() - began < 20_000)
+    assert.is(connection.status, 'open', 'by their deadlines, not with the connection')
   } finally {
+    await stop()
     clearInterval(drip)
   }
 })
@@ -434,14 +448,7 @@ test('eclipse of a member: twelve that have its gossip, lie about their ledgers 
       return liar
     }),
   )
-  let sequence = 0
-  const stops = liars.map((liar) =>
-    keep(async () => {
-      const digest = new Uint8Array(randomBytes(16))
-      await liar.say(liar.ids.pulse, encode({ boot: 1, sequence: ++sequence, ledger: digest }))
-      await new Promise((resolve) => setTimeout(resolve, 500))
-    }),
-  )
+  const stops = liars.map(live)
   const messenger = await stranger(witness)
   await messenger.join(ticket, 'messenger')
   try {
