@@ -8,11 +8,11 @@ import { Allowances, type Budget } from '../../protocols/allowance.js'
  */
 const BUDGETS = {
   /**
-   * Messages and control entries of gossip. A thousand chutes published at once are a thousand records and a thousand claims,
+   * Messages and control entries of gossip, and pulses by stream, whatever they say. A thousand chutes published at once are a thousand records and a thousand claims,
    * and one neighbour may be first with all of them; 64 neighbours that all change say ten beacons a second each.
    */
   messages: { burst: 8192, perSecond: 640 },
-  /** Their bytes: as many beacons of 4 kB, in bursts of the longest. */
+  /** Bytes of gossip: as many beacons of 4 kB, in bursts of the longest. */
   bytes: { burst: 64 * 1024 ** 2, perSecond: 2 * 1024 ** 2 },
   /** Streams. One that publishes without a pause syncs thirty times a second; a probe a tick and what else there is: ten. */
   streams: { burst: 512, perSecond: 64 },

@@ -139,11 +139,7 @@ export async function createHost(options: HostOptions): Promise<Host> {
     gate.watch(detail)
     if (isMember(detail.remotePeer.toString())) host.services.identify.identify(detail).catch(() => {})
   })
-  const pubsub = host.services.pubsub as GossipSub & RpcHandler
-  const handleRpc = pubsub.handleReceivedRpc.bind(pubsub)
-  pubsub.handleReceivedRpc = async (from, rpc) => {
-    if (mayBeHandled(conduct, from.toString(), rpc)) await handleRpc(from, rpc)
-  }
+  countGossip(host.services.pubsub as unknown as GossipReader, conduct)
   // It asks when it starts.
   const seeking = setInterval(async () => {
     if (host.status !== 'started' || host.getPeers().some((peer) => isMember(peer.toString()))) return
@@ -155,28 +151,59 @@ export async function createHost(options: HostOptions): Promise<Host> {
   return host
 }
 
-/** What gossipsub does with all that one message of its own says, once it is decoded. */
-interface RpcHandler {
+/** How gossipsub reads what another AP sends it. */
+interface GossipReader {
+  pipePeerReadStream(from: PeerId, frames: AsyncIterable<{ subarray(): Uint8Array }>): Promise<void>
+  /** @throws where the bytes are no message of gossipsub, or say more than one may */
+  decodeRpc(bytes: Uint8Array): Rpc
   handleReceivedRpc(from: PeerId, rpc: Rpc): Promise<void>
+  handlePeerReadStreamError(error: Error, from: PeerId): void
 }
 interface Rpc {
   readonly subscriptions?: readonly unknown[]
-  readonly messages?: readonly { readonly data?: Uint8Array }[]
+  readonly messages?: readonly unknown[]
   readonly control?: Readonly<Record<string, readonly unknown[] | undefined>>
 }
 
 /** One that is not heard does not know it, and goes on at a moderate pace. Who floods on uses up its budget so much faster. */
 const UNHEARD = 16
 
-// Gossipsub asks validators last, of messages that it has not seen, and of nothing else that one can say.
-function mayBeHandled(
-  conduct: Conduct,
-  from: string,
-  { subscriptions = [], messages = [], control = {} }: Rpc,
-): boolean {
+/** How frames end that are the sender's doing: by a length that is too long, or has no end. */
+const BAD_LENGTHS = ['InvalidDataLengthError', 'InvalidDataLengthLengthError']
+
+// Gossipsub asks validators last, of messages that it has not seen, and of nothing else that one can say. What does not decode
+// it drops without a word. Here all that comes is counted, and what is no message of gossipsub is an offence.
+function countGossip(pubsub: GossipReader, conduct: Conduct): void {
+  const read = (from: string, bytes: Uint8Array): Rpc | undefined => {
+    try {
+      return pubsub.decodeRpc(bytes)
+    } catch {
+      conduct.offend(from, 'gossip that does not decode')
+      return undefined
+    }
+  }
+  pubsub.pipePeerReadStream = async (peer, frames) => {
+    const from = peer.toString()
+    try {
+      for await (const frame of frames) {
+        const bytes = frame.subarray()
+        const rpc = read(from, bytes)
+        const isInBudget = spendGossip(conduct, from, bytes.length, rpc)
+        if (rpc !== undefined && isInBudget) pubsub.handleReceivedRpc(peer, rpc).catch(() => {})
+      }
+    } catch (error) {
+      const { name } = error as Error
+      if (BAD_LENGTHS.includes(name)) conduct.offend(from, 'a frame of gossip that is too long')
+      pubsub.handlePeerReadStreamError(error as Error, peer)
+    }
+  }
+}
+
+/** Returns false where one is not heard, or has used up what it may say. */
+function spendGossip(conduct: Conduct, from: string, bytes: number, rpc: Rpc = {}): boolean {
+  const { subscriptions = [], messages = [], control = {} } = rpc
   const entries = Object.values(control).reduce((total, list) => total + (list?.length ?? 0), 0)
-  const bytes = messages.reduce((total, { data }) => total + (data?.length ?? 0), 0)
-  const count = messages.length + subscriptions.length + entries
+  const count = Math.max(1, messages.length + subscriptions.length + entries)
   if (conduct.isHeard(from)) return conduct.spend(from, 'messages', count) && conduct.spend(from, 'bytes', bytes)
   conduct.spend(from, 'messages', UNHEARD * count)
   return false

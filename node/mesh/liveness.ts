@@ -35,6 +35,8 @@ export interface LivenessHandlers {
   /** For how long this AP is about to be silent. */
   away(): number | undefined
   ledgerDigest(): Uint8Array
+  /** Counts a pulse that came by stream. False where that AP has sent too many. */
+  mayPulse(from: string): boolean
   onPulse(from: string, sign: PulseSign, ledger: Uint8Array): void
 }
 
@@ -73,7 +75,11 @@ export class Pulses {
         const from = connection.remotePeer.toString()
         // No deadline: a silent stream costs nothing, there are two a peer at most, and silence is the roster's to judge.
         const frames = new Frames(stream, MAX_SMALL_FRAME)
-        for (;;) this.count(from, await frames.read(pulse))
+        for (;;) {
+          const message = await frames.read(pulse)
+          if (!this.handlers.mayPulse(from)) throw new Error('too many pulses')
+          this.count(from, message)
+        }
       },
       { maxInboundStreams: 2 },
     )

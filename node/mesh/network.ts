@@ -124,6 +124,7 @@ export class Network {
       sign: handlers.sign,
       away: handlers.away,
       ledgerDigest: () => store.ledger.digest(),
+      mayPulse: (from: string) => conduct.spend(from, 'messages'),
       onPulse: (from: string, sign: PulseSign, ledger: Uint8Array) => {
         this.compareDigest(from, ledger)
         handlers.onPulse(from, sign)

@@ -49,6 +49,13 @@ async function refused(name: string, ticket: string, why: string): Promise<void>
   }
 }
 
+/** Ends an AP, and its membership. */
+async function leaves(ap: TestAp): Promise<void> {
+  await ap.stop('SIGTERM')
+  assert.is((await named('founder').cli('forget', ap.name)).status, 0)
+  mesh.aps.splice(mesh.aps.indexOf(ap), 1)
+}
+
 let ticket: string
 
 test('a newcomer whose inviter is down joins through another AP of its ticket, and gets every record there is', async () => {
@@ -157,20 +164,22 @@ test('a ticket of two uses lets in two, with the labels that it fixes, by a vari
     { uses, left, state, aps: aps.sort() },
     { uses: 2, left: 0, state: 'used-up', aps: ['by-file', 'by-variable'] },
   )
-  for (const ap of added) {
-    await ap.stop('SIGTERM')
-    assert.is((await named('founder').cli('forget', ap.name)).status, 0)
-  }
-  mesh.aps.splice(0, mesh.aps.length, ...mesh.aps.filter((ap) => !added.includes(ap)))
+  await Promise.all(added.map(leaves))
 })
 
 test('a ticket that was revoked lets nobody in, and who it let in stays', async () => {
   const [founder, plain] = [named('founder'), named('plain')]
   const several = await mesh.invite(founder, '--uses', '9')
   const { subject } = open(readTicket(several).grant, meshIdOf(readTicket(several).meshKey))
+  const inTime = await mesh.add('in-time', { join: several })
+  await eventually('it to be in', async () => (await inTime.status()).state === 'running')
   const revoked = await plain.cli('revoke', hex(subject).slice(0, 12))
   assert.is(revoked.status, 0, revoked.stderr)
   await refused('revoker', several, 'the ticket was revoked')
+  await mesh.settled()
+  assert.is((await inTime.status()).state, 'running')
+  assert.ok((await founder.aps()).some(({ id }) => id === inTime.id))
+  await leaves(inTime)
 })
 
 test('an AP that an admin forgets is no member anywhere, says so, hands its chutes over, and returns with a new ticket', async () => {
@@ -207,12 +216,18 @@ test('an AP that an admin forgets is no member anywhere, says so, hands its chut
   assert.is((await named('founder').status()).members, 4)
 })
 
+const isInvited = ({ name }: TestAp): boolean => ['admin', 'plain'].includes(name)
+
 test('APs that all lost power find each other again, without tickets and without multicast', async () => {
   const { records } = (await named('founder').status()).ledger
   const aps = mesh.aps.filter(({ isRunning }) => isRunning)
   await Promise.all(aps.map((ap) => ap.stop('SIGKILL')))
-  await Promise.all(aps.map((ap) => ap.start()))
-  await mesh.settled()
+  // At first only some that were invited by one that is not there.
+  const [early, late] = [aps.filter(isInvited), aps.filter((ap) => !isInvited(ap))]
+  for (const some of [early, late]) {
+    await Promise.all(some.map((ap) => ap.start()))
+    await mesh.settled()
+  }
   // More are no fault: one that is slow to come back may have been accused meanwhile.
   assert.ok((await named('founder').status()).ledger.records >= records)
 })

@@ -44,7 +44,7 @@ class Gate {
 const imageOf = (n: number): ImageSpec => ({ config: new Uint8Array(32).fill(n), diffIds: [], platform: 'linux/amd64' })
 const needed = imageOf(1)
 const spare = imageOf(2)
-/** Chunks that were read at the sender, and what holds them up, by image. */
+/** Chunks that were read at the sender for who is sent them now, and what holds them up, by image. */
 const exports = [needed, spare].map((image) => ({ image, chunks: 0, gate: new Gate() }))
 const [ofNeeded, ofSpare] = exports as [(typeof exports)[0], (typeof exports)[0]]
 const exportOf = ({ config }: ImageSpec) => exports[config[0]! - 1]!
@@ -56,9 +56,9 @@ await serveImages({
     sizeOf: async () => CHUNKS * CHUNK,
     export: async function* (image) {
       const from = exportOf(image)
-      for (from.chunks = 0; from.chunks < CHUNKS; ) {
+      for (let sent = 1; sent <= CHUNKS; sent++) {
         await from.gate.pass()
-        from.chunks++
+        from.chunks = sent
         yield new Uint8Array(CHUNK)
       }
     },
@@ -67,12 +67,15 @@ await serveImages({
 })
 
 /** Fetches an image, and counts the chunks that have come. */
-function fetch(asker: Peer, image: ImageSpec, forLater?: Spare) {
+function fetch(asker: Peer, image: ImageSpec, forLater?: Spare, reading = new Gate()) {
   const progress = { chunks: 0, end: Promise.resolve(0) }
   const images = {
     held: async () => 0,
     import: async (_: ImageSpec, source: AsyncIterable<Uint8Array>) => {
-      for await (const _ of source) progress.chunks++
+      for await (const _ of source) {
+        progress.chunks++
+        await reading.pass()
+      }
     },
   }
   progress.end = fetchImage(asker.network, images, sender.id, image, forLater)
@@ -108,6 +111,22 @@ test('for later it is sent to one AP at a time, which takes nobody the place of 
   await Promise.all(askers.map((asker) => fetch(asker, needed).end))
   asker.open()
   await first.end
+})
+
+test('a member that takes nothing of what it is sent has one place, and the others are sent theirs', async () => {
+  const [slow, ...others] = askers
+  const stuck = new Gate().shut()
+  const held = fetch(slow!, needed, undefined, stuck)
+  await until('it to be sent something', () => stuck.visits > 0)
+  let reason = ''
+  fetch(slow!, needed, undefined, stuck).end.catch(({ code }) => {
+    reason = code
+  })
+  await until('it to be refused more', () => reason === 'busy')
+  for (const fetched of await Promise.all(others.map((other) => fetch(other, needed).end)))
+    assert.is(fetched, CHUNKS * CHUNK)
+  stuck.open()
+  await held.end
 })
 
 test('what is bigger than there is room for is not sent', async () => {
