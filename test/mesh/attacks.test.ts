@@ -11,6 +11,7 @@ import { exchange, Frames } from '../../node/mesh/frames.js'
 import { createHost, type Host } from '../../node/mesh/host.js'
 import { askToJoin } from '../../node/mesh/join.js'
 import { apKey, concat, utf8 } from '../../protocols/bytes.js'
+import { chuteSubject, newCreation } from '../../protocols/chute.js'
 import { encode } from '../../protocols/codec.js'
 import { seal } from '../../protocols/envelope.js'
 import { MAX_SYNC_FRAME } from '../../protocols/limits.js'
@@ -18,6 +19,7 @@ import { meshIdOf } from '../../protocols/membership.js'
 import { readTicket, redeem, writeTicket } from '../../protocols/ticket.js'
 import { joinRequest, probeReply, syncFrame } from '../../protocols/wire.js'
 import { refusalOf, seed } from '../node/realm.js'
+import { specOf } from '../protocols/support.js'
 import { eventually, type TestAp, TestMesh } from '../support/mesh.js'
 import { dare, spoilt, Villain } from '../support/villain.js'
 
@@ -29,7 +31,7 @@ const MAX_GROWN_MB = 150
  * Within so long it comes by sync alone, however many lie: a digest that differs is borne with for 1.5 s, and looked at each half
  * second; the rest is what a busy machine takes.
  */
-const ECLIPSED = 5000
+const ECLIPSED = 10_000
 
 const mesh = new TestMesh()
 const noEngine = () => ({ args: ['--docker-host', 'unix:///no/engine'] })
@@ -65,18 +67,14 @@ const memoryAtFirst = memory()
 
 /** Somebody honest hands a record to another AP, and it reaches the victim. */
 async function honest(): Promise<void> {
-  await witness.client.post('/v1/records', (await somethingNew()).bytes)
-  await arrived()
-}
-
-const somethingNew = async () => seal(await mesh.adminOf(witness), realm, [Date.now(), 0], 'snapshot-head', seed(), {})
-
-const arrived = (deadlineMs = DEADLINE) =>
-  eventually(
+  const record = seal(await mesh.adminOf(witness), realm, [Date.now(), 0], 'snapshot-head', seed(), {})
+  await witness.client.post('/v1/records', record.bytes)
+  await eventually(
     'an honest record to be with the victim',
     async () => (await victim.status()).ledger.digest === (await witness.status()).ledger.digest,
-    { deadlineMs },
+    { deadlineMs: DEADLINE },
   )
+}
 
 async function unharmed(): Promise<void> {
   assert.ok(victim.isRunning, victim.log.slice(-1000))
@@ -456,8 +454,16 @@ test('eclipse of a member: twelve that have its gossip, lie about their ledgers 
       liars.every(({ meshPeers }) => meshPeers.has(victim.id)),
     )
     // What came to the witness by a sync, as after a partition, goes by no gossip.
-    await messenger.hand([(await somethingNew()).bytes])
-    await arrived(ECLIPSED)
+    const admin = await mesh.adminOf(witness)
+    const body = { creation: newCreation(Date.now(), new Uint8Array(8)), revision: 1, spec: specOf() }
+    const subject = chuteSubject(admin.publicKey, 'eclipsed')
+    await messenger.hand([seal(admin, realm, [Date.now(), 0], 'deployment', subject, body).bytes])
+    await eventually(
+      'the victim to know the chute',
+      async () =>
+        (await victim.client.get<{ chute: string }[]>('/v1/chutes')).some(({ chute }) => chute === 'eclipsed'),
+      { deadlineMs: ECLIPSED },
+    )
     await honest()
   } finally {
     await Promise.all(stops.map((stop) => stop()))
