@@ -139,19 +139,23 @@ export class Beacons {
 
   /** Sends a beacon that is newer than `sign`. */
   private async outdo(sign: LifeSign): Promise<void> {
-    try {
-      await this.adopt(sign)
-    } catch (error) {
-      return this.options.onFailure(error, 'the boot counter could not be written')
-    }
-    this.send()
+    if (await this.adopt(sign)) this.send()
   }
 
-  /** Goes on counting from `sign`, where that is ahead. A boot counter is on disk before it is used. */
-  private async adopt(sign: LifeSign): Promise<void> {
-    if (!isNewer(sign, this.lastSign)) return
-    if (sign.boot > this.boot) await this.options.boots.raise(sign.boot)
+  /**
+   * Goes on counting from `sign`, where that is ahead. A boot counter is on disk before it is used.
+   * @returns false where it cannot be
+   */
+  private async adopt(sign: LifeSign): Promise<boolean> {
+    if (!isNewer(sign, this.lastSign)) return true
+    try {
+      if (sign.boot > this.boot) await this.options.boots.raise(sign.boot)
+    } catch (error) {
+      this.options.onFailure(error, 'the boot counter could not be written')
+      return false
+    }
     this.boot = sign.boot
     this.sequence = sign.sequence
+    return true
   }
 }

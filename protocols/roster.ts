@@ -474,13 +474,20 @@ export class Roster {
     if (silence < enough || of.failedProbes === 0) return effects
     const watchers = this.electorate(ap)
     const mark = `${of.boot}.${of.sequence} ${hex(watchers)}`
-    if (of.accused !== mark) {
+    if (of.accused !== mark && !this.hasSaidAsMuch(ap, of, heard)) {
       of.accused = mark
       const { boot, sequence, failedProbes: probes } = of
       const statement = { boot, sequence, silence: Math.round(silence), probes, heard, watchers }
       effects.push({ do: 'accuse', ap, statement })
     }
     return effects
+  }
+
+  // In an earlier life: what is signed now would take its place, and undo a death, where it says less.
+  private hasSaidAsMuch(ap: string, of: Heard, heard: boolean): boolean {
+    const own = this.accusations(ap).find(({ signer }) => apId(signer) === this.self)?.body
+    if (own === undefined || isNewer(of, own)) return false
+    return (own.heard || !heard) && equalBytes(own.watchers, this.electorate(ap))
   }
 
   private patience(what: 'ask' | 'suspect' | 'accuse' | 'accuseRefused', of: Heard, now: number): number {

@@ -406,6 +406,24 @@ test('statements of watchers that had no pulse of this boot make no majority', (
   assert.is(observer.state(AP), 'dead')
 })
 
+test('a watcher that was started again signs nothing anew that says less than what it signed before', () => {
+  const again = (before: RecordOf<'statement'>[]) => {
+    const observer = new Observer(WATCHER, N).meet()
+    observer.know(before)
+    observer.run(TIMING.unwitnessed + 5000, ...EVERYONE_ELSE)
+    return observer.of('accuse', AP).map(({ effect: { statement } }) => statement)
+  }
+  const [statement] = again([])
+  assert.is(statement!.heard, false)
+  const { watchers } = statement!
+  assert.equal(again([statementOf(WATCHER, AP, 1, 1, { watchers })]), [])
+  assert.equal(again([statementOf(WATCHER, AP, 1, 1, { watchers, heard: false })]), [])
+  // Of another's, or one that is refuted, or was counted against other watchers, nothing is said yet.
+  assert.is(again([statementOf(COLLEAGUES[0]!, AP, 1, 1, { watchers })]).length, 1)
+  assert.is(again([statementOf(WATCHER, AP, 1, 0, { watchers })]).length, 1)
+  assert.is(again([statementOf(WATCHER, AP, 1, 1)]).length, 1)
+})
+
 test('statements that were counted against other watchers make no majority together; they are signed anew', () => {
   const observer = new Observer(WATCHER, N).meet()
   const watchers = (n: number) => new Uint8Array(16).fill(n)

@@ -110,7 +110,7 @@ export class Ap {
       {
         isMember: (ap) => this.isMember(ap),
         forgets: (ap) => recordsAgainst(ledgerStore.ledger, this.current.membership, ap),
-        sign: () => ({ boot: this.boot, sequence: ++this.sequence }),
+        sign: () => this.lifeSign(),
         beacons: () => this.beacons(),
         onBeacon: (beacon) => this.takeBeacon(beacon),
         onPulse: (from, sign) => this.roster.pulse(from, sign, time.monotonic()),
@@ -180,6 +180,7 @@ export class Ap {
       onFailure: (what, error) => this.tell('failed', { what, reason: messageOf(error) }),
     })
     world.mutation.leases?.(this.leases)
+    world.mutation.roster?.(this.roster)
     this.leases.look(this.current)
     this.work = new Work({
       ...{ self: this.id, signer: host.signer, ledgerStore: this.ledgerStore, time },
@@ -200,6 +201,11 @@ export class Ap {
 
   get isRunning(): boolean {
     return !this.isLeaving && this.isMember(this.id)
+  }
+
+  /** The next sign of life. */
+  lifeSign(): LifeSign {
+    return { boot: this.boot, sequence: ++this.sequence }
   }
 
   /** As `Ap.submit` in node/ap.ts. */
@@ -367,15 +373,20 @@ export class Ap {
   }
 
   private async outdo(sign: LifeSign): Promise<void> {
-    await this.adopt(sign)
-    this.sendBeacon()
+    if (await this.adopt(sign)) this.sendBeacon()
   }
 
-  private async adopt(sign: LifeSign): Promise<void> {
-    if (!isNewer(sign, { boot: this.boot, sequence: this.sequence })) return
-    if (sign.boot > this.boot) await this.host.disk.write('boot', sign.boot)
+  private async adopt(sign: LifeSign): Promise<boolean> {
+    if (!isNewer(sign, { boot: this.boot, sequence: this.sequence })) return true
+    try {
+      if (sign.boot > this.boot) await this.host.disk.write('boot', sign.boot)
+    } catch (error) {
+      this.tell('failed', { reason: messageOf(error) })
+      return false
+    }
     this.boot = sign.boot
     this.sequence = sign.sequence
+    return true
   }
 
   private tick(): void {
@@ -400,7 +411,10 @@ export class Ap {
         .catch((error) => this.tell('failed', { reason: messageOf(error) }))
     } else {
       this.tell(effect.to, { ap: this.world.nameOf(ap), was: effect.from })
-      if (effect.to === 'dead') this.mesh.hangUp(ap)
+      if (effect.to === 'dead') {
+        this.world.checks.onDead(this, ap)
+        this.mesh.hangUp(ap)
+      }
       this.scheduleRefresh()
     }
   }
@@ -478,7 +492,7 @@ export class Ap {
     const { reconciler, ledgerStore } = this
     const { signer } = this.host
     const { ledger, clock } = ledgerStore
-    const sign = { boot: this.boot, sequence: ++this.sequence }
+    const sign = this.lifeSign()
     const body: Body<'beacon'> = {
       ...sign,
       ...denialsOf(ledger, this.current.membership, signer.publicKey, sign, clock.now()),

@@ -17,7 +17,13 @@ import type { World } from './world.js'
 /** The wall clock of a host that is right, when the run begins. */
 export const EPOCH = 1_790_000_000_000
 
-const CAPACITY: EngineInfo = { version: 'sim', platform: 'linux/amd64', cpu: 4000, memory: 4 * 1024 ** 3, local: true }
+export const CAPACITY: EngineInfo = {
+  version: 'sim',
+  platform: 'linux/amd64',
+  cpu: 4000,
+  memory: 4 * 1024 ** 3,
+  local: true,
+}
 
 export interface Build {
   readonly name: string

@@ -1,41 +1,28 @@
-// A member that turned: beside what its node does it sends whatever its key can sign, and what others signed once more. It
-// draws from the seed, so that a run is repeated with all its lies.
-
-import { concat, sha256, utf8 } from '../../protocols/bytes.js'
-import { chuteSubject, creationTime, instanceSubject } from '../../protocols/chute.js'
-import { type Clock, compareClocks } from '../../protocols/clock.js'
-import { type SignedRecord, seal } from '../../protocols/envelope.js'
-import { highestAfter } from '../../protocols/epochs.js'
-import { apSigner, type Signer } from '../../protocols/keys.js'
-import { MAX_BOOT, MAX_SEQUENCE } from '../../protocols/limits.js'
-import { writePrefix } from '../../protocols/neighbourhood.js'
+// A member that turned. Its node goes on as before, but what it signs and says beside that are lies (lies.ts), and so is what it says on
+// its connections: pulses, answers to probes, answers of a voter. Only its syncs are honest, since what they bring is signed.
+import { apId, hex } from '../../protocols/bytes.js'
+import type { SignedRecord } from '../../protocols/envelope.js'
+import type { LeaseAnswer } from '../../protocols/leases.js'
+import { MAX_BOOT } from '../../protocols/limits.js'
+import type { Sign } from '../../protocols/refutation.js'
 import type { Ap } from './ap.js'
-import { EPOCH, type Host } from './host.js'
+import type { Host } from './host.js'
+import { Lies } from './lies.js'
+import type { Message, ProbeAnswer } from './mesh.js'
 import type { Random } from './random.js'
 import type { World } from './world.js'
 
 /** So many of a mesh are hostile at most: fewer than a majority of anybody's watchers. */
 export const hostileOf = (aps: number): number => (aps >= 6 ? 2 : aps >= 4 ? 1 : 0)
 
-/**
- * So far its clock is ahead of the true time. Of those whose clock is ahead of others' it could push on what they sign until these have to
- * wait for it: what that does is no promise (README.md, honest limits).
- */
-const LEAD = 40_000
-
-/** Keys that it makes up, once for all runs: making one costs a millisecond. */
-const made = new Map<number, Signer>()
-function madeUp(n: number): Signer {
-  const signer = made.get(n) ?? apSigner(sha256(utf8(`made up ${n}`)))
-  made.set(n, signer)
-  return signer
-}
-const MADE_UP = 24
+/** A number that is nowhere near any epoch, or wait, that there can be. */
+const ABSURD = 2 ** 50
 
 export class Hostile {
   private readonly random: Random
-  /** What it once heard. */
-  private readonly heard: SignedRecord[] = []
+  private readonly lies: Lies
+  /** By so much what it says of itself is ahead of the boots and sequences that its node counts. */
+  private jump: Sign = { boot: 0, sequence: 0 }
 
   constructor(
     private readonly world: World,
@@ -43,94 +30,127 @@ export class Hostile {
     private readonly until: number,
   ) {
     this.random = world.random.fork(`hostile ${host.index}`)
+    this.lies = new Lies(world, host, this.random.fork('lies'))
     host.isHostile = true
   }
 
   start(): void {
     const { scheduler } = this.world
+    scheduler.at(this.until, () => this.repent())
+    this.goOn()
+    if (this.random.chance(0.4)) scheduler.after(this.random.between(0, 20_000), () => this.flood())
+  }
+
+  private goOn(): void {
+    const { scheduler } = this.world
     scheduler.after(this.random.between(100, 1500), () => {
       if (scheduler.now >= this.until) return
-      this.act()
-      this.start()
+      const ap = this.running()
+      if (ap !== undefined) this.act(ap)
+      this.goOn()
     })
   }
 
-  private act(): void {
-    const { ap } = this.host
-    if (!ap?.isRunning || this.host.isPaused) return
+  private running(): Ap | undefined {
+    const { ap, isPaused } = this.host
+    return ap?.isRunning && !isPaused ? ap : undefined
+  }
+
+  private act(ap: Ap): void {
+    ap.mesh.twist ??= (message) => this.twist(message)
     this.world.scheduler.touch()
-    const lie = this.lie(ap)
+    const what = this.random.int(10)
+    if (what < 6) this.publish(ap, this.lies.record(ap))
+    else if (what < 9) this.publish(ap, this.lies.beacon(ap, this.sign(ap)))
+    else this.askForLease(ap)
+  }
+
+  private publish(ap: Ap, lie: SignedRecord | undefined): void {
     if (lie === undefined) return
     this.world.tell(this.host, 'lies', { kind: lie.kind, subject: lie.subject })
     if (lie.kind === 'beacon') ap.mesh.publishBeacon(lie)
     else ap.mesh.publishRecord(lie)
   }
 
-  private lie(ap: Ap): SignedRecord | undefined {
-    const { random, world } = this
-    const { outlook } = ap
-    const others = world.hosts.filter((host) => host !== this.host)
-    const other = random.pick(others).signer.publicKey
-    const by = random.chance(0.3) ? madeUp(random.int(MADE_UP)) : this.host.signer
-    const chute = sha256(random.bytes(8)).slice(0, 20)
-    const sign = (kind: string, subject: Uint8Array, body: object, clock: Clock = this.clock()) =>
-      seal(by, world.mesh, clock, kind, subject, body)
-    switch (random.int(14)) {
-      case 0:
-      case 1:
-      case 2: {
-        const absurd = random.chance(0.7)
-        const [boot, sequence] = absurd ? [MAX_BOOT, MAX_SEQUENCE] : [1 + random.int(3), random.int(1000)]
-        const body = { boot, sequence, silence: 5000, probes: 9, heard: true, watchers: random.bytes(16) }
-        return sign('statement', other, body)
-      }
-      case 3:
-      case 4: {
-        if (outlook.placed.length === 0) return undefined
-        const { subject, chute: real, copy } = random.pick(outlook.placed)
-        if (real.spec.exclusive !== undefined || typeof copy !== 'number') return undefined
-        const clock = this.clock()
-        const epoch = random.chance(0.5) ? 2 ** 48 : highestAfter(0, clock[0] - creationTime(real.id.creation))
-        return sign('claim', subject, { epoch, cause: 'mine' }, clock)
-      }
-      case 5:
-        return sign('claim', instanceSubject(chute, 0), { epoch: 2 ** 40, cause: 'mine' })
-      case 6:
-        return sign('grant', by.publicKey, { role: 'admin', expires: 0 })
-      case 7:
-        return sign('revocation', random.pick(world.publishers).publicKey, { keep: new Uint8Array() })
-      case 8:
-        return sign(random.pick(['forget', 'drain']), other, { draining: true })
-      case 9:
-        return sign('deployment', chuteSubject(by.publicKey, 'mine'), {})
-      case 10:
-        return sign('settings', writePrefix(random.pick(['', '0', '01'])), { split: true })
-      case 11:
-        return sign('voters', outlook.chutes[0]?.key ?? chute, { generation: 1, voters: [by.publicKey], forced: true })
-      case 12:
-        return sign(random.pick(['lease', 'of-tomorrow']), concat(chute, random.bytes(4)), { what: random.bytes(40) })
+  private flood(): void {
+    const ap = this.running()
+    if (ap === undefined) return
+    this.world.scheduler.touch()
+    for (const record of this.lies.flood()) this.publish(ap, record)
+  }
+
+  /** A sign of its own, now and then of a boot that never was. */
+  private sign(ap: Ap): Sign {
+    const { random } = this
+    const { boot, sequence } = this.jump
+    if (random.chance(0.1)) this.jump = { boot: boot + random.pick([1, 2 ** 20]), sequence: 0 }
+    else if (random.chance(0.2)) this.jump = { boot, sequence: sequence + random.int(2 ** 20) }
+    return this.jumped(ap.lifeSign())
+  }
+
+  private jumped({ boot, sequence }: Sign): Sign {
+    return { boot: Math.min(MAX_BOOT / 2, boot + this.jump.boot), sequence: sequence + this.jump.sequence }
+  }
+
+  // --- on connections -----------------------------------------------------------------------------------------------
+
+  private twist(message: Message): Message | undefined {
+    const { random } = this
+    switch (message.is) {
+      case 'pulse':
+        if (random.chance(0.1)) return undefined
+        return { ...message, sign: this.jumped(message.sign), ledger: this.twistDigest(message.ledger) }
+      case 'probed':
+        return { ...message, sign: this.twistProbe(message.sign) }
+      case 'leased':
+        if (random.chance(0.1)) return undefined
+        return { ...message, answers: message.answers.map((answer) => this.twistLease(answer)) }
       default:
-        return this.replay(ap)
+        return message
     }
   }
 
-  /** Something of another AP that it heard before: a beacon, or a record. */
-  private replay(ap: Ap): SignedRecord | undefined {
-    const { random } = this
-    const beacons = [...ap.outlook.candidates.keys()].flatMap((id) => ap.roster.latestBeacon(id) ?? [])
-    this.heard.push(
-      ...random.shuffled(beacons).slice(0, 2),
-      ...random.shuffled(ap.ledgerStore.ledger.records()).slice(0, 2),
-    )
-    return random.pick(this.heard)
+  private twistDigest(digest: Uint8Array): Uint8Array {
+    return this.random.chance(0.1) ? this.random.bytes(16) : digest
   }
 
-  /** As late as others heed, or long ago. */
-  private clock(): Clock {
-    const [early, late]: [Clock, Clock] = [
-      [1 + this.random.int(1e6), 0],
-      [EPOCH + Math.floor(this.world.scheduler.now) + LEAD, this.random.int(60_000)],
-    ]
-    return this.random.chance(0.2) ? early : compareClocks(late, early) > 0 ? late : early
+  /** That it reached an AP which it did not, or the other way round. */
+  private twistProbe(answer: ProbeAnswer): ProbeAnswer {
+    if (this.random.chance(0.5)) return 'unreached'
+    return answer === 'unreached' ? { boot: 1, sequence: this.random.int(1000) } : this.jumped(answer)
+  }
+
+  /** Mostly it grants whatever it is asked for: that is how two can come to hold one lease. */
+  private twistLease(answer: LeaseAnswer): LeaseAnswer {
+    const { random } = this
+    if (random.chance(0.7)) return { granted: true }
+    if (random.chance(0.3)) return answer
+    const reason = random.pick(['unknown', 'quiet', 'held', 'superseded'] as const)
+    return { granted: false, reason, epoch: random.pick([0, ABSURD]), wait: random.pick([0, ABSURD]) }
+  }
+
+  /** Asks all voters for the lease of what others hold, and gives back what is not its own. */
+  private askForLease(ap: Ap): void {
+    const { outlook } = ap
+    const placed = this.random.pick(outlook.placed.filter(({ chute }) => chute.spec.exclusive !== undefined))
+    if (placed === undefined) return
+    const { instance, claim, chute } = placed
+    const { voters, generation } = outlook.electorates.get(hex(chute.key))!
+    const epoch = this.random.pick([this.lies.highest(placed), (claim?.body.epoch ?? 0) + 1, ABSURD])
+    const releases = claim === undefined ? [] : [{ instance, epoch: claim.body.epoch }]
+    for (const voter of voters)
+      void ap.mesh.callVoter(apId(voter), { asks: [{ instance, generation, epoch }], releases })
+  }
+
+  /**
+   * The troubles are over, and it is an honest AP again: its node starts anew, beyond all signs that it gave, and knows nothing of what it
+   * granted.
+   */
+  private repent(): void {
+    const { host } = this
+    host.kill()
+    const boot = host.disk.read<number>('boot') ?? 0
+    host.disk.provide([], { boot: this.jumped({ boot, sequence: 0 }).boot })
+    host.start()
   }
 }

@@ -2,14 +2,25 @@
 // the run.
 import type { InstancePlan } from '../../node/chutes/engine.js'
 import { apId, equalBytes, hex } from '../../protocols/bytes.js'
+import { chuteKey, readChuteSubject } from '../../protocols/chute.js'
 import type { ChuteSpec } from '../../protocols/deployment.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import { isKind } from '../../protocols/kinds.js'
 import { Ledger } from '../../protocols/ledger.js'
+import {
+  DEPLOYMENT_HISTORY,
+  HISTORY,
+  MAX_GENERATION,
+  MAX_OF_SIGNER,
+  MAX_RESERVED,
+  MAX_WAITING_OF_SIGNER,
+  UNKNOWN_HISTORY,
+} from '../../protocols/limits.js'
 import { type Placed, REBALANCED } from '../../protocols/placement.js'
 import { majority } from '../../protocols/rendezvous.js'
 import type { Ap } from './ap.js'
 import type { Host } from './host.js'
+import { MADE_UP } from './lies.js'
 import { HEALED } from './scenario.js'
 import { LATE_LIFE } from './watchdog.js'
 import type { World } from './world.js'
@@ -26,11 +37,27 @@ const STARTS_WITHIN = 10_000
  */
 const AFTERMATH = 50_000
 
+/** Milliseconds after the end of a grant, by its own clock, after which an AP runs nothing by it. */
+const STOPS_WITHIN = 20_000
+
 /** What the key of an AP can have in ledgers. */
 const AP_KINDS: readonly string[] = [
   ...['member', 'claim', 'voters', 'statement', 'goodbye', 'alive', 'settings', 'origin'],
   ...['forget', 'drain', 'lease', 'of-tomorrow'],
 ]
+
+/** So many records of a kind a ledger keeps of one key. */
+const BOUNDS: Readonly<Record<string, number>> = {
+  ...MAX_OF_SIGNER,
+  lease: MAX_RESERVED,
+  'of-tomorrow': UNKNOWN_HISTORY,
+}
+/** So many of them in one register. */
+const DEPTHS: Readonly<Record<string, number>> = {
+  deployment: DEPLOYMENT_HISTORY,
+  voters: MAX_GENERATION,
+  'of-tomorrow': UNKNOWN_HISTORY,
+}
 
 export interface Violation {
   readonly promise: string
@@ -40,13 +67,15 @@ export interface Violation {
 
 export class Checks {
   violation: Violation | undefined
-  readonly counts = { records: 0, acknowledged: 0, claims: 0, moves: 0, balanced: 0, starts: 0 }
+  readonly counts = { records: 0, acknowledged: 0, claims: 0, moves: 0, balanced: 0, starts: 0, excused: 0 }
   /** What all that was ever taken in by anyone comes to: what is not in it was superseded by the ledger's own rules. */
   private readonly reference = new Ledger()
   private readonly known = new Set<string>()
   /** By hash: on how many disks a record is. */
   private readonly copies = new Map<string, number>()
   private readonly acknowledged = new Map<string, SignedRecord>()
+  /** Publishers of chutes, by hex of the chute's key. */
+  private readonly publishers = new Map<string, Uint8Array>()
   private lastRecordAt = 0
   private lastDestroyedAt = Number.NEGATIVE_INFINITY
   /** Claims that are on the disk of the AP that made them, as AP, instance and epoch. */
@@ -88,6 +117,9 @@ export class Checks {
     this.counts.records++
     this.lastRecordAt = this.world.scheduler.now
     this.reference.merge(record)
+    if (!isKind(record, 'deployment')) return
+    const { creation } = record.body
+    this.publishers.set(hex(chuteKey({ ...readChuteSubject(record.subject), creation })), record.signer)
   }
 
   onStored(host: Host, record: SignedRecord): void {
@@ -148,11 +180,32 @@ export class Checks {
     this.world.scheduler.after(2 * LATE_LIFE, () => {
       const other = host.engine.isRunning(plan.key) ? this.otherWith(host, plan) : undefined
       if (other === undefined) return
+      if (this.canVoteTwice(plan)) {
+        this.counts.excused++
+        return
+      }
       this.violate(
         'no two copies of an exclusive chute ever live at one time',
         `${plan.instance} runs on ${host.build.name} (epoch ${plan.epoch}) and on ${other.build.name}`,
       )
     })
+  }
+
+  /**
+   * True where the stated number of lying voters is reached: one, while anything divides the honest ones; a majority, always. How
+   * often two copies lived then is counted as excused.
+   */
+  private canVoteTwice({ chuteKey, spec }: InstancePlan): boolean {
+    const keys = this.world.hosts.flatMap(({ ap }) => ap?.outlook.electorates.get(chuteKey)?.voters ?? [])
+    const voters = new Set([...spec.exclusive!.voters, ...keys].map((key) => this.world.hostOf(apId(key))))
+    const liars = [...voters].filter(({ isHostile }) => isHostile).length
+    const isDivided = [...voters].some((voter) => !voter.isHostile && !this.isSound(voter))
+    return liars > 0 && (isDivided || liars >= majority(spec.exclusive!.voters.length))
+  }
+
+  /** True where it is honest, and nothing was wrong with it lately. */
+  private isSound({ isHostile, disturbedUntil }: Host): boolean {
+    return !isHostile && disturbedUntil <= this.world.scheduler.now - AFTERMATH
   }
 
   private otherWith(host: Host, { key }: InstancePlan): Host | undefined {
@@ -173,6 +226,7 @@ export class Checks {
   onClaim(ap: Ap, placed: Placed, epoch: number, cause: string): void {
     this.counts.claims++
     const { world } = this
+    this.lastRecordAt = world.scheduler.now // it is in the ledger before it is on the disk, and told of only then
     const holder =
       placed.claim === undefined
         ? undefined
@@ -186,15 +240,18 @@ export class Checks {
       this.counts.balanced++
       const { rebalance } = placed.chute.spec
       this.balanced.set(placed.instance, { from: holder, at: world.scheduler.now })
-      if (rebalance !== 'always')
+      // A hostile AP says what it likes of its capacity.
+      if (rebalance !== 'always' && !holder.isHostile)
         this.violate('nothing moves without a cause', `${instance} moves, and no AP is overloaded`)
       return
     }
     const electorate = ap.outlook.electorates.get(hex(placed.chute.key))
     const voters = (electorate?.voters ?? []).map((key) => this.world.hostOf(apId(key)))
     const since = world.scheduler.now - AFTERMATH
+    const left = voters.filter((voter) => this.isSound(voter)).length
     const hasReason =
-      [holder, ap.host, ...voters].some(({ disturbedUntil }) => disturbedUntil > since) ||
+      [holder, ap.host].some(({ disturbedUntil }) => disturbedUntil > since) ||
+      left < majority(voters.length) ||
       (electorate?.generation ?? 0) > 0 ||
       isUnfit(holder, placed.chute.spec)
     if (!hasReason) {
@@ -205,6 +262,20 @@ export class Checks {
     }
   }
 
+  // --- detection ----------------------------------------------------------------------------------------------------
+
+  /** An AP takes another one for dead. A majority of its watchers can make it, so so many have to be honest and well. */
+  onDead({ host, roster }: Ap, id: string): void {
+    const of = this.world.hostOf(id)
+    const watchers = roster.watchers(id).map((watcher) => this.world.hostOf(watcher))
+    const unsound = watchers.filter((watcher) => !this.isSound(watcher)).length
+    if (!this.isSound(of) || !this.isSound(host) || unsound >= majority(watchers.length)) return
+    this.violate(
+      'nobody with whom nothing is wrong is taken for dead',
+      `${host.build.name} takes ${of.build.name} for dead`,
+    )
+  }
+
   // --- quiet --------------------------------------------------------------------------------------------------------
 
   /** Called once a second after everything was healed. */
@@ -212,8 +283,12 @@ export class Checks {
     const { now } = this.world.scheduler
     const members = this.members()
     if (now - Math.max(quietSince, this.lastRecordAt) > EQUAL_WITHIN) this.checkEqual(members)
-    this.checkSigners(members)
+    if (this.world.hosts.some(({ isHostile }) => isHostile)) {
+      this.checkSigners(members)
+      this.checkSizes(members)
+    }
     if (now - quietSince > RUNS_WITHIN - STARTS_WITHIN) {
+      this.checkGrants(members)
       this.checkRunning(members)
       this.checkBeliefs(members)
     }
@@ -251,11 +326,54 @@ export class Checks {
     for (const { publicKey } of [this.world.owner, ...this.world.publishers]) may.set(hex(publicKey), undefined)
     for (const { host, ledgerStore } of members) {
       const { ledger } = ledgerStore
-      for (const record of this.world.hosts.some(({ isHostile }) => isHostile) ? ledger.records() : []) {
+      for (const record of ledger.records()) {
         const signer = hex(record.signer)
         const isAdmin = this.world.hosts.slice(0, 2).some((one) => equalBytes(one.signer.publicKey, record.signer))
         if (isAdmin || (may.has(signer) && (may.get(signer)?.includes(record.kind) ?? true))) continue
         this.violate('no ledger takes in what a key may not sign', `${host.build.name} has a ${describe(record)}`)
+      }
+    }
+  }
+
+  private checkSizes(members: readonly Ap[]): void {
+    for (const { host, ledgerStore } of members) {
+      const sizes = new Map<string, number>()
+      const count = (what: string, bound: number) => {
+        const size = (sizes.get(what) ?? 0) + 1
+        sizes.set(what, size)
+        if (size > bound) this.violate('no key has more in a ledger than its bound', `${host.build.name}: ${what}`)
+      }
+      for (const { kind, signer, subject } of ledgerStore.ledger.records()) {
+        const ofSigner = `${kind} of ${hex(signer).slice(0, 12)}`
+        count(ofSigner, BOUNDS[kind] ?? Number.POSITIVE_INFINITY)
+        count(`${ofSigner} on ${hex(subject)}`, DEPTHS[kind] ?? HISTORY)
+      }
+      if (ledgerStore.gate.waits > MADE_UP * MAX_WAITING_OF_SIGNER)
+        this.violate('no key has more waiting than its bound', `${ledgerStore.gate.waits} wait at ${host.build.name}`)
+    }
+  }
+
+  /** Of whose grant is over, or who was revoked, nothing is there; of whoever else everything is. */
+  private checkGrants(members: readonly Ap[]): void {
+    for (const { host, ledgerStore, outlook } of members) {
+      const { ledger, clock } = ledgerStore
+      const now = clock.now()
+      const there = new Set(outlook.chutes.map(({ deployment }) => hex(deployment.subject)))
+      for (const { publicKey } of this.world.publishers) {
+        const isOf = (key: Uint8Array) => equalBytes(key, publicKey)
+        const isRevoked = ledger.history('revocation', publicKey).length > 0
+        const expires = ledger.history('grant', publicKey)[0]?.body.expires || Number.POSITIVE_INFINITY
+        const published = ledger.effective('deployment', now).filter(({ signer }) => isOf(signer))
+        const runs = host.engine.running().filter((plan) => isOf(this.publishers.get(plan.chuteKey)!))
+        if (isRevoked || expires < now - STOPS_WITHIN) {
+          const left = [
+            ...published.filter(({ subject }) => there.has(hex(subject))).map(describe),
+            ...runs.map(nameOf),
+          ]
+          if (left.length > 0)
+            this.violate('nothing is left of whose grant is over', `${host.build.name} has ${left.join(' ')}`)
+        } else if (expires > now && published.some(({ subject }) => !there.has(hex(subject))))
+          this.violate('whose grant goes on keeps all chutes', `${host.build.name} lacks some`)
       }
     }
   }
@@ -288,6 +406,14 @@ export class Checks {
 
   private checkBeliefs(members: readonly Ap[]): void {
     for (const { host, outlook } of members) {
+      for (const { id, isDestroyed, build } of this.world.hosts) {
+        const state = isDestroyed ? outlook.candidates.get(id)?.state : undefined
+        if (state !== 'alive' && state !== 'suspect') continue
+        this.violate(
+          'all that are gone are believed gone once it is quiet',
+          `${host.build.name} has ${build.name} for ${state}`,
+        )
+      }
       for (const other of members) {
         const state = outlook.candidates.get(other.host.id)?.state
         if (other.host === host || state === undefined || state === 'alive') continue
@@ -343,5 +469,7 @@ export class Checks {
 const isUnfit = ({ build, images }: Host, { constraints, services }: ChuteSpec): boolean =>
   constraints.some(({ label, value }) => build.labels[label] !== value) ||
   services.some(({ image }) => !images.has(hex(image.config)))
+
+const nameOf = ({ instance }: InstancePlan): string => instance
 
 const describe = (record: SignedRecord): string => `${record.kind} ${hex(record.hash).slice(0, 12)}`

@@ -44,9 +44,9 @@ const SMALL = 60
 const BEACONS = 'beacons'
 
 /** The sign of an AP that was reached; who does not answer says neither. */
-type ProbeAnswer = LifeSign | 'unreached'
+export type ProbeAnswer = LifeSign | 'unreached'
 
-type Message =
+export type Message =
   | { readonly is: 'pulse'; readonly sign: LifeSign; readonly ledger: Uint8Array }
   | { readonly is: 'gossip'; readonly bytes: Uint8Array; readonly topic: 'records' | 'beacons' }
   | { readonly is: 'probe'; readonly id: number; readonly ap?: string }
@@ -101,6 +101,8 @@ interface Link {
 
 export class Mesh {
   hasSynced = false
+  /** What a hostile AP says in place of a message, if anything. Streams go their own way. */
+  twist: ((message: Message) => Message | undefined) | undefined
   readonly seen = new WeakSet<Uint8Array>()
   private readonly peers = new Map<string, Peer>()
   private readonly links = new Map<string, Link>()
@@ -254,7 +256,8 @@ export class Mesh {
 
   private send(ap: string, message: Message, bytes = SMALL): boolean {
     const link = this.links.get(ap)
-    link?.connection.send(link.side, message, bytes)
+    const said = this.twist === undefined ? message : this.twist(message)
+    if (said !== undefined) link?.connection.send(link.side, said, bytes)
     return link !== undefined
   }
 

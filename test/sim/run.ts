@@ -119,8 +119,9 @@ class Troubles {
       case 'set-clock':
         return hosts[action.host]!.setClock(action.skew)
       case 'end-grant':
+        return this.takeBack(hosts[action.host]!, action.publisher, action.lasts)
       case 'revoke':
-        return this.takeBack(hosts[action.host]!, action.publisher, action.do)
+        return this.takeBack(hosts[action.host]!, action.publisher)
       case 'turn-hostile':
         return this.turn(hosts[action.host]!)
     }
@@ -319,17 +320,20 @@ class Troubles {
     signed.catch(() => {})
   }
 
-  private takeBack(host: Host, publisher: number, how: 'end-grant' | 'revoke'): void {
+  /** @param lasts for so long it may go on, by a new grant; without one its key is revoked */
+  private takeBack(host: Host, publisher: number, lasts?: number): void {
     const { world } = this
     if (!host.ap?.isRunning) return
     const { publicKey } = world.publishers[publisher]!
     const { ledgerStore } = host.ap
     world.scheduler.touch()
-    const over = { role: 'publisher' as const, expires: EPOCH - 43_200_000 }
     const signed =
-      how === 'revoke'
+      lasts === undefined
         ? ledgerStore.sign(world.owner, 'revocation', publicKey, { keep: new Uint8Array() })
-        : ledgerStore.sign(world.owner, 'grant', publicKey, over)
+        : ledgerStore.sign(world.owner, 'grant', publicKey, {
+            role: 'publisher',
+            expires: Math.round(EPOCH + world.scheduler.now + lasts),
+          })
     // What the owner signs anybody passes on.
     signed.then((record) => host.ap?.mesh.publishRecord(record)).catch(() => {})
   }

@@ -24,8 +24,9 @@ export type Action = { readonly at: number } & (
   | { readonly do: 'engine-fails'; readonly host: number; readonly rate: number; readonly lasts: number }
   | { readonly do: 'container-crash'; readonly host: number }
   | { readonly do: 'set-clock'; readonly host: number; readonly skew: number }
-  /** An admin takes back, at this host, what a publisher may: by a grant that is over, or by a revocation. */
-  | { readonly do: 'end-grant' | 'revoke'; readonly host: number; readonly publisher: number }
+  /** An admin takes back, at this host, what a publisher may: by a grant that ends so much later, or by a revocation. */
+  | { readonly do: 'end-grant'; readonly host: number; readonly publisher: number; readonly lasts: number }
+  | { readonly do: 'revoke'; readonly host: number; readonly publisher: number }
   /** It sends what its key can sign, until all is healed. */
   | { readonly do: 'turn-hostile'; readonly host: number }
 )
@@ -78,9 +79,12 @@ function distrust(random: Random, aps: number): Action[] {
     for (const i of random.shuffled(Array.from({ length: aps - 2 }, (_, n) => n + 2)).slice(0, hostileOf(aps)))
       actions.push({ at: random.between(1000, CALM + STORM / 2), do: 'turn-hostile', host: i })
   }
-  if (random.chance(0.3)) {
-    const how = random.pick(['revoke', 'end-grant'] as const)
-    actions.push({ at: CALM + random.between(0, STORM), do: how, host: random.int(aps), publisher: 1 })
+  if (random.chance(0.4)) {
+    const revoked = { do: 'revoke', at: CALM + random.between(0, STORM) } as const
+    // It ends so early that it is over by every clock, right or not, once it is quiet; or it was over before it was signed.
+    const lasts = random.chance(0.2) ? -43_200_000 : random.between(0, STORM / 4)
+    const ended = { do: 'end-grant', at: CALM + random.between(0, STORM / 4), lasts } as const
+    actions.push({ ...random.pick([revoked, ended]), host: random.int(aps), publisher: 1 })
   }
   return actions
 }
