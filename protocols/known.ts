@@ -115,7 +115,7 @@ const byAdmission = (a: RecordOf<'member'>, b: RecordOf<'member'>): number =>
   compareClocks(a.body.admission.at, b.body.admission.at) || compareBytes(a.signer, b.signer)
 
 /** Records whose keys are not known: in memory alone, in no digest, and never passed on. */
-class Waiting {
+class WaitingRecords {
   private readonly records = new Map<string, SignedRecord>()
   private bytes = 0
 
@@ -148,8 +148,8 @@ class Waiting {
 }
 
 /** The way into a ledger. */
-export class Gate {
-  private readonly waiting = new Waiting()
+export class Intake {
+  private readonly waiting = new WaitingRecords()
   private known: Known
 
   constructor(

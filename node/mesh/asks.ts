@@ -36,7 +36,7 @@ export interface Request {
   readonly since: number
 }
 
-interface Waiting extends Request {
+interface WaitingRequest extends Request {
   heardAt: number
   approval: Approval | undefined
 }
@@ -55,7 +55,7 @@ interface Dependencies {
 }
 
 export class Asks {
-  private readonly waiting = new Map<string, Waiting>()
+  private readonly waiting = new Map<string, WaitingRequest>()
   private readonly codes = new Allowances(CODES)
   private readonly service: ReturnType<typeof lanService>
 

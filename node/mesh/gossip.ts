@@ -4,8 +4,8 @@ import { MeshError } from '../../protocols/error.js'
 import { MAX_RECORD } from '../../protocols/limits.js'
 import { topics } from '../../protocols/wire.js'
 import { isOfDisk } from '../store/store.js'
+import { Backlog } from './backlog.js'
 import type { Host } from './host.js'
-import { Waiting } from './waiting.js'
 
 /** What became of a message: `new` is delivered and forwarded, `old` neither. */
 type Judgement = 'new' | 'old'
@@ -35,7 +35,7 @@ export class Gossip {
   private readonly records: string
   /** The topics of beacons, and until when this AP is on each. */
   private readonly beacons = new Map<string, number>()
-  private readonly waiting = new Waiting(WAITING_EACH, WAITING)
+  private readonly waiting = new Backlog(WAITING_EACH, WAITING)
 
   constructor(
     private readonly host: Host,

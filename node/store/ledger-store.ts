@@ -1,10 +1,10 @@
-// The ledger of one AP: the pure ledger, its copy on disk, and the gate through which every record comes, whoever sent it.
+// The ledger of one AP: the pure ledger, its copy on disk, and the intake through which every record comes, whoever sent it.
 import { hex } from '../../protocols/bytes.js'
 import { open, type SignedRecord, seal } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
 import type { Signer } from '../../protocols/keys.js'
 import { type Body, checkKind, type Kind } from '../../protocols/kinds.js'
-import { Gate, inOrder } from '../../protocols/known.js'
+import { Intake, inOrder } from '../../protocols/known.js'
 import { Ledger } from '../../protocols/ledger.js'
 import { MAX_CLOCK_AHEAD, MAX_NAMES } from '../../protocols/limits.js'
 import { type NodeClock, SYSTEM_TIME, type Time } from '../clock.js'
@@ -34,7 +34,7 @@ export type RecordStore = Pick<
 export class LedgerStore {
   readonly ledger = new Ledger()
   /** Through which everything comes into it. */
-  gate!: Gate
+  intake!: Intake
   private readonly listeners = new Set<(added: readonly SignedRecord[]) => void>()
   /** What came into the ledger while the disk would not take it. Nobody was told of it yet. */
   private unsaved: SignedRecord[] = []
@@ -64,8 +64,8 @@ export class LedgerStore {
     const it = new LedgerStore(store, mesh, clock, time)
     const records = store.takeRecords()
     for (const record of inOrder(records)) it.ledger.merge(record)
-    it.gate = new Gate(it.ledger, mesh)
-    it.gate.evict()
+    it.intake = new Intake(it.ledger, mesh)
+    it.intake.evict()
     // The time is not taken from records, or who signs some five minutes ahead would push it on with each restart.
     clock.observe(it.ledger.highestClock(clock.now()))
     // What damage has brought back although it was dropped.
@@ -135,7 +135,7 @@ export class LedgerStore {
       )
     }
     authorise(record)
-    if (!this.gate.takes(record)) {
+    if (!this.intake.takes(record)) {
       throw new MeshError(
         'unknown-key',
         `key ${hex(record.signer)} is none that may sign a ${record.kind} record in this mesh; an admin can grant it more`,
@@ -169,7 +169,7 @@ export class LedgerStore {
   }
 
   private async add(records: readonly SignedRecord[]): Promise<SignedRecord[]> {
-    const { added, dropped } = this.gate.admit(records)
+    const { added, dropped } = this.intake.admit(records)
     if (added.length + dropped.length === 0) return []
     for (const { clock } of added) if (clock[0] <= this.clock.now() + MAX_CLOCK_AHEAD) this.clock.observe(clock)
     try {

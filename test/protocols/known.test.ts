@@ -6,7 +6,7 @@ import { chuteSubject, instanceSubject } from '../../protocols/chute.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import type { Signer } from '../../protocols/keys.js'
 import type { Kind } from '../../protocols/kinds.js'
-import { Gate } from '../../protocols/known.js'
+import { Intake } from '../../protocols/known.js'
 import { Ledger } from '../../protocols/ledger.js'
 import { MAX_EXCESS, MAX_OF_SIGNER, MAX_RESERVED, MAX_WAITING, MAX_WAITING_OF_SIGNER } from '../../protocols/limits.js'
 import { signMember } from '../../protocols/ticket.js'
@@ -29,14 +29,14 @@ const FOUNDED = [
   memberBy(HOSTILE, TICKET, 5),
 ]
 
-/** A ledger behind its gate. */
+/** A ledger behind its intake. */
 class Ap {
   readonly ledger = new Ledger()
-  readonly gate = new Gate(this.ledger, MESH)
+  readonly intake = new Intake(this.ledger, MESH)
 
   /** In so many at a time. */
   take(records: readonly SignedRecord[], at = records.length): this {
-    for (let i = 0; i < records.length; i += at) this.gate.admit(records.slice(i, i + at))
+    for (let i = 0; i < records.length; i += at) this.intake.admit(records.slice(i, i + at))
     return this
   }
 
@@ -111,7 +111,7 @@ test('what a key signed before its grant came waits for it, and so does what han
   ap.take([...FOUNDED].reverse(), 1)
   assert.ok(ap.ledger.has(late.hash))
   assert.ok(ap.ledger.has(claimOf(AP.publicKey, 1).hash))
-  assert.is(ap.gate.waits, 0)
+  assert.is(ap.intake.waits, 0)
 })
 
 test('records of made-up keys wait within bounds, are in no digest, and keep out nothing that is in the ledger', () => {
@@ -120,9 +120,9 @@ test('records of made-up keys wait within bounds, are in no digest, and keep out
   for (let n = 0; n < MAX_WAITING + 500; n++) founded.take([claimOf(sha256(utf8(`made up ${n}`)), n)])
   for (let n = 0; n < 99; n++) founded.take([claimOf(sha256(utf8('one of them')), n)])
   assert.is(founded.digest, digest)
-  assert.ok(founded.gate.waits <= MAX_WAITING && founded.gate.waits > MAX_WAITING - 99)
+  assert.ok(founded.intake.waits <= MAX_WAITING && founded.intake.waits > MAX_WAITING - 99)
   const other = new Ap().take(Array.from({ length: 99 }, (_, n) => claimOf(sha256(utf8('one')), n)))
-  assert.is(other.gate.waits, MAX_WAITING_OF_SIGNER)
+  assert.is(other.intake.waits, MAX_WAITING_OF_SIGNER)
 })
 
 test('a ticket lets in so many and a few more are kept to be seen, those admitted first, in whatever order they come', () => {
@@ -133,7 +133,7 @@ test('a ticket lets in so many and a few more are kept to be seen, those admitte
   assert.is(a.ledger.inForce('member', NOW + 1e9).length, 1 + uses + MAX_EXCESS)
   const early = memberBy(signer(99), TICKET, 3)
   for (const one of [a, b]) {
-    const { added, dropped } = one.gate.admit([early])
+    const { added, dropped } = one.intake.admit([early])
     assert.equal([added, dropped.length], [[early], 1])
   }
   assert.is(a.digest, b.digest)

@@ -143,7 +143,7 @@ export class Ap {
     const clock = new NodeClock([0, 0], time)
     const ledgerStore = await LedgerStore.load(disk.open(), meshIdOf(world.meshKey), clock, time)
     world.mutation.ledger?.(ledgerStore.ledger)
-    world.mutation.gate?.(ledgerStore.gate)
+    world.mutation.intake?.(ledgerStore.intake)
     ledgerStore.check = (bytes) => world.check(bytes)
     const boot = 1 + (disk.read<number>('boot') ?? 0)
     await disk.write('boot', boot)

@@ -348,8 +348,8 @@ export class Checks {
         count(ofSigner, BOUNDS[kind] ?? Number.POSITIVE_INFINITY)
         count(`${ofSigner} on ${hex(subject)}`, DEPTHS[kind] ?? HISTORY)
       }
-      if (ledgerStore.gate.waits > MADE_UP * MAX_WAITING_OF_SIGNER)
-        this.violate('no key has more waiting than its bound', `${ledgerStore.gate.waits} wait at ${host.build.name}`)
+      if (ledgerStore.intake.waits > MADE_UP * MAX_WAITING_OF_SIGNER)
+        this.violate('no key has more waiting than its bound', `${ledgerStore.intake.waits} wait at ${host.build.name}`)
     }
   }
 

@@ -3,7 +3,7 @@ import type { Leases } from '../../node/chutes/leases.js'
 import { apId } from '../../protocols/bytes.js'
 import { compareRecords, type SignedRecord } from '../../protocols/envelope.js'
 import { isKind, type Kind, type RecordOf } from '../../protocols/kinds.js'
-import type { Gate } from '../../protocols/known.js'
+import type { Intake } from '../../protocols/known.js'
 import type { Holders } from '../../protocols/leases.js'
 import type { Ledger, Merged } from '../../protocols/ledger.js'
 import type { Roster } from '../../protocols/roster.js'
@@ -13,7 +13,7 @@ export interface Mutation {
   leases?(leases: Leases): void
   ledger?(ledger: Ledger): void
   disk?(disk: Disk): void
-  gate?(gate: Gate): void
+  intake?(intake: Intake): void
   roster?(roster: Roster): void
   /** Whether a record is taken whatever its kind demands of it. */
   trusts?(record: SignedRecord): boolean
@@ -89,11 +89,11 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
     },
   },
   /** What anybody signs is taken in. */
-  gate: {
-    gate(gate) {
-      Reflect.set(gate, 'known', { takes: () => true, keeps: () => true })
-      Reflect.set(gate, 'evict', () => [])
-      Reflect.set(gate, 'look', () => false)
+  intake: {
+    intake(intake) {
+      Reflect.set(intake, 'known', { takes: () => true, keeps: () => true })
+      Reflect.set(intake, 'evict', () => [])
+      Reflect.set(intake, 'look', () => false)
     },
   },
   /** The disk says that it has synced as soon as it is asked to. */

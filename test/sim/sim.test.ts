@@ -65,7 +65,7 @@ test('voters that promise one instance to two APs are found', async () => {
 })
 
 test('a ledger that takes in what anybody signs is found', async () => {
-  const found = await findBroken('gate')
+  const found = await findBroken('intake')
   assert.is(found?.violation.promise, 'no ledger takes in what a key may not sign')
 })
 

@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Conduct, type Verdict } from '../../../node/mesh/conduct.js'
-import { Waiting } from '../../../node/mesh/waiting.js'
+import { Backlog } from '../../../node/mesh/backlog.js'
 import { Allowances } from '../../../protocols/allowance.js'
 
 function conduct() {
@@ -114,7 +114,7 @@ test('however many misbehave, a thousand are remembered', () => {
 })
 
 test('what waits is bounded, of one and of all, and nobody waits for ever', () => {
-  const waiting = new Waiting(10_000, 25_000)
+  const waiting = new Backlog(10_000, 25_000)
   const take = (who: string) => {
     const done: (() => void)[] = []
     for (let i = 0; i < 100; i++) {

@@ -3,7 +3,7 @@
 /** What each costs beside its bytes. */
 const OVERHEAD = 1024
 
-export class Waiting {
+export class Backlog {
   private readonly of = new Map<string, number>()
   private total = 0
 
