@@ -33,6 +33,9 @@ export const MAX_SYNC_FRAME = 256 * 1024
 /** A chunk of an image on the wire, in bytes (decision 5: bulk yields often). */
 export const MAX_CHUNK = 256 * 1024
 
+/** One blob of a package, in bytes: 16,384 chunks, of which a set is 2 kB and all hashes are two frames. */
+export const MAX_BLOB = 4 * 1024 ** 3
+
 /** A chute's image, in bytes, all layers together: what one AP accepts from another. */
 export const MAX_IMAGE = 4 * 1024 ** 3
 

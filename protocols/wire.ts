@@ -6,7 +6,7 @@ import { byteString, decode } from './codec.js'
 import { describe } from './envelope.js'
 import { MeshError } from './error.js'
 import { aboutAp, admission } from './kinds.js'
-import { MAX_AWAY, MAX_BOOT, MAX_GRANT, MAX_LEASES, MAX_RECORD, MAX_SEQUENCE } from './limits.js'
+import { MAX_AWAY, MAX_BLOB, MAX_BOOT, MAX_CHUNK, MAX_GRANT, MAX_LEASES, MAX_RECORD, MAX_SEQUENCE } from './limits.js'
 import type { Range } from './sync.js'
 
 /** What a mesh that is not divided calls its one neighbourhood. */
@@ -30,6 +30,7 @@ export const protocolIds = (mesh: string) => ({
   reach: `/dropmesh/1/${mesh}/reach`,
   lease: `/dropmesh/1/${mesh}/lease`,
   image: `/dropmesh/1/${mesh}/image`,
+  blob: `/dropmesh/1/${mesh}/blob`,
   beacon: `/dropmesh/1/${mesh}/beacon`,
 })
 
@@ -44,6 +45,11 @@ const boot = z.int().min(0).max(MAX_BOOT)
 const sequence = z.int().min(0).max(MAX_SEQUENCE)
 const envelope = byteString(1, MAX_RECORD)
 const reason = z.string().max(512)
+const MAX_CHUNKS = MAX_BLOB / MAX_CHUNK
+const chunkIndex = z
+  .int()
+  .min(0)
+  .max(MAX_CHUNKS - 1)
 
 /** Joiner: grant and member record. Member: welcome with its time (milliseconds since 1970), or a reason. */
 export const joinRequest = z.tuple([z.literal('join'), envelope, envelope])
@@ -144,6 +150,29 @@ export const imageReply = z.union([
   z.tuple([z.literal('too-big'), uint]),
   z.tuple([z.literal('refused'), reason]),
 ])
+
+/** Which chunks of a blob somebody has: a bit each, or left out where it is all of them. And who else asked it for them lately. */
+const blobState = z.object({ has: byteString(0, MAX_CHUNKS / 8).optional(), others: z.array(byteString(32)).max(32) })
+
+/** A stream is about one blob. The first frame says which, the answer what of it is there. */
+export const blobOpening = z.object({ blob: byteString(32) })
+export const blobOpened = z.union([z.tuple([z.literal('open'), blobState]), z.tuple([z.literal('refused'), reason])])
+/**
+ * Then requests, answered in their order: for the hashes of chunks from that one on, as bytes; for a chunk, as bytes after a frame that
+ * says so; and for what is new, answered once something is, or after a while.
+ */
+export const blobRequest = z.union([
+  z.tuple([z.literal('leaves'), chunkIndex]),
+  z.tuple([z.literal('chunk'), chunkIndex]),
+  z.tuple([z.literal('news')]),
+])
+export const blobReply = z.union([
+  z.tuple([z.literal('chunk'), chunkIndex]),
+  z.tuple([z.literal('chunk'), chunkIndex, blobState]),
+  z.tuple([z.literal('news'), blobState]),
+  z.tuple([z.literal('gone')]),
+])
+export type BlobState = z.infer<typeof blobState>
 
 /** Reads one frame. @throws MeshError `malformed` */
 export function readFrame<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {

@@ -357,6 +357,10 @@ export class Network {
     return this.ids.image
   }
 
+  get blobProtocol(): string {
+    return this.ids.blob
+  }
+
   private onConnection(connection: Connection): void {
     const ap = connection.remotePeer.toString()
     if (connection.direction === 'outbound') this.dialler.learn(ap, [connection.remoteAddr.toString()])

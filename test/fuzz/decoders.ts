@@ -205,6 +205,20 @@ const FRAMES: Record<string, [schema: z.ZodType, limit: number, ...seeds: unknow
     ],
     ...[['records', [bytes]], ['beacons', [bytes, bytes]], ['end']],
   ],
+  'blob-opening': [wire.blobOpening, limits.MAX_SMALL_FRAME, { blob: key(1) }],
+  'blob-opened': [
+    wire.blobOpened,
+    limits.MAX_CHUNK,
+    ['open', { has: new Uint8Array(5), others: [key(1), key(2)] }],
+    ['open', { others: [] }],
+    ['refused', 'no'],
+  ],
+  'blob-request': [wire.blobRequest, limits.MAX_SMALL_FRAME, ['leaves', 0], ['chunk', 700], ['news']],
+  'blob-reply': [
+    wire.blobReply,
+    limits.MAX_CHUNK,
+    ...[['chunk', 7], ['chunk', 7, { has: new Uint8Array(5), others: [] }], ['news', { others: [key(1)] }], ['gone']],
+  ],
   'image-request': [
     wire.imageRequest,
     limits.MAX_SMALL_FRAME,

@@ -1,0 +1,187 @@
+// One blob on its way in, from several APs at once. Each is asked for a few chunks ahead, so that the line is never idle; one that lies,
+// stands still or dies loses what it was asked for to the others, and nothing begins anew.
+import type { Stream } from '@libp2p/interface'
+import { apId, concat, hex } from '../../protocols/bytes.js'
+import { type Blob, ChunkSet, chunksOf, LEAVES_AT_ONCE, spanOf } from '../../protocols/chunks.js'
+import { MeshError, messageOf } from '../../protocols/error.js'
+import { MAX_CHUNK } from '../../protocols/limits.js'
+import { Picker } from '../../protocols/picker.js'
+import { type BlobState, blobOpened, blobReply } from '../../protocols/wire.js'
+import { exchange, Frames } from '../mesh/frames.js'
+import type { Partial } from './partial.js'
+
+/** APs that are asked at a time. */
+const SOURCES = 6
+/** Chunks that one is asked for ahead: 1 MiB, enough for 100 Mbit/s at 80 ms. */
+const AHEAD = 4
+/** One that sends nothing for so long is given up, in milliseconds, and asked again after so long. */
+const PATIENCE = 30_000
+const RETRY_AFTER = 2000
+/** Without a source and without a chunk for so long it is given up, in milliseconds. What came stays. */
+export const DROUGHT = 15_000
+const LOOK_EVERY = 500
+
+export interface FetchOptions {
+  /** Opens a stream about blobs on a connection for bulk. */
+  open(ap: string): Promise<Stream>
+  /** APs that are believed to have it, the best first. */
+  sources(): string[]
+  /** What an AP is worth as a source, in bytes a millisecond. */
+  onRate(ap: string, rate: number): void
+  /** An AP sent what is not the blob. */
+  onLie(ap: string): void
+  /** Whether one that is named as a source is asked at all. */
+  isAsked(ap: string): boolean
+  /** As `DROUGHT`. */
+  readonly drought: number
+  /** Resolves when so many bytes may come. */
+  take(bytes: number): Promise<void>
+  random(): number
+}
+
+export class Fetch {
+  /** Bytes that came, those of chunks that came twice included. */
+  received = 0
+  private readonly blob: Blob
+  private readonly picker: Picker
+  private readonly sessions = new Map<string, Stream | undefined>()
+  private readonly notBefore = new Map<string, number>()
+  /** Named by other sources, or asked for it here. */
+  private readonly heardOf = new Set<string>()
+  private readonly failures = new Map<string, string>()
+  private isOver = false
+  private lastNews = performance.now()
+
+  constructor(
+    readonly partial: Partial,
+    private readonly options: FetchOptions,
+  ) {
+    this.blob = partial.blob
+    this.picker = new Picker(chunksOf(this.blob.size), options.random, partial.here)
+  }
+
+  /** An AP may have some of it. */
+  hear(ap: string): void {
+    if (this.heardOf.size < 256) this.heardOf.add(ap)
+  }
+
+  /**
+   * Resolves once all chunks are here.
+   * @throws MeshError `no-blob` saying who was asked
+   */
+  async run(): Promise<void> {
+    try {
+      for (; !this.partial.here.isFull; await this.pause()) {
+        this.engage()
+        if (this.sessions.size > 0 || performance.now() - this.lastNews < this.options.drought) continue
+        const why = [...this.failures].map(([ap, reason]) => `${ap}: ${reason}`).join('; ') || 'no reachable AP has it'
+        throw new MeshError('no-blob', `blob ${hex(this.blob.digest).slice(0, 12)} cannot be had: ${why}`)
+      }
+    } finally {
+      this.isOver = true
+      for (const stream of this.sessions.values()) stream?.abort(new Error('the blob is here'))
+    }
+  }
+
+  private async pause(): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, LOOK_EVERY)
+    })
+    await Promise.race([late, this.partial.news()])
+    clearTimeout(timer)
+  }
+
+  private engage(): void {
+    const now = performance.now()
+    for (const ap of new Set([...this.options.sources(), ...this.heardOf])) {
+      if (this.sessions.size >= SOURCES) return
+      if (this.sessions.has(ap) || !this.options.isAsked(ap) || now < (this.notBefore.get(ap) ?? 0)) continue
+      this.sessions.set(ap, undefined)
+      this.fetchFrom(ap)
+        .then(
+          () => this.failures.delete(ap),
+          (error) => {
+            if (!this.isOver) this.failures.set(ap, messageOf(error))
+          },
+        )
+        .finally(() => {
+          this.picker.drop(ap)
+          this.sessions.delete(ap)
+          this.notBefore.set(ap, performance.now() + RETRY_AFTER)
+        })
+    }
+  }
+
+  private async fetchFrom(ap: string): Promise<void> {
+    const stream = await this.options.open(ap)
+    if (this.isOver) return stream.abort(new Error('the blob is here'))
+    this.sessions.set(ap, stream)
+    await exchange(stream, async () => {
+      const frames = new Frames(stream, MAX_CHUNK, PATIENCE)
+      await frames.write({ blob: this.blob.digest })
+      const [word, answer] = await frames.read(blobOpened)
+      if (word === 'refused') throw new Error(answer)
+      this.tell(ap, answer)
+      await this.exchangeChunks(ap, frames)
+    })
+  }
+
+  /** Asks for the hashes of all chunks. One that has just begun to fetch the blob may not know them either. */
+  private async learn(ap: string, frames: Frames): Promise<void> {
+    const count = chunksOf(this.blob.size)
+    const parts: Uint8Array[] = []
+    for (let from = 0; from < count; from += LEAVES_AT_ONCE) {
+      await frames.write(['leaves', from])
+      const part = await frames.readBytes()
+      if (part.length === 0) return
+      parts.push(part)
+    }
+    await this.partial.learn(concat(...parts)).catch((error) => {
+      this.options.onLie(ap)
+      throw error
+    })
+  }
+
+  private async exchangeChunks(ap: string, frames: Frames): Promise<void> {
+    const asked: { index: number; at: number }[] = []
+    while (!this.isOver && !this.partial.here.isFull) {
+      if (this.partial.leaves === undefined) await this.learn(ap, frames)
+      while (asked.length < AHEAD && this.partial.leaves !== undefined) {
+        const index = this.picker.take(ap)
+        if (index === undefined) break
+        const { start, end } = spanOf(this.blob.size, index)
+        await this.options.take(end - start)
+        await frames.write(['chunk', index])
+        asked.push({ index, at: performance.now() })
+      }
+      if (asked.length === 0) await frames.write(['news'])
+      const reply = await frames.read(blobReply)
+      if (reply[0] === 'gone') throw new Error('it does not have it any more')
+      if (reply[0] === 'news') {
+        if (asked.length > 0) throw new MeshError('malformed', 'news that nobody asked for')
+        this.tell(ap, reply[1])
+        continue
+      }
+      const [, index, state] = reply
+      const first = asked.shift()
+      if (first?.index !== index) throw new MeshError('malformed', 'a chunk that nobody asked for')
+      const chunk = await frames.readBytes()
+      this.received += chunk.length
+      if (!(await this.partial.put(index, chunk))) {
+        this.options.onLie(ap)
+        throw new Error('it sent what is not the blob')
+      }
+      this.picker.got(index)
+      this.lastNews = performance.now()
+      this.options.onRate(ap, chunk.length / Math.max(1, performance.now() - first.at))
+      if (state !== undefined) this.tell(ap, state)
+    }
+  }
+
+  private tell(ap: string, { has, others }: BlobState): void {
+    const count = chunksOf(this.blob.size)
+    this.picker.tell(ap, has === undefined ? ChunkSet.full(count) : new ChunkSet(count, has))
+    for (const key of others) this.hear(apId(key))
+  }
+}

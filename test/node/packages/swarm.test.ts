@@ -1,0 +1,230 @@
+// Blobs between APs: real connections and real files. What an AP decides is left out.
+import { randomBytes } from 'node:crypto'
+import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { describeFile, Swarm, type SwarmOptions } from '../../../node/packages/swarm.js'
+import { hex } from '../../../protocols/bytes.js'
+import type { Blob } from '../../../protocols/chunks.js'
+import { MAX_CHUNK } from '../../../protocols/limits.js'
+import { scratch } from '../../support/scratch.js'
+import { until } from '../../support/until.js'
+import { type Peer, Peers } from '../mesh/support.js'
+import { refusalOf } from '../realm.js'
+
+const peers = new Peers()
+test.after(() => peers.stop())
+
+/** A peer that holds blobs in a folder, and knows of nobody but those that a test tells it of. */
+class Holder {
+  readonly dir = scratch('holder')
+  readonly sizes = new Map<string, number>()
+  readonly lies: string[] = []
+  sources: Holder[] = []
+  readonly swarm: Swarm
+
+  constructor(
+    readonly peer: Peer,
+    options: Partial<SwarmOptions> = {},
+  ) {
+    this.swarm = new Swarm({
+      self: peer.id,
+      network: peer.network,
+      dir: join(this.dir, 'partial'),
+      store: {
+        size: (digest) => this.sizes.get(digest),
+        pathOf: (digest) => this.pathOf(digest),
+        adopt: async (path, digest) => {
+          await rename(path, this.pathOf(digest))
+          this.sizes.set(digest, (await stat(this.pathOf(digest))).size)
+        },
+      },
+      mayShare: () => true,
+      sources: () => this.sources.map(({ peer }) => peer.id),
+      isMember: () => true,
+      drought: 3000,
+      onLie: (ap) => this.lies.push(ap),
+      ...options,
+    })
+  }
+
+  pathOf(digest: string): string {
+    return join(this.dir, digest)
+  }
+
+  async make(size: number): Promise<Blob> {
+    const path = join(this.dir, 'new')
+    await writeFile(path, randomBytes(size))
+    const { blob } = await describeFile(path)
+    await rename(path, this.pathOf(hex(blob.digest)))
+    this.sizes.set(hex(blob.digest), size)
+    return blob
+  }
+
+  has({ digest }: Blob): boolean {
+    return this.sizes.has(hex(digest))
+  }
+
+  /** As if its node had been started anew. */
+  reborn(options: Partial<SwarmOptions> = {}): Holder {
+    const next = new Holder(this.peer, { dir: join(this.dir, 'partial'), ...options })
+    next.sources = this.sources
+    return next
+  }
+}
+
+async function holders(n: number, options: Partial<SwarmOptions> = {}): Promise<Holder[]> {
+  const members = await peers.members(n)
+  const all = members.map((peer) => new Holder(peer, options))
+  for (const { peer } of all) for (const other of all) peer.network.dialler.learn(other.peer.id, other.peer.addresses)
+  for (const { swarm } of all) await swarm.start()
+  return all
+}
+
+const same = async (a: Holder, b: Holder, { digest }: Blob): Promise<void> =>
+  assert.ok((await readFile(a.pathOf(hex(digest)))).equals(await readFile(b.pathOf(hex(digest)))))
+
+test('a blob of any size comes whole', async () => {
+  const [from, to] = (await holders(2)) as [Holder, Holder]
+  to.sources = [from]
+  for (const size of [0, 1, MAX_CHUNK - 1, MAX_CHUNK, MAX_CHUNK + 1, 5 * MAX_CHUNK + 7]) {
+    const blob = await from.make(size)
+    await Promise.all([to.swarm.fetch(blob), to.swarm.fetch(blob)])
+    await same(from, to, blob)
+    await to.swarm.fetch(blob)
+  }
+})
+
+test('APs that fetch the same at one time have most of it from each other', async () => {
+  const [from, ...others] = (await holders(6)) as [Holder, ...Holder[]]
+  const blob = await from.make(60 * MAX_CHUNK)
+  // A line that takes so long that they meet.
+  const slow = new Holder(from.peer, { rate: 8 * 1024 ** 2 })
+  Object.assign(slow, { sizes: from.sizes, dir: from.dir })
+  await from.peer.network.host.unhandle(from.peer.network.blobProtocol)
+  await slow.swarm.start()
+  for (const other of others) other.sources = [from]
+  await Promise.all(others.map(({ swarm }) => swarm.fetch(blob)))
+  for (const other of others) await same(from, other, blob)
+  const times = slow.swarm.seeding.sent / blob.size
+  assert.ok(times < 2.5, `its source sent it ${times.toFixed(2)} times to ${others.length}`)
+})
+
+test('a source that lies is named, and not asked again; the blob comes from the others, and nothing twice', async () => {
+  const [from, liar, to] = (await holders(3)) as [Holder, Holder, Holder]
+  const blob = await from.make(20 * MAX_CHUNK)
+  const bytes = await readFile(from.pathOf(hex(blob.digest)))
+  bytes[19 * MAX_CHUNK]! ^= 1
+  for (let i = 1; i < 19; i += 2) bytes[i * MAX_CHUNK]! ^= 1
+  await writeFile(liar.pathOf(hex(blob.digest)), bytes)
+  liar.sizes.set(hex(blob.digest), bytes.length)
+  // Its hashes are of what it has: they are no hashes of the blob.
+  to.sources = [liar]
+  const early = to.swarm.fetch(blob)
+  await until('the lie to be seen', () => to.lies.length > 0)
+  to.sources = [liar, from]
+  await early
+  await same(from, to, blob)
+  assert.equal(to.lies, [liar.peer.id])
+})
+
+test('a source that lies in the middle costs one chunk', async () => {
+  const [from, liar, to] = (await holders(3)) as [Holder, Holder, Holder]
+  const blob = await from.make(20 * MAX_CHUNK)
+  const good = await readFile(from.pathOf(hex(blob.digest)))
+  await writeFile(liar.pathOf(hex(blob.digest)), good)
+  liar.sizes.set(hex(blob.digest), good.length)
+  await Reflect.get(liar.swarm, 'leavesOf').call(liar.swarm, hex(blob.digest))
+  await writeFile(liar.pathOf(hex(blob.digest)), Buffer.from(good).fill(7))
+  to.sources = [liar]
+  const early = to.swarm.fetch(blob)
+  await until('the lie to be seen', () => to.lies.length > 0)
+  to.sources = [from]
+  await early
+  await same(from, to, blob)
+  assert.equal(to.lies, [liar.peer.id])
+})
+
+test('sources that die in mid-transfer hold nobody up', async () => {
+  const all = await holders(4, { rate: 2 * 1024 ** 2 })
+  const [from, dying, gone, to] = all as [Holder, Holder, Holder, Holder]
+  const blob = await from.make(24 * MAX_CHUNK)
+  for (const copy of [dying, gone]) {
+    await writeFile(copy.pathOf(hex(blob.digest)), await readFile(from.pathOf(hex(blob.digest))))
+    copy.sizes.set(hex(blob.digest), blob.size)
+  }
+  to.sources = [dying, gone, from]
+  const end = to.swarm.fetch(blob)
+  await until('some to have come from all', () => [dying, gone, from].every(({ swarm }) => swarm.seeding.sent > 0))
+  await dying.peer.stop()
+  to.peer.network.hangUp(gone.peer.id)
+  gone.sizes.clear()
+  await end
+  await same(from, to, blob)
+})
+
+test('what had come before a crash is not fetched again', async () => {
+  const [from, to] = (await holders(2)) as [Holder, Holder]
+  const blob = await from.make(40 * MAX_CHUNK)
+  to.sources = [from]
+  const slow = to.reborn({ rate: 4 * 1024 ** 2 })
+  const digest = hex(blob.digest)
+  const end = slow.swarm.fetch(blob).catch(() => {})
+  await until('some to have come', () => (slow.swarm.progress(digest) ?? 0) > 10 * MAX_CHUNK)
+  from.sizes.delete(digest)
+  to.peer.network.hangUp(from.peer.id)
+  from.sizes.set(digest, blob.size)
+  // The old process is gone with all that it knew; the file is as it was left.
+  const before = from.swarm.seeding.sent
+  const next = to.reborn()
+  Reflect.set(slow.swarm, 'options', { ...Reflect.get(slow.swarm, 'options'), sources: () => [] })
+  await next.swarm.fetch(blob)
+  await same(from, next, blob)
+  assert.ok(from.swarm.seeding.sent - before <= 34 * MAX_CHUNK, 'more than was missing was sent')
+  await end
+})
+
+test('a blob is read while it is still coming, and given on', async () => {
+  const [from, middle, last] = (await holders(3)) as [Holder, Holder, Holder]
+  const blob = await from.make(30 * MAX_CHUNK)
+  const slow = middle.reborn({ rate: 4 * 1024 ** 2 })
+  await middle.peer.network.host.unhandle(middle.peer.network.blobProtocol)
+  await slow.swarm.start()
+  slow.sources = [from]
+  last.sources = [middle]
+  let read = 0
+  for await (const bytes of slow.swarm.read(blob, 100, blob.size - 100)) {
+    if (read === 0) assert.not(slow.has(blob), 'it was all there before any of it was read')
+    if (read === 0) await until('the last one to have some of it', () => startOf(last, blob))
+    read += bytes.length
+  }
+  assert.is(read, blob.size - 200)
+  await last.swarm.fetch(blob)
+  await same(from, last, blob)
+})
+
+function startOf(holder: Holder, blob: Blob): boolean {
+  holder.swarm.fetch(blob).catch(() => {})
+  return (holder.swarm.progress(hex(blob.digest)) ?? 0) > 0
+}
+
+test('what nobody has, may not be had, or was signed with other hashes, is refused and says why', async () => {
+  const [from, to, shy] = (await holders(3)) as [Holder, Holder, Holder]
+  const blob = await from.make(2 * MAX_CHUNK)
+  const closed = new Holder(shy.peer, { mayShare: () => false })
+  await shy.peer.network.host.unhandle(shy.peer.network.blobProtocol)
+  await closed.swarm.start()
+  to.sources = [closed]
+  const { message } = await refusalOf(to.swarm.fetch(blob), 'no-blob')
+  assert.match(message, `${shy.peer.id}: this AP does not have that blob`)
+  to.sources = [from]
+  const other = await from.make(2 * MAX_CHUNK)
+  await refusalOf(to.swarm.fetch({ ...other, digest: new Uint8Array(32) }), 'no-blob')
+  await mkdir(to.dir, { recursive: true })
+  await writeFile(from.pathOf(hex(new Uint8Array(32).fill(1))), await readFile(from.pathOf(hex(other.digest))))
+  from.sizes.set(hex(new Uint8Array(32).fill(1)), other.size)
+  await refusalOf(to.swarm.fetch({ ...other, digest: new Uint8Array(32).fill(1) }), 'blob-refused')
+})
+
+test.run()

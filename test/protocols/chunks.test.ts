@@ -1,0 +1,139 @@
+import { createHash } from 'node:crypto'
+import fc from 'fast-check'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { concat, hex, sha256, utf8 } from '../../protocols/bytes.js'
+import { ChunkSet, describeBlob, Leaves, leafOf, rootOf, spanOf } from '../../protocols/chunks.js'
+import { MAX_CHUNK } from '../../protocols/limits.js'
+import { Picker } from '../../protocols/picker.js'
+
+async function* inParts(bytes: Uint8Array, sizes: readonly number[]): AsyncGenerator<Uint8Array> {
+  let at = 0
+  for (const size of [...sizes, bytes.length]) {
+    if (at < bytes.length) yield bytes.subarray(at, at + size)
+    at += size
+  }
+}
+
+test('the root is that of RFC 6962', () => {
+  // The tree hashes of the test vectors that Certificate Transparency's own implementations share.
+  const inputs = ['', '00', '10', '2021', '3031', '40414243', '5051525354555657', '606162636465666768696a6b6c6d6e6f']
+  const leaves = inputs.map((input) => leafOf(new Uint8Array(Buffer.from(input, 'hex'))))
+  const roots = [1, 2, 3, 5, 8].map((n) => hex(rootOf(concat(...leaves.slice(0, n)))))
+  assert.equal(roots, [
+    '6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d',
+    'fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125',
+    'aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77',
+    '4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4',
+    '5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328',
+  ])
+  assert.is(hex(rootOf(new Uint8Array())), hex(sha256(utf8(''))))
+})
+
+test('what is signed of a blob does not depend on how it was read, and each chunk matches its own place alone', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.integer({ min: 0, max: 3 * MAX_CHUNK + 5 }),
+      fc.array(fc.integer({ min: 1, max: 2 * MAX_CHUNK }), { maxLength: 5 }),
+      async (size, sizes) => {
+        const bytes = new Uint8Array(size).map((_, i) => (i >> 18) + i)
+        const { blob, leaves } = await describeBlob(inParts(bytes, sizes))
+        assert.is(hex(blob.digest), createHash('sha256').update(bytes).digest('hex'))
+        assert.is(blob.size, size)
+        const known = blob.root === undefined ? Leaves.ofOne(blob) : Leaves.of(blob, leaves)
+        const count = Math.ceil(size / MAX_CHUNK)
+        assert.is(blob.root === undefined, count <= 1)
+        for (let index = 0; index < count; index++) {
+          const { start, end } = spanOf(size, index)
+          const chunk = bytes.slice(start, end)
+          assert.ok(known.matches(index, chunk))
+          if (count > 1) assert.not(known.matches((index + 1) % count, chunk))
+          chunk[0]! ^= 1
+          assert.not(known.matches(index, chunk))
+        }
+      },
+    ),
+    { numRuns: 20 },
+  )
+})
+
+test('hashes of chunks that are too few, too many or others are refused', async () => {
+  const bytes = new Uint8Array(2 * MAX_CHUNK + 1)
+  const { blob, leaves } = await describeBlob(inParts(bytes, []))
+  Leaves.of(blob, leaves)
+  for (const wrong of [
+    leaves.subarray(32),
+    concat(leaves, leaves.subarray(0, 32)),
+    leaves.map((byte) => byte ^ 1),
+    new Uint8Array(),
+  ])
+    assert.throws(() => Leaves.of(blob, wrong), /not those of the blob/)
+})
+
+test('a set of chunks is what went into it, and bits beyond its end are none', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 0, max: 40 }), fc.array(fc.nat(60)), (count, chosen) => {
+      const set = new ChunkSet(count)
+      const wanted = new Set(chosen.filter((index) => index < count))
+      for (const index of wanted) assert.ok(set.add(index))
+      for (const index of wanted) assert.not(set.add(index))
+      const again = new ChunkSet(count, set.bits)
+      for (let index = 0; index < count; index++) assert.is(again.has(index), wanted.has(index))
+      assert.is(again.size, wanted.size)
+      assert.is(ChunkSet.full(count).size, count)
+      assert.ok(ChunkSet.full(count).isFull)
+      assert.throws(() => new ChunkSet(count, new Uint8Array(Math.ceil(count / 8) + 1)), /another size/)
+    }),
+  )
+})
+
+test('whatever sources have, come with and leave with, all that some have is had in the end, rarest first', () => {
+  const source = fc.record({
+    has: fc.array(fc.nat(19), { maxLength: 20 }),
+    dropsAt: fc.nat(60),
+    reliable: fc.boolean(),
+  })
+  fc.assert(
+    fc.property(
+      fc.array(source, { minLength: 1, maxLength: 5 }),
+      fc.infiniteStream(fc.double({ min: 0, max: 0.999 })),
+      (sources, randoms) => {
+        const picker = new Picker(20, () => randoms.next().value as number)
+        const sets = sources.map(({ has }) => {
+          const set = new ChunkSet(20)
+          for (const index of has) set.add(index)
+          return set
+        })
+        const here = new Set<number>()
+        for (const [i, set] of sets.entries()) picker.tell(`s${i}`, set)
+        // The last one stays, and answers always.
+        const last = sources.length - 1
+        for (let step = 0; step < 100; step++) {
+          for (const [i, { dropsAt, reliable }] of sources.entries()) {
+            if (i !== last && step === dropsAt) picker.drop(`s${i}`)
+            if (i !== last && step >= dropsAt) continue
+            const index = picker.take(`s${i}`)
+            if (index === undefined) continue
+            assert.ok(sets[i]!.has(index), 'it was asked for what it does not have')
+            assert.not(here.has(index), 'what is here was asked for')
+            if (reliable || i === last) {
+              here.add(index)
+              picker.got(index)
+            }
+          }
+        }
+        for (let index = 0; index < 20; index++) if (sets[last]!.has(index)) assert.ok(here.has(index))
+      },
+    ),
+  )
+  const picker = new Picker(3, () => 0.5)
+  const all = ChunkSet.full(3)
+  const some = new ChunkSet(3)
+  some.add(0)
+  some.add(2)
+  picker.tell('a', all)
+  picker.tell('b', some)
+  assert.is(picker.take('a'), 1, 'the one that b does not have')
+})
+
+test.run()
