@@ -2,8 +2,8 @@
 import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { Conduct, type Verdict } from '../../../node/mesh/conduct.js'
 import { Backlog } from '../../../node/mesh/backlog.js'
+import { Conduct, type Verdict } from '../../../node/mesh/conduct.js'
 import { Allowances } from '../../../protocols/allowance.js'
 
 function conduct() {
