@@ -95,6 +95,7 @@ function build() {
 
 /** Which Debian package has a command. */
 const packages = {
+  'docker-registry': 'docker-registry',
   dockerd: 'docker.io',
   iptables: 'iptables',
   ip: 'iproute2',
@@ -102,6 +103,7 @@ const packages = {
   nsenter: 'util-linux',
   script: 'bsdutils',
   serf: 'serf',
+  skopeo: 'skopeo',
   'ssh-add': 'openssh-client',
   'ssh-agent': 'openssh-client',
   'ssh-keygen': 'openssh-client',

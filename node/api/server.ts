@@ -2,7 +2,6 @@
 // where that was asked for.
 import { chmod, chown, readFile, rm, stat } from 'node:fs/promises'
 import type { Server } from 'node:http'
-import { isIP } from 'node:net'
 import { dirname } from 'node:path'
 import { Readable } from 'node:stream'
 import type { ReadableStream as NodeReadableStream } from 'node:stream/web'
@@ -21,6 +20,7 @@ import type { Ap } from '../ap.js'
 import { parseHostPort } from '../config.js'
 import { findKey, grants, proof, stakesOf } from './grants.js'
 import { invites, requests } from './invites.js'
+import { foreignness } from './origin.js'
 import {
   aps,
   chuteIdentity,
@@ -343,13 +343,8 @@ export async function serveHttp(ap: Ap, address: string, tokens: Tokens): Promis
 }
 
 function refusalOf({ req }: Context, tokens: Tokens): [401 | 403, string, string] | undefined {
-  const host = req.header('host') ?? ''
-  const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
-  if (isIP(name) === 0 && name !== 'localhost') return [403, 'bad-host', `the host "${name}" is not this AP`]
-  const origin = req.header('origin')
-  if (origin !== undefined && origin !== `http://${host}`) {
-    return [403, 'bad-origin', `the origin "${origin}" is not this AP`]
-  }
+  const foreign = foreignness(req)
+  if (foreign !== undefined) return [403, foreign.code, foreign.message]
   const [, token] = /^Bearer (\S{1,256})$/i.exec(req.header('authorization') ?? '') ?? []
   const right = token === undefined ? undefined : tokens.rightOf(token)
   if (right === undefined) {

@@ -400,7 +400,7 @@ export class Store {
   }
 }
 
-const exists = (path: string): Promise<boolean> =>
+export const exists = (path: string): Promise<boolean> =>
   access(path).then(
     () => true,
     () => false,
@@ -411,7 +411,7 @@ const hasData = async (dir: string): Promise<boolean> =>
   (await readdir(dir).catch((): string[] => [])).some((name) => /^CURRENT$|\.(ldb|log)$/.test(name))
 
 /** What LevelDB says, which its wrapper tells as the cause of an error of its own. */
-function causeOf(error: unknown): { code: string | undefined; message: string } {
+export function causeOf(error: unknown): { code: string | undefined; message: string } {
   const { code, message, cause } = error as NodeJS.ErrnoException & { cause?: NodeJS.ErrnoException }
   return cause === undefined ? { code, message } : { code: cause.code, message: cause.message }
 }
@@ -419,14 +419,15 @@ function causeOf(error: unknown): { code: string | undefined; message: string } 
 const inPlainWords = (found: string): string =>
   found.includes('create_if_missing') ? 'the file CURRENT is missing' : found
 
-function asDiskError(error: unknown, dir: string): MeshError {
+/** What a disk threw, as an error for people: where, why, and what to do. */
+export function asDiskError(error: unknown, dir: string): MeshError {
   if (error instanceof MeshError) return error
   const reason = causeOf(error).message
   const what = /space|quota/i.test(reason) ? 'free some space there' : 'see whether that disk is sound'
   return new MeshError('disk', `cannot write to ${dir}: ${reason}; ${what}`, { cause: error })
 }
 
-const inUse = (dir: string): MeshError => new MeshError('data-in-use', `${dir} is in use by another process`)
+export const inUse = (dir: string): MeshError => new MeshError('data-in-use', `${dir} is in use by another process`)
 
 /** True for what is the fault of this AP's own disk, and of nobody who sent a record. */
 export const isOfDisk = (error: unknown): boolean => error instanceof MeshError && error.code === 'disk'
