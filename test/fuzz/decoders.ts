@@ -358,7 +358,7 @@ const manifest: Decoder = {
   reads: ['protocols/manifest.js', 'protocols/compose-reader.js', 'protocols/compose-values.js', 'protocols/policy.js'],
   quick: 100,
   decode: (input) => {
-    const manifest = parseManifest(text(input), 'compose.yaml', RIGHTS)
+    const manifest = parseManifest(text(input), 'compose.yaml', { rights: RIGHTS })
     const image = { config: key(1), diffIds: [], platform: 'linux/amd64' }
     toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, image])))
   },

@@ -2,16 +2,17 @@
 import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { DEFAULT_HEALTHCHECK } from '../../protocols/compose-spec.js'
 import { writeManifest } from '../../protocols/compose-writer.js'
 import { type ChuteSpec, DEFAULT_LIMITS, DEFAULT_STOP_GRACE } from '../../protocols/deployment.js'
-import { DEFAULT_HEALTHCHECK, parseManifest, toSpec } from '../../protocols/manifest.js'
+import { parseManifest, toSpec } from '../../protocols/manifest.js'
 import { serviceOf, specOf } from './support.js'
 
 const DEFAULTS = { limits: DEFAULT_LIMITS, stopGrace: DEFAULT_STOP_GRACE }
 
 /** What the reader makes of the text, with the images of the original. */
 function readBack(spec: ChuteSpec): ChuteSpec {
-  const manifest = parseManifest(writeManifest(spec), 'compose.yaml', ['*'])
+  const manifest = parseManifest(writeManifest(spec), 'compose.yaml', { rights: ['*'] })
   return toSpec(manifest, new Map(spec.services.map(({ name, image }) => [name, image])))
 }
 
