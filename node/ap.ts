@@ -30,6 +30,7 @@ import { bootClock } from './boot-clock.js'
 import { DockerEngine } from './chutes/docker.js'
 import { connectDocker, socketOf } from './chutes/docker-client.js'
 import { EngineError } from './chutes/engine.js'
+import { Files } from './chutes/files.js'
 import { Guard } from './chutes/guard.js'
 import { Leases } from './chutes/leases.js'
 import { Reconciler } from './chutes/reconciler.js'
@@ -178,7 +179,7 @@ export class Ap {
     })
     this.secrets = new Secrets({ signer, seed, ledgerStore, log, now: monotonic, outlook: () => this.current })
     this.reconciler = new Reconciler({
-      secrets: this.secrets,
+      files: new Files({ self: this.id, secretOf: (chute, name) => this.secrets.valueOf(chute, name) }),
       engine: new DockerEngine(this.docker, { mesh: this.mesh, ap: this.id }),
       beforeStart: (key, containers) => this.leases.beforeStart(key, containers),
       onSeen: (actual, isBusy) => this.leases.see(actual, isBusy),

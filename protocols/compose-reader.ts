@@ -16,6 +16,8 @@ import {
   type YAMLMap,
 } from 'yaml'
 import { utf8 } from './bytes.js'
+import { interpolate, type Lookup } from './compose-interpolation.js'
+import { MAX_SHOWN, ManifestError, type Remark, Remarks } from './compose-remarks.js'
 import { MeshError } from './error.js'
 
 /** In bytes: eight times what a record can hold, and little enough to read in a second. */
@@ -26,42 +28,10 @@ const MAX_DEPTH = 64
 const MAX_VALUES = 20_000
 /** Merges within merges; an alias can stand within its own anchor. */
 const MAX_MERGES = 16
-/** Lines of an error message. `problems` has them all. */
-const MAX_SHOWN = 100
-
-interface Problem {
-  line: number
-  /** Of YAML's own errors alone. */
-  column?: number
-  /** `services.web.ports[0]`; empty where the whole file is meant. */
-  path: string
-  message: string
-}
-
-/** All that is wrong with a manifest, one line a problem: `compose.yaml:7: services.web.privileged: not supported…`. */
-export class ManifestError extends MeshError {
-  readonly problems: Problem[]
-
-  constructor(file: string, problems: Problem[]) {
-    const sorted = problems
-      .map((problem) => ({ ...problem, path: printable(problem.path), message: printable(problem.message) }))
-      .sort((a, b) => a.line - b.line)
-    const lines = sorted
-      .slice(0, MAX_SHOWN)
-      .map(({ line, column, path, message }) =>
-        [`${file}:${line}${column === undefined ? '' : `:${column}`}`, ...(path ? [path] : []), message].join(': '),
-      )
-    if (sorted.length > MAX_SHOWN) lines.push(`… and ${sorted.length - MAX_SHOWN} more`)
-    super('manifest', lines.join('\n'))
-    this.name = 'ManifestError'
-    this.problems = sorted
-  }
-}
-
-/** A manifest may be a stranger's, and a terminal obeys control characters. */
-export const printable = (text: string): string =>
-  text.replace(/[\p{C}\u2028\u2029]/gu, (c) => `\\u{${c.codePointAt(0)!.toString(16)}}`)
-
+/** Characters that the variables of a manifest come to, all together. */
+const MAX_INTERPOLATED = 4 * MAX_TEXT
+/** Files that a manifest is made of: those it includes, extends, or takes values from. */
+const MAX_FILES = 64
 // --- What YAML says, and where -----------------------------------------------------------------------------------------
 
 type Kind = 'text' | 'number' | 'flag' | 'list' | 'map' | 'nothing'
@@ -75,34 +45,80 @@ const KINDS: Record<Kind, string> = {
   nothing: 'empty',
 }
 
-/** One manifest being read: where its lines begin, what its aliases stand for, what was found wrong so far. */
-interface Reading {
-  file: string
-  lines: LineCounter
-  aliases: Map<Alias, Node>
-  problems: Problem[]
-  values: number
+/** What a manifest is read with: pure data, and a way to files of its folder. */
+export interface Surroundings {
+  /** Values of variables, of who publishes. */
+  variables?: Lookup
+  /** The text of a file of the manifest's folder, by its path there; undefined where there is none. @throws MeshError */
+  readFile?: (path: string) => string | undefined
 }
 
-/** A value of the manifest and where it stands: the line of its key, or of the list item. */
+/** What all files of one manifest share: what was said of them, and how much of it was read. */
+export class Session {
+  readonly remarks = new Remarks()
+  values = 0
+  interpolated = 0
+  private files = 0
+
+  constructor(readonly surroundings: Surroundings) {}
+
+  /** @throws MeshError where it cannot be read */
+  readFile(path: string): string | undefined {
+    if (++this.files > MAX_FILES) throw new MeshError('manifest', `a chute is made of ${MAX_FILES} files at most`)
+    return this.surroundings.readFile?.(path)
+  }
+}
+
+/** One file being read: where its lines begin, what its aliases stand for. */
+interface Reading {
+  /** As people see it. */
+  file: string
+  /** Of the file, in the folder of the manifest: `.` or `a/b`. */
+  folder: string
+  session: Session
+  variables: Lookup
+  lines: LineCounter
+  aliases: Map<Alias, Node>
+}
+
+/** A value of the manifest and where it stands: its key, or the list item. */
 export class Value {
   readonly kind: Kind
 
   constructor(
     readonly reading: Reading,
     private readonly node: Node | null,
-    readonly line: number,
+    private readonly offset: number,
     readonly path: string,
   ) {
     this.kind = kindOf(node)
-    if (++reading.values > MAX_VALUES) {
-      const message = `more than ${MAX_VALUES} values, counting aliases as often as they are used`
-      throw new ManifestError(reading.file, [{ line, path, message }])
-    }
+    if (++reading.session.values > MAX_VALUES)
+      throw new ManifestError([
+        this.remark(`more than ${MAX_VALUES} values, counting aliases as often as they are used`),
+      ])
+  }
+
+  get line(): number {
+    return this.reading.lines.linePos(this.offset).line
+  }
+
+  /** Where it stands, for what is said elsewhere: `line 7`, or `other.yaml:7`. */
+  where(from: Value): string {
+    return this.reading.file === from.reading.file ? `line ${this.line}` : `${this.reading.file}:${this.line}`
+  }
+
+  private remark(message: string): Remark {
+    const { line, col: column } = this.reading.lines.linePos(this.offset)
+    return { file: this.reading.file, line: line || 1, column: column || 1, path: this.path, message }
   }
 
   refuse(message: string): undefined {
-    this.reading.problems.push({ line: this.line, path: this.path, message })
+    this.reading.session.remarks.refuse(this.remark(message))
+  }
+
+  /** Says something that a person should know, and that is no problem. */
+  note(message: string): void {
+    this.reading.session.remarks.note(this.remark(message))
   }
 
   /** Of kind text, number or flag: the text as it was written, since 1.10 is a version more often than a number. */
@@ -110,12 +126,19 @@ export class Value {
     if (!isScalar(this.node)) return undefined
     const { value, source } = this.node
     const text = typeof value === 'string' ? value : (source ?? String(value))
-    // Compose, too, takes a lone dollar sign for a mistake.
-    if (text.replaceAll('$$', '').includes('$')) {
-      return this.refuse('interpolation is not supported yet; write the value, or $$ for a dollar sign')
-    }
-    if (text.includes('\0') || /\p{Cs}/u.test(text)) return this.refuse('holds a NUL, or half a character')
-    return text.replaceAll('$$', () => '$')
+    const is = text.includes('$') ? attempt(this, text, (template) => this.interpolate(template)) : text
+    if (is === undefined) return undefined
+    return is.includes('\0') || /\p{Cs}/u.test(is) ? this.refuse('holds a NUL, or half a character') : is
+  }
+
+  private interpolate(template: string): string {
+    const { session, variables } = this.reading
+    const unset = (name: string) => this.note(`variable ${name} is not set, and stands for nothing`)
+    const is = interpolate(template, variables, unset)
+    session.interpolated += is.length
+    if (session.interpolated > MAX_INTERPOLATED)
+      throw new MeshError('manifest', `the variables of the manifest come to more than ${MAX_INTERPOLATED} characters`)
+    return is
   }
 
   list(): Value[] {
@@ -138,7 +161,7 @@ export class Value {
       const earlier = entries.get(name)
       if (name === '<<' && isScalar(key) && key.type === 'PLAIN') merges.push(value)
       else if (!isScalar(key) || typeof key.value !== 'string') value.refuse('a key must be text: put it in quotes')
-      else if (earlier) value.refuse(`given twice, first on line ${earlier.line}`)
+      else if (earlier) value.refuse(`given twice, first on ${earlier.where(value)}`)
       else entries.set(name, value)
     }
     // https://yaml.org/type/merge.html: a map's own keys come before merged ones, and earlier maps before later ones.
@@ -153,8 +176,7 @@ export class Value {
   }
 
   private inside(node: Node | null, at: Node | null, path: string): Value {
-    const line = at?.range ? this.reading.lines.linePos(at.range[0]).line : this.line
-    return new Value(this.reading, this.resolve(node), line, path)
+    return new Value(this.reading, this.resolve(node), at?.range?.[0] ?? this.offset, path)
   }
 
   private resolve(node: Node | null): Node | null {
@@ -183,50 +205,69 @@ function depthExceeded(text: string): number | undefined {
   return undefined
 }
 
-/** The root of the manifest. @throws ManifestError where the text is no single YAML document. */
-export function open(text: string, file: string): Value {
+/**
+ * The root of a file of a manifest.
+ * @param file as people see it
+ * @param folder the file's own, in that of the manifest
+ * @throws ManifestError where the text is no single YAML document
+ */
+export function open(
+  text: string,
+  file: string,
+  session: Session,
+  folder = '.',
+  variables: Lookup = session.surroundings.variables ?? (() => undefined),
+): Value {
+  const lines = new LineCounter()
+  const said: Remark[] = []
+  const bad = (message: string, { line, col }: { line: number; col: number }) => {
+    said.push({ file, line: line || 1, column: col || 1, path: '', message })
+  }
   const fail = (message: string, line = 1): never => {
-    throw new ManifestError(file, [{ line, path: '', message }])
+    bad(message, { line, col: 1 })
+    throw new ManifestError(said)
   }
   if (text.length > MAX_TEXT || utf8(text).length > MAX_TEXT) {
     return fail(`longer than ${MAX_TEXT / 1024} KiB: what a chute is made of belongs into its image`)
   }
   const deep = depthExceeded(text)
   if (deep !== undefined) return fail(`nested more than ${MAX_DEPTH} deep`, text.slice(0, deep).split('\n').length)
-  const reading: Reading = { file, lines: new LineCounter(), aliases: new Map(), problems: [], values: 0 }
+  const aliases = new Map<Alias, Node>()
   // Keys given twice are found in Value.entries: the parser's own search takes the square of their number.
   const document = parseDocument(text, {
-    lineCounter: reading.lines,
+    lineCounter: lines,
     prettyErrors: false,
     uniqueKeys: false,
     schema: 'core',
     resolveKnownTags: false,
     logLevel: 'error',
   })
-  const bad = (offset: number, message: string) => {
-    const { line, col } = reading.lines.linePos(offset)
-    reading.problems.push({ line, column: col, path: '', message })
-  }
   // A warning is a tag or a directive that is not understood, and nothing may be ignored. Most of many errors come of the
   // first.
   for (const { code, pos, message } of [...document.errors, ...document.warnings].slice(0, MAX_SHOWN)) {
-    bad(pos[0], code === 'MULTIPLE_DOCS' ? 'a second document begins here; a chute is one' : message.slice(0, 200))
+    const what = code === 'MULTIPLE_DOCS' ? 'a second document begins here; a chute is one' : message.slice(0, 200)
+    bad(what, lines.linePos(pos[0]))
   }
-  if (reading.problems.length === 0) {
+  if (said.length === 0) {
     // An alias stands for the nearest earlier anchor of its name.
     const anchors = new Map<string, Node>()
     visit(document, {
       Node: (_, node) => {
         if (isAlias(node)) {
           const target = anchors.get(node.source)
-          if (target) reading.aliases.set(node, target)
-          else bad(node.range?.[0] ?? 0, `there is no anchor &${node.source.slice(0, 80)} before this alias`)
+          if (target) aliases.set(node, target)
+          else
+            bad(
+              `there is no anchor &${node.source.slice(0, 80)} before this alias`,
+              lines.linePos(node.range?.[0] ?? 0),
+            )
         } else if (node.anchor) anchors.set(node.anchor, node)
       },
     })
   }
-  if (reading.problems.length > 0) throw new ManifestError(file, reading.problems)
-  const root = new Value(reading, document.contents, 1, '')
+  if (said.length > 0) throw new ManifestError(said)
+  const reading = { file, folder, session, variables, lines, aliases }
+  const root = new Value(reading, document.contents, 0, '')
   return root.kind === 'nothing'
     ? fail('is empty: a chute needs at least services, and an image or a build in each')
     : root
@@ -276,7 +317,13 @@ export const parsing =
 export const plain = byKind({ text: (value) => value.text() })
 export const text = <T>(parse: (text: string) => T) => byKind({ text: parsing(parse) })
 export const textOrNumber = <T>(parse: (text: string) => T) => byKind({ text: parsing(parse), number: parsing(parse) })
-export const flag = byKind({ flag: parsing((word) => word.toLowerCase() === 'true') })
+const truth = parsing((word) => {
+  const is = word.toLowerCase()
+  if (is !== 'true' && is !== 'false') throw new MeshError('manifest', 'must be true or false, not text')
+  return is === 'true'
+})
+/** As text too, since that is what a variable stands for. */
+export const flag = byKind({ flag: truth, text: truth })
 
 export const placed =
   <T>(read: Reader<T>): Reader<Placed<T>> =>
@@ -307,17 +354,26 @@ type Table = Record<string, Reader<unknown>>
 type Read<T extends Table> = { [K in keyof T]?: T[K] extends Reader<infer V> ? V : never }
 export type Fields<R> = R extends Reader<infer V> ? V : never
 
-// Compose would pass over it, and so over a misspelt x-dropmesh.
-const EXTENSION = 'no extension but x-dropmesh is read; an anchor can stand where it is used first'
+/** What becomes of the keys that are in no table: why one is refused, or passed over. */
+export interface Others {
+  refused?: Record<string, string>
+  ignored?: Record<string, string>
+}
 
-/** A map of which every key is in the table; any other is refused by name, with the reason where there is one. */
-export const fields = <T extends Table>(table: T, reasons: Record<string, string> = {}): Reader<Read<T>> =>
+const EXTENSION = 'an extension that nothing here reads'
+// Compose would pass over this as well, and so over a misspelt x-dropmesh.
+const MISSPELT = 'no extension begins so but x-dropmesh, which does not stand here'
+
+/** A map of which every key is in the table; any other is passed over with a note, or refused, by name. */
+export const fields = <T extends Table>(table: T, { refused = {}, ignored = {} }: Others = {}): Reader<Read<T>> =>
   byKind({
     map: (value) => {
       const read: Record<string, unknown> = {}
       for (const [key, entry] of value.map()) {
-        const reason = Object.hasOwn(reasons, key) ? reasons[key] : key.startsWith('x-') ? EXTENSION : undefined
+        const reason = Object.hasOwn(refused, key) ? refused[key] : key.startsWith('x-drop') ? MISSPELT : undefined
         if (Object.hasOwn(table, key)) read[key] = table[key]!(entry)
+        else if (Object.hasOwn(ignored, key)) entry.note(`ignored: ${ignored[key]}`)
+        else if (key.startsWith('x-') && reason === undefined) entry.note(`ignored: ${EXTENSION}`)
         else entry.refuse(['not supported in a chute', ...(reason ? [reason] : [])].join(': '))
       }
       return read as Read<T>

@@ -1,9 +1,12 @@
 // How Compose writes a duration, a size, a port, a mount or a command in one piece of text, read exactly: what cannot be
 // kept to the last digit is refused, never rounded. Knows nothing of YAML, nor of where the text stood.
 // The grammar is that of the Compose specification, https://github.com/compose-spec/compose-spec.
+
+import { z } from 'zod'
 import { NAME, SECRET_NAME, SECRETS_AT, type ServiceSpec } from './deployment.js'
 import { MeshError } from './error.js'
 
+const IP = z.union([z.ipv4(), z.ipv6()])
 const NAME_RULE = 'a name is 1 to 63 of a-z, 0-9 and "-", with a letter or digit at both ends'
 
 /** tmpfs of a manifest that states no size: Docker's own default is half of the AP's memory. */
@@ -99,14 +102,15 @@ export function capability(text: string): string {
   return /^[A-Z_]{1,32}$/.test(name) ? name : refuse(`${show(text)} is not a capability: write NET_BIND_SERVICE`)
 }
 
+export const devicePath = (path: string): string =>
+  /^\/dev\/[\w./-]+$/.test(path) && containerPath(path) === path
+    ? path
+    : refuse(`${show(path)} is not a device: write /dev/ttyUSB0, or /dev/ttyUSB0:/dev/modem`)
+
 /** `/dev/ttyUSB0`, `/dev/ttyUSB0:/dev/modem`; a chute may read and write it, and make no others. */
 export function device(text: string): NonNullable<ServiceSpec['devices']>[number] {
   const [host = '', container = host, access = 'rw', ...rest] = text.split(':')
-  for (const path of [host, container]) {
-    if (!/^\/dev\/[\w./-]+$/.test(path) || containerPath(path) !== path) {
-      return refuse(`${show(path)} is not a device: write /dev/ttyUSB0, or /dev/ttyUSB0:/dev/modem`)
-    }
-  }
+  for (const path of [host, container]) devicePath(path)
   if (rest.length > 0 || access !== 'rw') return refuse(`access ${show([access, ...rest].join(':'))}: rw alone`)
   return { host, container }
 }
@@ -116,6 +120,44 @@ export const ulimitName = (text: string): string =>
 
 /** A number of files, bytes or seconds; -1 is no limit. */
 export const ulimit = (text: string): number => (text === '-1' ? -1 : whole(text))
+
+const SIGNALS = /^(SIG)?(HUP|INT|QUIT|KILL|USR1|USR2|TERM|ALRM|CONT|STOP|WINCH|PWR|RTMIN(\+\d{1,2})?)$/
+
+/** `SIGINT`, `INT` or a number of those that people use. */
+export function signal(text: string): string {
+  const numbered: Record<string, string> = {
+    1: 'HUP',
+    2: 'INT',
+    3: 'QUIT',
+    9: 'KILL',
+    10: 'USR1',
+    12: 'USR2',
+    15: 'TERM',
+  }
+  const [, , name] = SIGNALS.exec(numbered[text] ?? text.toUpperCase()) ?? []
+  return name === undefined ? refuse(`${show(text)} is not a signal: write SIGINT`) : `SIG${name}`
+}
+
+/** Bytes of `10m`, in powers of 1000, as Docker's log drivers take them. */
+export function logSize(text: string): number {
+  const [, amount, unit = ''] = /^(\d{1,12})([kmg]?)b?$/i.exec(text) ?? refuse(`${show(text)} is not a size: write 10m`)
+  return Number(amount) * 1000 ** ['', 'k', 'm', 'g'].indexOf(unit.toLowerCase())
+}
+
+const HOST = /^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$/
+
+export const hostName = (text: string): string =>
+  HOST.test(text) && text.length <= 253 ? text : refuse(`${show(text)} is not the name of a host`)
+
+export const address = (text: string): string =>
+  IP.safeParse(text).success ? text : refuse(`${show(text)} is not an IP address`)
+
+/** `printer=10.0.0.7`, `printer:10.0.0.7`. */
+export function extraHost(text: string): { name: string; address: string } {
+  const [, name = '', to = ''] = /^([^=:]+)[=:](.*)$/.exec(text) ?? refuse(`${show(text)} is not NAME=ADDRESS`)
+  if (to === 'host-gateway') return refuse('host-gateway is the AP itself, which no chute reaches')
+  return { name: hostName(name.trim()), address: address(to.trim().replace(/^\[(.*)\]$/, '$1')) }
+}
 
 /** The one option of Docker's hardening that a chute has anyway. */
 export const securityOption = (text: string): void =>
@@ -158,7 +200,7 @@ export function mountPath(text: string): string {
 }
 
 const hostPath = (text: string): string =>
-  `${show(text)} is a path on the host, and a chute moves between hosts: name a volume, as in data:/data`
+  `${show(text)} is a path on the host, and a chute moves between hosts: name a volume, as in data:/data, or write a file under configs`
 
 /** The named volume of a mount; what would be a folder of the AP is refused. */
 export const volumeName = (text: string): string => (/^[.~/\\]/.test(text) ? refuse(hostPath(text)) : name(text))
@@ -193,15 +235,12 @@ export function tmpfs(text: string): ServiceSpec['tmpfs'][number] {
   return { path: mountPath(text.slice(0, colon)), size: size(bytes) }
 }
 
-/** `KEY=value`, of an environment or build arguments. */
-export function variable(text: string): [key: string, value: string] {
+/** `KEY=value`, of an environment or build arguments, or a key alone. */
+export function variable(text: string): [key: string, value: string | undefined] {
   const equals = text.indexOf('=')
-  if (equals < 0) return refuse(noValue(variableName(text)))
+  if (equals < 0) return [variableName(text), undefined]
   return [variableName(text.slice(0, equals)), text.slice(equals + 1)]
 }
-
-export const noValue = (key: string): string =>
-  `${key} has no value, and there is no environment to take it from: write the value, or ${key}= for an empty one`
 
 export function variableName(text: string): string {
   // __proto__ is a name in a shell and a trap in an object.
@@ -221,16 +260,21 @@ export function constraint(text: string): { label: string; value: string } {
 export const imageReference = (text: string): string =>
   /^\w[\w./:@-]{0,511}$/.test(text) ? text : refuse(`${show(text)} is not the name of an image`)
 
-/** A path of the manifest's own folder. Whoever publishes a stranger's manifest must not give away their own files. */
-export function ownPath(text: string): string {
-  const segments = text.split('/').filter((segment) => segment !== '' && segment !== '.')
+/**
+ * A path of the manifest's own folder. Whoever publishes a stranger's manifest must not give away their own files.
+ * @param folder what the path is relative to, in that of the manifest
+ */
+export function ownPath(text: string, folder = '.'): string {
   if (/^[a-z][a-z0-9+.-]*:\/\/|^git@/i.test(text)) {
     return refuse(`${show(text)} is an address: publish that repository instead`)
   }
-  if (text === '' || /^[/~]|\\/.test(text) || segments.includes('..')) {
-    return refuse(`${show(text)} is not a path inside the folder of the manifest`)
+  const path: string[] = []
+  let isInside = text !== '' && !/^[/~]|\\/.test(text)
+  for (const segment of `${folder}/${text}`.split('/')) {
+    if (segment === '..') isInside &&= path.pop() !== undefined
+    else if (segment !== '' && segment !== '.') path.push(segment)
   }
-  return segments.join('/') || '.'
+  return isInside ? path.join('/') || '.' : refuse(`${show(text)} is not a path inside the folder of the manifest`)
 }
 
 // One piece of a command line: 'literal', "with \" escapes", \c, bare text, or the white space between words.

@@ -3,6 +3,7 @@
 // it takes what is written of it, and gets the same.
 import { Document, visit } from 'yaml'
 import { hex } from './bytes.js'
+import { DEFAULT_HEALTHCHECK } from './compose-spec.js'
 import {
   type ChuteSpec,
   DEFAULT_LIMITS,
@@ -11,7 +12,6 @@ import {
   type ServiceSpec,
   secretsIn,
 } from './deployment.js'
-import { DEFAULT_HEALTHCHECK } from './manifest.js'
 
 /** What a terminal would obey or not show. A line's end is YAML's own. */
 const UNPRINTABLE = /(?!\n)[\p{C}\u2028\u2029]/gu
@@ -37,7 +37,7 @@ function escaped(char: string): string {
 
 // A later version may say more of a chute than this one knows; that is shown as well, where a manifest would have it.
 function composeOf(spec: ChuteSpec): unknown {
-  const { services, volumes, replicas, constraints, ...more } = spec
+  const { services, volumes, replicas, constraints, configs, ...more } = spec
   const extension = { ...(replicas === 'everywhere' && { everywhere: true }), ...more }
   return plain({
     services: Object.fromEntries(
@@ -45,6 +45,7 @@ function composeOf(spec: ChuteSpec): unknown {
     ),
     ...given('volumes', Object.fromEntries(volumes.map(volumeOf))),
     ...given('secrets', Object.fromEntries(secretsIn(spec).map((name) => [name, { external: true }]))),
+    ...given('configs', Object.fromEntries((configs ?? []).map(({ name, content }) => [name, { content }]))),
     ...given('x-dropmesh', extension),
   })
 }
@@ -63,8 +64,9 @@ function serviceOf(service: ServiceSpec, placement?: Pick<ChuteSpec, 'replicas' 
     ulimits,
     writableRoot,
     secrets,
-    ...more
+    ...later
   } = others
+  const { rest, ...kept } = comfortsOf(later)
   const { cpu, memory, pids } = limits
   const deploy = {
     ...(typeof placement?.replicas === 'number' && placement.replicas !== 1 && { replicas: placement.replicas }),
@@ -117,9 +119,45 @@ function serviceOf(service: ServiceSpec, placement?: Pick<ChuteSpec, 'replicas' 
     ),
     ...given('secrets', secrets?.map(secretOf)),
     ...(writableRoot && { read_only: false }),
+    ...kept,
     ...given('deploy', deploy),
-    ...more,
+    ...rest,
   }
+}
+
+/** What a service may say beyond what it is and what it takes; `rest` is what this version does not know. */
+function comfortsOf(service: Partial<ServiceSpec>): { rest: object } & Record<string, unknown> {
+  const { configs, dependsOn, mayEnd, init, stopSignal, hostname, domainName, extraHosts, ...more } = service
+  const { dns, dnsSearch, dnsOptions, groups, tty, stdinOpen, shmSize, logging, ...rest } = more
+  return {
+    rest,
+    ...given('depends_on', Object.fromEntries((dependsOn ?? []).map(({ service, ...waits }) => [service, waits]))),
+    ...given('configs', configs?.map(configOf)),
+    ...(mayEnd && { restart: 'on-failure' }),
+    ...(init !== undefined && { init }),
+    ...(stopSignal !== undefined && { stop_signal: stopSignal }),
+    ...(hostname !== undefined && { hostname }),
+    ...(domainName !== undefined && { domainname: domainName }),
+    ...given(
+      'extra_hosts',
+      extraHosts?.map(({ name, address }) => `${name}=${address}`),
+    ),
+    ...given('dns', dns),
+    ...given('dns_search', dnsSearch),
+    ...given('dns_opt', dnsOptions),
+    ...given('group_add', groups),
+    ...(tty && { tty }),
+    ...(stdinOpen && { stdin_open: stdinOpen }),
+    ...(shmSize !== undefined && { shm_size: sizeText(shmSize) }),
+    ...(logging !== undefined && {
+      logging: { options: { 'max-size': logging.maxSize, 'max-file': logging.maxFiles } },
+    }),
+  }
+}
+
+function configOf({ config, path, ...owned }: NonNullable<ServiceSpec['configs']>[number]): object | string {
+  const more = { ...(path !== `/${config}` && { target: path }), ...ownedBy(owned) }
+  return Object.keys(more).length === 0 ? config : { source: config, ...more }
 }
 
 function checkOf({ test, interval, timeout, startPeriod, retries }: NonNullable<ServiceSpec['healthcheck']>): object {
@@ -133,15 +171,16 @@ function checkOf({ test, interval, timeout, startPeriod, retries }: NonNullable<
   return { test: test[0] === 'CMD-SHELL' && test.length === 2 ? test[1] : test, ...tuned }
 }
 
-function secretOf({ name, file, uid, gid, mode }: NonNullable<ServiceSpec['secrets']>[number]): object | string {
-  const more = {
-    ...(file !== name && { target: file }),
-    ...(uid !== undefined && { uid: String(uid) }),
-    ...(gid !== undefined && { gid: String(gid) }),
-    ...(mode !== DEFAULT_SECRET_MODE && { mode: `0${mode.toString(8).padStart(3, '0')}` }),
-  }
+function secretOf({ name, file, ...owned }: NonNullable<ServiceSpec['secrets']>[number]): object | string {
+  const more = { ...(file !== name && { target: file }), ...ownedBy(owned) }
   return Object.keys(more).length === 0 ? name : { source: name, ...more }
 }
+
+const ownedBy = ({ uid, gid, mode }: { uid?: number; gid?: number; mode: number }): object => ({
+  ...(uid !== undefined && { uid: String(uid) }),
+  ...(gid !== undefined && { gid: String(gid) }),
+  ...(mode !== DEFAULT_SECRET_MODE && { mode: `0${mode.toString(8).padStart(3, '0')}` }),
+})
 
 const volumeOf = ({ name, ephemeral }: ChuteSpec['volumes'][number]): [string, object | null] => [
   name,

@@ -17,8 +17,15 @@ export const SECRET_NAME = /^(?!\.{1,2}$)[\w.-]{1,32}$/
 /** The folder in a container that has a file for each of its secrets. */
 export const SECRETS_AT = '/run/secrets'
 
-/** What a chute sees of its secrets is what every user of the container may read, as in Compose. */
+/** What a chute sees of its secrets and configs is what every user of the container may read, as in Compose. */
 export const DEFAULT_SECRET_MODE = 0o444
+
+/** Bytes that the logs of a service may take of its AP's disk: three files of 10 MB, unless its manifest says otherwise. */
+export const DEFAULT_LOGGING = { maxSize: 10_000_000, maxFiles: 3 } as const
+export const MAX_LOGS = 100_000_000
+
+/** What a service waits for before it is started: that another one runs, is healthy, or has ended with status 0. */
+export const CONDITIONS = ['service_started', 'service_healthy', 'service_completed_successfully'] as const
 
 /** An image, identified by what legacy and containerd image stores share (decision 16). */
 const image = z.object({
@@ -46,6 +53,13 @@ const device = z
   .string()
   .regex(/^\/dev\/[\w./-]+$/)
   .max(256)
+
+/** A host name, or a domain. */
+const host = z
+  .string()
+  .regex(/^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$/)
+  .max(253)
+const address = z.union([z.ipv4(), z.ipv6()])
 
 const service = z.object({
   name,
@@ -112,6 +126,67 @@ const service = z.object({
     )
     .max(MAX_SECRETS)
     .optional(),
+  /** Files of which the chute's `configs` has the content. */
+  configs: z
+    .array(
+      z.object({
+        config: z.string().regex(SECRET_NAME),
+        path: z.string().startsWith('/').max(1024),
+        uid: owner.optional(),
+        gid: owner.optional(),
+        mode: z.int().min(0).max(0o777),
+      }),
+    )
+    .max(32)
+    .optional(),
+  /** What it waits for. What is not `required` is not waited for once it has failed; `restart`: started anew after it. */
+  dependsOn: z
+    .array(
+      z.object({
+        service: name,
+        condition: z.enum(CONDITIONS),
+        required: z.boolean().optional(),
+        restart: z.boolean().optional(),
+      }),
+    )
+    .max(32)
+    .optional(),
+  /** It may end: with status 0 it is done, and not started again. */
+  mayEnd: z.boolean().optional(),
+  /** False where the image's own program is to be PID 1; else an init process is. */
+  init: z.boolean().optional(),
+  /** What asks it to stop: SIGTERM, or what its image says, where it is left out. */
+  stopSignal: z
+    .string()
+    .regex(/^SIG[A-Z0-9+-]{2,10}$/)
+    .optional(),
+  hostname: host.max(63).optional(),
+  domainName: host.optional(),
+  /** In its /etc/hosts. */
+  extraHosts: z
+    .array(z.object({ name: host, address }))
+    .max(64)
+    .optional(),
+  dns: z.array(address).max(8).optional(),
+  dnsSearch: z.array(host).max(8).optional(),
+  dnsOptions: z
+    .array(z.string().regex(/^[a-z0-9:-]{1,32}$/))
+    .max(8)
+    .optional(),
+  /** Further groups of its user, by name or number. */
+  groups: z
+    .array(z.string().regex(/^[\w.-]{1,32}$/))
+    .max(32)
+    .optional(),
+  tty: z.boolean().optional(),
+  stdinOpen: z.boolean().optional(),
+  /** Bytes of /dev/shm, which count as memory. */
+  shmSize: z.int().min(4096).optional(),
+  /** How much of its logs is kept: files of so many bytes each. */
+  logging: z
+    .object({ maxSize: z.int().min(1000).max(MAX_LOGS), maxFiles: z.int().min(1).max(100) })
+    .refine(({ maxSize, maxFiles }) => maxSize * maxFiles <= MAX_LOGS, `more than ${MAX_LOGS / 1e6} MB of logs in all`)
+    .optional(),
 })
 
 const areDistinct = (keys: Uint8Array[]): boolean => new Set(keys.map(hex)).size === keys.length
@@ -150,6 +225,11 @@ export const chuteSpec = z
     /** Each instance runs at most once at any time, by leases from these voters; else at least once. */
     exclusive: exclusive.optional(),
     rebalance: z.enum(REBALANCE).optional(),
+    /** Texts that services have as files. */
+    configs: z
+      .array(z.object({ name: z.string().regex(SECRET_NAME), content: z.string() }))
+      .max(32)
+      .optional(),
   })
   .refine((spec) => new Set(spec.services.map((s) => s.name)).size === spec.services.length, 'two services of one name')
   .refine(
@@ -200,6 +280,14 @@ export function diskOf(spec: ChuteSpec): number {
 /** Names of the secrets that a chute reads, each once. */
 export const secretsIn = ({ services }: ChuteSpec): string[] =>
   [...new Set(services.flatMap(({ secrets = [] }) => secrets.map(({ name }) => name)))].sort()
+
+/** Whether an AP has to put files where containers see them, which it can where its engine is on its own machine alone. */
+export const hasFiles = ({ services }: ChuteSpec): boolean =>
+  services.some(({ secrets = [], configs = [] }) => secrets.length + configs.length > 0)
+
+/** Whether a service is checked for its health as long as the chute runs. */
+export const isChecked = ({ healthcheck, mayEnd }: Pick<ServiceSpec, 'healthcheck' | 'mayEnd'>): boolean =>
+  healthcheck !== undefined && mayEnd !== true
 
 /** True where an instance leaves data behind that does not migrate yet. */
 export const isPinnedByData = (spec: ChuteSpec): boolean => spec.volumes.some((volume) => !volume.ephemeral)

@@ -2,7 +2,7 @@
 // on every AP that knows the same; where two know different things both claim, and the order of claims settles it.
 import { apId, equalBytes, hex, utf8 } from './bytes.js'
 import type { Copy } from './chute.js'
-import { isPinnedByData, type Resources, resourcesOf } from './deployment.js'
+import { hasFiles, isPinnedByData, type Resources, resourcesOf } from './deployment.js'
 import { type Chute, type Claims, copiesOf, instanceOf } from './desired.js'
 import { compareRecords } from './envelope.js'
 import type { RecordOf } from './kinds.js'
@@ -311,9 +311,9 @@ const waitsForLease = (beacon: NonNullable<Candidate['beacon']>, instance: strin
     (report) => isWaiting(report) && report.epoch >= claim.body.epoch && hex(report.instance) === instance,
   )
 
-// A lease is worth nothing there, and a secret would have to leave the machine.
+// A lease is worth nothing there, and secrets and configs would have to leave the machine.
 const isUnguarded = (chute: Chute, beacon: NonNullable<Candidate['beacon']>): boolean =>
-  (chute.spec.exclusive !== undefined || chute.secrets !== undefined) && beacon.engine?.local !== true
+  (chute.spec.exclusive !== undefined || hasFiles(chute.spec)) && beacon.engine?.local !== true
 
 // A suspect keeps what it has, and one whose beacon has not reached us yet is not judged by it.
 function whyNotHold(
@@ -350,7 +350,7 @@ export function whyNotClaim(
   if (of.beacon === undefined || engine === undefined) return 'has no container engine'
   if (isUnguarded(chute, of.beacon)) {
     return chute.spec.exclusive === undefined
-      ? 'has its engine on another machine, or a node not run by root, and secrets go to neither'
+      ? 'has its engine on another machine, or a node not run by root, and secrets and configs go to neither'
       : 'cannot stop what its engine runs by itself, which an exclusive chute needs'
   }
   const lacked = lackedSecret(chute, of.member.key)

@@ -1,7 +1,7 @@
 // What a chute may ask of the AP that runs it: one table. The manifest and every AP decide by it (`lackingRights`), a
 // container is set up by it (`DEFAULT_ULIMITS`), and README.md shows it. A right is a word such as `cap:NET_RAW`, which a
 // publisher holds by a grant. What no right allows would make a chute root of its AP, whose keys it would then have.
-import type { ChuteSpec, ServiceSpec } from './deployment.js'
+import { type ChuteSpec, DEFAULT_LOGGING, MAX_LOGS, type ServiceSpec } from './deployment.js'
 
 export interface Rule {
   readonly what: string
@@ -117,6 +117,12 @@ export const POLICY: readonly Rule[] = [
     keys: ['deploy'],
     byDefault: 'half a CPU, 256 MiB, 256; more where the manifest says so',
     remark: 'as much as an AP has free',
+  },
+  {
+    what: 'logs',
+    keys: ['logging'],
+    byDefault: `${DEFAULT_LOGGING.maxFiles} files of ${DEFAULT_LOGGING.maxSize / 1e6} MB; more where the manifest says so`,
+    remark: `${MAX_LOGS / 1e6} MB at most`,
   },
 ]
 

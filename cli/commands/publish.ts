@@ -7,16 +7,19 @@ import type { InstanceRow, Status } from '../../node/api/queries.js'
 import { parseLabels } from '../../node/config.js'
 import { hex, sha256, unhex } from '../../protocols/bytes.js'
 import { encode } from '../../protocols/codec.js'
+import { remarkText } from '../../protocols/compose-remarks.js'
 import { type ChuteSpec, type ImageSpec, NAME } from '../../protocols/deployment.js'
 import { MeshError } from '../../protocols/error.js'
 import { type Manifest, type ManifestService, parseManifest, toSpec } from '../../protocols/manifest.js'
-import { NO_RIGHTS } from '../../protocols/policy.js'
+import type { Rights } from '../../protocols/policy.js'
 import type { Client } from '../client.js'
 import { parseDuration } from '../duration.js'
 import { signerOf, type UserSigner } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
 import { held, paintState, print, printJson, say } from '../output.js'
+import { planOf, planText, takenText } from '../publish-plan.js'
 import { deploy, rightsToPublish } from '../sign.js'
+import { surroundingsOf } from '../surroundings.js'
 
 interface PublishOptions extends NodeOptions {
   key?: string
@@ -27,6 +30,7 @@ interface PublishOptions extends NodeOptions {
   on?: string[]
   detach?: boolean
   dryRun?: boolean
+  profile?: string[]
   wait: string
 }
 
@@ -45,9 +49,10 @@ export function addPublish(program: Command): void {
     .option('--everywhere', 'one instance on every AP that fits')
     .option('--exclusive', 'each instance at most once at any time, by votes of other APs; for ever')
     .option('--on <k=v>', 'only on APs with this label, repeatable', collect)
+    .option('--profile <name>', 'with the services of this profile, repeatable (or COMPOSE_PROFILES)', collect)
     .option('--detach', 'do not wait until it runs')
     .option('--wait <time>', 'how long to wait until it runs', '2m')
-    .option('--dry-run', 'check and build, but sign and publish nothing')
+    .option('--dry-run', 'say what would be built, sent and run, and what not and why; build and publish nothing')
   forNode(command, 'dropmesh publish ./hello --key alice --on site=home').action(publish)
 }
 
@@ -55,7 +60,11 @@ async function publish(path: string, options: PublishOptions): Promise<void> {
   const client = clientOf(options)
   const file = await findManifest(path)
   const text = await readFile(file, 'utf8')
-  const asked = withFlags(parseManifest(text, file, ['*']), options)
+  const taken = new Set<string>()
+  const surroundings = surroundingsOf(dirname(file), process.env, (name) => taken.add(name))
+  const profiles = options.profile ?? (process.env.COMPOSE_PROFILES ?? '').split(',').filter((one) => one !== '')
+  const read = (rights: Rights) => withFlags(parseManifest(text, file, { ...surroundings, profiles, rights }), options)
+  const asked = read(['*'])
   const name = options.name ?? asked.name ?? basename(dirname(resolve(file)))
   if (!NAME.test(name)) {
     throw new MeshError(
@@ -63,18 +72,18 @@ async function publish(path: string, options: PublishOptions): Promise<void> {
       `"${name}" can be no chute's name (lower-case letters, digits and "-"); give one with --name`,
     )
   }
-  const wait = parseDuration(options.wait, '--wait')
-  const signer = options.dryRun ? undefined : await signerOf(options.key)
-  // A dry run needs no key, and asks for nothing that every chute may not have.
-  const rights = signer === undefined ? NO_RIGHTS : await rightsToPublish(client, signer, name)
-  const manifest = withFlags(parseManifest(text, file, rights), options)
-  const spec = toSpec(manifest, await imagesOf(client, manifest, dirname(file)))
-  if (signer === undefined) {
-    if (options.json)
-      printJson({ chute: name, package: packageOf(spec), dryRun: true, services: manifest.services.map((s) => s.name) })
-    else print(`${name} is fine: ${spec.services.length} service(s), replicas: ${spec.replicas}; nothing was published`)
+  if (options.dryRun) {
+    const plan = planOf(name, asked, [...taken])
+    if (options.json) printJson(plan)
+    else for (const line of planText(plan)) print(line)
     return
   }
+  const wait = parseDuration(options.wait, '--wait')
+  const signer = await signerOf(options.key)
+  const manifest = read(await rightsToPublish(client, signer, name))
+  for (const note of manifest.notes) say(remarkText(note))
+  if (taken.size > 0) say(takenText([...taken]))
+  const spec = toSpec(manifest, await imagesOf(client, manifest, dirname(file)))
   await publishSpec(client, signer, name, spec, manifest.exclusive, wait, options)
 }
 

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { apId, equalBytes, hex } from '../../protocols/bytes.js'
 import { membersThatFit } from '../../protocols/ceilings.js'
 import { type Copy, chuteSubject, readChuteSubject } from '../../protocols/chute.js'
-import { resourcesOf } from '../../protocols/deployment.js'
+import { isChecked, resourcesOf } from '../../protocols/deployment.js'
 import { type Barred, type Chute, copiesOf, instanceName } from '../../protocols/desired.js'
 import { MeshError } from '../../protocols/error.js'
 import { type RevisionState, revisionsOf } from '../../protocols/history.js'
@@ -259,7 +259,7 @@ const baseOf = ({ chute, copy, claim }: Pick<Placed, 'chute' | 'copy' | 'claim'>
   instance: instanceName(chute.id.name, copy, (key) => ap.nameOf(apId(key))),
   publisher: hex(chute.id.publisher),
   chuteKey: hex(chute.key),
-  hasHealthcheck: chute.spec.services.some(({ healthcheck }) => healthcheck !== undefined),
+  hasHealthcheck: chute.spec.services.some(isChecked),
 })
 
 // `everywhere` asks every AP, but a copy that its AP does not fit is nobody's loss.

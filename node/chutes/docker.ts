@@ -4,12 +4,13 @@ import { createHash } from 'node:crypto'
 import { hostname } from 'node:os'
 import { join, posix } from 'node:path'
 import type Docker from 'dockerode'
-import { SECRETS_AT, type ServiceSpec } from '../../protocols/deployment.js'
+import { DEFAULT_LOGGING, SECRETS_AT, type ServiceSpec } from '../../protocols/deployment.js'
 import { DEFAULT_ULIMITS } from '../../protocols/policy.js'
 import { Images, platformOf } from '../packages/images.js'
 import { findSoon } from './arp.js'
 import { ask, askState, askVersion, DEADLINE, socketOf, unless } from './docker-client.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
+import { configFolder } from './files.js'
 import { BRIDGE, keepChutesOut } from './firewall.js'
 import { isRunningHere, processAtPort } from './processes.js'
 
@@ -18,9 +19,6 @@ const SLOW_DEADLINE = 60_000
 
 /** Bytes of the tmpfs that every service has on /tmp, where its root is read-only. */
 const TMP_SIZE = 64 * 1024 ** 2
-
-/** A chute that logs without end must not fill the AP's disk: at most 30 MB a service. */
-const LOG_CONFIG = { Type: 'json-file', Config: { 'max-size': '10m', 'max-file': '3' } }
 
 /** The processor names of `uname -m`, where image configs call them otherwise. */
 const ARCHITECTURES: Record<string, string> = { x86_64: 'amd64', aarch64: 'arm64', i386: '386', i686: '386' }
@@ -101,16 +99,28 @@ export class DockerEngine implements Engine {
     for (const service of missing) await this.createContainer(plan, service, network)
   }
 
-  async start(key: string): Promise<void> {
+  async start(key: string, services?: readonly string[]): Promise<void> {
     const containers = await this.find(key)
     if (containers.length === 0) throw new EngineError('refused', `cannot start ${key}: it has no containers`)
     // Somebody's `docker network prune` takes the networks of what does not run at that moment.
     if ((await this.networks(key)).length === 0) await this.reconnect(containers)
     // A paused container runs, and a person wants it so.
-    const idle = containers.filter(({ State }) => State !== 'running' && State !== 'paused')
+    const idle = containers.filter(
+      ({ State, Labels }) =>
+        State !== 'running' &&
+        State !== 'paused' &&
+        (services === undefined || services.includes(Labels['dropmesh.service'] ?? '')),
+    )
     // All to their end, so that nothing of this call is still under way when it throws.
     const results = await Promise.allSettled(idle.map((container) => this.startContainer(container)))
     for (const result of results) if (result.status === 'rejected') throw result.reason
+  }
+
+  async stop(key: string, services: readonly string[]): Promise<void> {
+    const containers = (await this.find(key)).filter(({ Labels }) =>
+      services.includes(Labels['dropmesh.service'] ?? ''),
+    )
+    await Promise.all(containers.map(({ Id }) => this.stopContainer(Id)))
   }
 
   async remove(key: string, graceMs?: number): Promise<void> {
@@ -316,7 +326,12 @@ export class DockerEngine implements Engine {
           Env: Object.entries({ ...service.environment, ...plan.environment }).map(([key, value]) => `${key}=${value}`),
           User: service.user,
           WorkingDir: service.workingDir,
-          Labels: this.labelsOf(plan, service.name),
+          Labels: { ...this.labelsOf(plan, service.name), ...(service.mayEnd && { 'dropmesh.may-end': 'true' }) },
+          Hostname: service.hostname,
+          Domainname: service.domainName,
+          Tty: service.tty,
+          OpenStdin: service.stdinOpen,
+          StopSignal: service.stopSignal,
           StopTimeout: seconds(service.stopGrace),
           Healthcheck: healthcheck && {
             Test: healthcheck.test,
@@ -348,7 +363,8 @@ export class DockerEngine implements Engine {
             MemorySwap: limits.memory,
             NanoCpus: limits.cpu * 1_000_000,
             PidsLimit: limits.pids,
-            LogConfig: LOG_CONFIG,
+            ShmSize: service.shmSize,
+            LogConfig: logsOf(service),
             Tmpfs: Object.fromEntries([...tmpfs].map(([path, size]) => [path, tmpfsOptions(size)])),
             Mounts: [
               ...service.mounts.map(({ volume, path, readOnly }) => ({
@@ -357,17 +373,20 @@ export class DockerEngine implements Engine {
                 Target: path,
                 ReadOnly: readOnly,
               })),
-              // The only folder of the host that a container sees. Docker's own tmpfs is empty when a container starts.
-              ...(service.secrets === undefined || plan.secrets === undefined
-                ? []
-                : [{ Type: 'bind', Source: join(plan.secrets, service.name), Target: SECRETS_AT, ReadOnly: true }]),
+              // All of the host that a container sees. Docker's own tmpfs is empty when a container starts.
+              ...filesOf(service, plan.files).map((file) => ({ Type: 'bind', ReadOnly: true, ...file })),
             ],
             PortBindings: bindings(ports),
             NetworkMode: network,
+            ExtraHosts: service.extraHosts?.map(({ name, address }) => `${name}:${address}`),
+            Dns: service.dns,
+            DnsSearch: service.dnsSearch,
+            DnsOptions: service.dnsOptions,
+            GroupAdd: service.groups,
             // Nothing starts but by the node (decision 15).
             RestartPolicy: { Name: 'no' },
             // An init process, or a program that ignores SIGTERM as PID 1 does would always wait out its grace.
-            Init: true,
+            Init: service.init !== false,
           } as Docker.HostConfig,
           NetworkingConfig: { EndpointsConfig: { [network]: { Aliases: [service.name] } } },
           abortSignal,
@@ -414,20 +433,27 @@ export class DockerEngine implements Engine {
     return `port ${port}/${protocol} is taken by ${process ?? 'another process'}`
   }
 
-  private async removeContainer(id: string, graceMs?: number): Promise<void> {
-    const container = this.docker.getContainer(id)
+  /** @returns what completes "remove …"; undefined where there is no such container */
+  private async stopContainer(id: string, graceMs?: number): Promise<string | undefined> {
     const info = await this.look(id)
-    if (info === undefined) return
+    if (info === undefined) return undefined
     const what = `${info.Config.Labels['dropmesh.instance']} (service ${info.Config.Labels['dropmesh.service']})`
     if (info.State.Running) {
       const grace =
         graceMs === undefined ? ((info.Config as { StopTimeout?: number }).StopTimeout ?? 10) : seconds(graceMs)
-      const stop = (abortSignal: AbortSignal) => container.stop({ t: grace, abortSignal })
+      const stop = (abortSignal: AbortSignal) => this.docker.getContainer(id).stop({ t: grace, abortSignal })
       await unless([304, 404], this.ask(`stop ${what}`, stop, grace * 1000 + SLOW_DEADLINE))
     }
+    return what
+  }
+
+  private async removeContainer(id: string, graceMs?: number): Promise<void> {
+    const what = await this.stopContainer(id, graceMs)
+    if (what === undefined) return
     // `v` takes the volumes along that the image itself declares, and no other could find again; named ones stay.
     // 409 is a removal that is under way.
-    const remove = (abortSignal: AbortSignal) => container.remove({ v: true, force: true, abortSignal })
+    const remove = (abortSignal: AbortSignal) =>
+      this.docker.getContainer(id).remove({ v: true, force: true, abortSignal })
     await unless([404, 409], this.ask(`remove ${what}`, remove, SLOW_DEADLINE))
   }
 }
@@ -447,6 +473,18 @@ function ulimitsOf({ ulimits = [] }: ServiceSpec): { Name: string; Soft: number;
   const all = new Map(Object.entries(DEFAULT_ULIMITS).map(([name, limit]) => [name, { soft: limit, hard: limit }]))
   for (const { name, ...limits } of ulimits) all.set(name, limits)
   return [...all].map(([Name, { soft, hard }]) => ({ Name, Soft: soft, Hard: hard }))
+}
+
+/** A service that logs without end must not fill the AP's disk. */
+function logsOf({ logging: { maxSize, maxFiles } = DEFAULT_LOGGING }: ServiceSpec): Docker.HostConfig['LogConfig'] {
+  return { Type: 'json-file', Config: { 'max-size': String(maxSize), 'max-file': String(maxFiles) } }
+}
+
+/** What of the folder of its files a service sees, and where: its secrets as one folder, and each of its configs. */
+function filesOf({ name, secrets, configs = [] }: ServiceSpec, folder: string | undefined) {
+  if (folder === undefined) return []
+  const mounted = configs.map(({ path }, i) => ({ Source: join(folder, configFolder(name), String(i)), Target: path }))
+  return secrets === undefined ? mounted : [{ Source: join(folder, name), Target: SECRETS_AT }, ...mounted]
 }
 
 /** Docker's form of published ports; an empty host port lets the engine pick one. */
@@ -483,6 +521,7 @@ function stateOf({ Id, Config, State, NetworkSettings }: Docker.ContainerInspect
     exitCode: State.Running || (started === null && State.Error === '') ? null : State.ExitCode,
     oomKilled: State.OOMKilled,
     startedAt: started,
+    ...(label('may-end') === 'true' && { mayEnd: true }),
     error: State.Error,
     ports: State.Running ? ports : [],
   }

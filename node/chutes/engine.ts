@@ -52,8 +52,8 @@ export interface InstancePlan {
   /** Any change of it means that the containers must be replaced. */
   generation: string
   spec: ChuteSpec
-  /** A folder of this machine with one for each service that has secrets, in memory; it is there before containers are made. */
-  secrets?: string | undefined
+  /** A folder of this machine with the secrets and configs of each service, in memory; it is there before containers are made. */
+  files?: string | undefined
   /** Added to the environment of each service, and wins over it. */
   environment: Record<string, string>
 }
@@ -75,6 +75,8 @@ export interface ContainerState {
   /** Null while it runs, and before it ran for the first time. */
   exitCode: number | null
   oomKilled: boolean
+  /** With status 0 it is done, and not to be started again. */
+  mayEnd?: boolean
   /** ISO 8601, of the latest start; null before the first. */
   startedAt: string | null
   /** Why it could not start, in the engine's words; else empty. */
@@ -106,8 +108,14 @@ export interface Engine {
    */
   create(plan: InstancePlan): Promise<void>
 
-  /** Starts what of the instance does not run. A container that started before another one could not keeps running. */
-  start(key: string): Promise<void>
+  /**
+   * Starts what of the instance does not run, or of these services alone. A container that started before another one
+   * could not keeps running.
+   */
+  start(key: string, services?: readonly string[]): Promise<void>
+
+  /** Stops these services of an instance, each with its grace. They can be started again. */
+  stop(key: string, services: readonly string[]): Promise<void>
 
   /**
    * Stops and removes the containers and the network of an instance. Its named volumes stay. What is missing is fine.

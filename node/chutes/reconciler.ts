@@ -8,7 +8,8 @@ import { MeshError, messageOf } from '../../protocols/error.js'
 import type { Body, InstanceState } from '../../protocols/kinds.js'
 import { SYSTEM_TIME, type Time } from '../clock.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
-import type { Secrets } from './secrets.js'
+import type { Files } from './files.js'
+import { isDone, orderOf } from './order.js'
 
 /** All in milliseconds. */
 const EVERY = 10_000
@@ -40,8 +41,8 @@ export interface ReconcilerOptions {
   readonly engine: Engine
   /** Makes an image present, from wherever it is. @throws MeshError with the reason */
   readonly fetchImage: (image: ImageSpec) => Promise<void>
-  /** Puts the secrets of an instance where its containers find them, and removes what none uses. `place` throws a MeshError. */
-  readonly secrets?: Pick<Secrets, 'place' | 'see'>
+  /** Puts the files of an instance where its containers find them, and removes what none uses. `place` throws a MeshError. */
+  readonly files?: Pick<Files, 'place' | 'see'>
   /** Of exclusive instances alone. Their containers must not be started where it says no, or throws. */
   readonly beforeStart: (key: string, containers: readonly string[]) => Promise<boolean>
   /** What containers there are, and whether more may come of an instance that is being worked on. */
@@ -74,6 +75,8 @@ export class Reconciler {
   private readonly unseen = new Set<string>()
   private readonly removing = new Set<string>()
   private readonly backoffs = new Map<string, Backoff>()
+  /** Ids of containers that are not started before another one is as they need it. */
+  private readonly held = new Set<string>()
   /** Instances whose latest step failed by a fault of the engine, for the first time. */
   private readonly doubted = new Set<string>()
   private readonly stopping = new AbortController()
@@ -200,12 +203,13 @@ export class Reconciler {
       this.unseen.delete(key)
       this.busy.delete(key)
     }
+    for (const id of this.held) if (!containers.some((container) => container.id === id)) this.held.delete(id)
     const actual = new Map<string, ContainerState[]>()
     for (const container of containers) actual.set(container.key, [...(actual.get(container.key) ?? []), container])
     this.actual = actual
     this.hasLooked = true
     this.options.onSeen(actual, (key) => this.busy.has(key))
-    this.options.secrets?.see(actual, (key) => this.busy.has(key))
+    this.options.files?.see(actual, (key) => this.busy.has(key))
     for (const key of new Set([...this.desired.keys(), ...actual.keys()])) {
       if (this.busy.has(key) || (this.backoffs.get(key)?.notBefore ?? 0) > this.time.monotonic()) continue
       const desired = this.desired.get(key)
@@ -258,8 +262,18 @@ export class Reconciler {
       this.act(key, () => this.bringUp(key, desired, containers.length > 0))
       return
     }
-    const crashed = current.filter((container) => !container.running)
-    if (crashed.some((container) => container.startedAt !== null)) {
+    const states = new Map(current.map((container) => [container.service, container]))
+    const { ready, stale, waiting } = orderOf(spec.services, states)
+    for (const { id, service, running } of current) {
+      if (running) this.held.delete(id)
+      else if (waiting.has(service)) this.held.add(id)
+    }
+    // What was held back until now has not crashed since.
+    const crashed = current.filter(
+      (container) =>
+        !container.running && container.startedAt !== null && !isDone(container) && !this.held.has(container.id),
+    )
+    if (crashed.length > 0) {
       const backoff = this.backoffs.get(key)
       if (backoff?.restart) {
         backoff.restart = false
@@ -269,16 +283,27 @@ export class Reconciler {
       const { service, exitCode, oomKilled, error } = crashed[0]!
       const why = error || (oomKilled ? 'ran out of memory' : `exited with status ${exitCode}`)
       this.options.onEvent('crashed', { instance: desired.plan.instance, service, reason: why })
-      this.retryLater(key, desired, `${service} ${why}`, current).restart = true
+      this.retryLater(key, desired, `${service} ${why}`, crashed).restart = true
       this.kick()
-    } else if (crashed.length > 0) {
+    } else if (ready.length > 0) {
       this.act(key, () => this.startAll(key, desired))
+    } else if (stale.length > 0) {
+      this.act(key, () => this.startAgain(key, desired, stale))
     } else if (current.some(({ health }) => health === 'unhealthy')) {
       const service = current.find(({ health }) => health === 'unhealthy')!.service
       this.options.onEvent('unhealthy', { instance: desired.plan.instance, service })
       this.report(key, desired, 'unhealthy', `${service} fails its health check`)
       this.retryLater(key, desired, undefined, current)
       this.act(key, () => this.options.engine.remove(key))
+    } else if (waiting.size > 0) {
+      // The engine tells when something starts, ends, or becomes healthy; then there is another look.
+      this.report(
+        key,
+        desired,
+        'starting',
+        [...waiting.values()].join('; '),
+        current.flatMap(({ ports }) => ports),
+      )
     } else {
       this.noteHealth(key, current, desired)
     }
@@ -309,29 +334,45 @@ export class Reconciler {
       await fetchImage(image)
     }
     if (!this.stillWanted(key, desired)) return
-    const secrets = this.options.secrets?.place(plan)
+    const files = this.options.files?.place(plan)
     if (replaces) await engine.remove(key)
     this.report(key, desired, 'starting')
-    await engine.create({ ...plan, secrets })
+    await engine.create({ ...plan, files })
     if (!(await this.startAll(key, desired))) return
     this.options.onEvent('started', { instance: plan.instance, epoch: desired.epoch, revision: desired.revision })
   }
 
-  /** @returns false where it is an exclusive instance and has no lease to start it by */
+  /**
+   * Starts what waits for nothing.
+   * @returns false where it is an exclusive instance and has no lease to start it by
+   */
   private async startAll(key: string, desired: Desired): Promise<boolean> {
     const { engine, beforeStart } = this.options
-    if (desired.plan.spec.exclusive !== undefined) {
+    const { spec } = desired.plan
+    const isOrdered = spec.services.some(({ dependsOn, mayEnd }) => dependsOn !== undefined || mayEnd)
+    const look = async () => (await engine.containers()).filter((container) => container.key === key)
+    if (spec.exclusive !== undefined) {
       if (!this.stillWanted(key, desired)) return false // by the lease of this epoch: there may be a later one by now
-      const containers = (await engine.containers()).filter((container) => container.key === key)
+      const containers = await look()
       const ids = containers.map(({ id }) => id)
       if (!(await beforeStart(key, ids))) {
         await new Promise<void>((resolve) => this.time.after(LEASE_PATIENCE, resolve))
         return false
       }
     }
-    this.options.secrets?.place(desired.plan) // a host that was rebooted has lost them
-    await engine.start(key)
+    this.options.files?.place(desired.plan) // a host that was rebooted has lost them
+    if (!isOrdered) await engine.start(key)
+    else {
+      const { ready } = orderOf(spec.services, new Map((await look()).map((state) => [state.service, state])))
+      await engine.start(key, ready)
+    }
     return true
+  }
+
+  /** What depends on another service, and that one was started anew. */
+  private async startAgain(key: string, desired: Desired, services: readonly string[]): Promise<void> {
+    await this.options.engine.stop(key, services)
+    await this.startAll(key, desired)
   }
 
   private stillWanted(key: string, desired: Desired): boolean {
@@ -355,7 +396,8 @@ export class Reconciler {
   // restart of it must not move work, so the second time counts, or the silence that follows.
   private doubt(key: string, error: unknown): void {
     this.doubted.add(key)
-    const crashed = this.actual.get(key)?.some(({ running, startedAt }) => !running && startedAt !== null) ?? false
+    const crashed =
+      this.actual.get(key)?.some((state) => !state.running && state.startedAt !== null && !isDone(state)) ?? false
     this.retryLater(key, this.desired.get(key), messageOf(error), []).restart = crashed
   }
 
@@ -403,7 +445,8 @@ export class Reconciler {
     return backoff
   }
 
-  private noteHealth(key: string, containers: ContainerState[], desired?: Desired): void {
+  private noteHealth(key: string, all: ContainerState[], desired?: Desired): void {
+    const containers = all.filter((container) => !isDone(container))
     const healths = containers.map(({ health }) => health)
     const state: InstanceState = containers.some(({ running }) => !running)
       ? 'failed'
@@ -415,7 +458,7 @@ export class Reconciler {
             ? 'healthy'
             : 'running'
     const ports = containers.flatMap((container) => container.ports)
-    const { epoch, revision } = containers[0]!
+    const { epoch, revision } = all[0]!
     const found = { subject: unhex(key), epoch: Number(epoch), revision: Number(revision) }
     this.report(key, desired ?? found, state, undefined, ports)
     if (desired === undefined || (state !== 'healthy' && state !== 'running')) return

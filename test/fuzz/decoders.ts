@@ -354,6 +354,17 @@ services:
   other:
     <<: *db
     user: "5"
+  more:
+    extends: other
+    env_file: [a.env, {path: b.env, required: false}]
+    image: x:\${TAG:-1}
+    profiles: [""]
+    depends_on: {db: {condition: service_healthy, restart: true}}
+    configs: [{source: app, target: /etc/app, mode: 0400}]
+    extra_hosts: ["a=10.0.0.1"]
+    logging: {options: {max-size: 1m}}
+configs: {app: {content: "a $B"}, file: {file: x}}
+include: [{path: other.yaml}]
 volumes:
   data:
     x-dropmesh: { ephemeral: true }
@@ -363,16 +374,39 @@ x-dropmesh:
 const RIGHTS = ['cap:NET_RAW', 'device:*', 'sysctl:net.*', 'ulimit:*', 'port:*']
 const SMALL = 'services:\n  web:\n    image: "a:1"\n    ports:\n      - "80"\n'
 
+/** What the manifest reads beside itself. */
+const FILES: Record<string, string> = {
+  'other.yaml': 'services: {small: {image: x}}',
+  'a.env': 'A=1',
+  x: 'text',
+}
+
 /** What is read in 50 ms; a longer manifest takes longer, in proportion. */
 const manifest: Decoder = {
   name: 'manifest',
   form: 'text',
   limit: 8 * 1024,
   seeds: [utf8(MANIFEST), utf8(SMALL)],
-  reads: ['protocols/manifest.js', 'protocols/compose-reader.js', 'protocols/compose-values.js', 'protocols/policy.js'],
+  reads: [
+    ...[
+      'manifest',
+      'compose-reader',
+      'compose-values',
+      'compose-parts',
+      'compose-service',
+      'compose-checks',
+      'compose-files',
+    ],
+    ...['compose-merge', 'compose-spec', 'compose-env', 'compose-interpolation', 'policy'],
+  ].map((file) => `protocols/${file}.js`),
   quick: 100,
   decode: (input) => {
-    const manifest = parseManifest(text(input), 'compose.yaml', RIGHTS)
+    const read = text(input)
+    const around = {
+      variables: (name: string) => (name < 'M' ? name : undefined),
+      readFile: (path: string) => FILES[path],
+    }
+    const manifest = parseManifest(read, 'compose.yaml', { ...around, rights: RIGHTS })
     const image = { config: key(1), diffIds: [], platform: 'linux/amd64' }
     toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, image])))
   },

@@ -2,16 +2,17 @@
 import fc from 'fast-check'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { DEFAULT_HEALTHCHECK } from '../../protocols/compose-spec.js'
 import { writeManifest } from '../../protocols/compose-writer.js'
 import { type ChuteSpec, DEFAULT_LIMITS, DEFAULT_STOP_GRACE } from '../../protocols/deployment.js'
-import { DEFAULT_HEALTHCHECK, parseManifest, toSpec } from '../../protocols/manifest.js'
+import { parseManifest, toSpec } from '../../protocols/manifest.js'
 import { serviceOf, specOf } from './support.js'
 
 const DEFAULTS = { limits: DEFAULT_LIMITS, stopGrace: DEFAULT_STOP_GRACE }
 
 /** What the reader makes of the text, with the images of the original. */
 function readBack(spec: ChuteSpec): ChuteSpec {
-  const manifest = parseManifest(writeManifest(spec), 'compose.yaml', ['*'])
+  const manifest = parseManifest(writeManifest(spec), 'compose.yaml', { rights: ['*'] })
   return toSpec(manifest, new Map(spec.services.map(({ name, image }) => [name, image])))
 }
 
@@ -168,6 +169,41 @@ const service = (named: string, volumes: readonly string[]) =>
           ),
           { minLength: 1, maxLength: 3, selector: ({ file }) => file },
         ),
+        mayEnd: fc.constant(true),
+        init: fc.constant(false),
+        tty: fc.constant(true),
+        stdinOpen: fc.constant(true),
+        stopSignal: fc.constantFrom('SIGINT', 'SIGRTMIN+3'),
+        hostname: fc.constant('box'),
+        domainName: fc.constant('example.org'),
+        extraHosts: fc.uniqueArray(
+          fc.record({ name: fc.constantFrom('a', 'b.lan'), address: fc.constantFrom('10.0.0.1', 'fe80::1') }),
+          { minLength: 1, selector: ({ name, address }) => `${name} ${address}` },
+        ),
+        dns: fc.constant<string[]>(['10.0.0.1', '::1']),
+        dnsSearch: fc.constant<string[]>(['lan']),
+        dnsOptions: fc.constant<string[]>(['ndots:2']),
+        groups: fc.constant<string[]>(['20', 'dialout']),
+        shmSize: fc.integer({ min: 4096, max: 2 ** 30 }),
+        logging: fc.record({
+          maxSize: fc.integer({ min: 1000, max: 10 ** 7 }),
+          maxFiles: fc.integer({ min: 1, max: 9 }),
+        }),
+        configs: fc.uniqueArray(
+          fc.record(
+            {
+              config: fc.constantFrom('app', 'web.conf'),
+              path: fc.oneof(
+                path.map((one) => `/etc${one}`),
+                fc.constantFrom('/app', '/web.conf'),
+              ),
+              mode: fc.constantFrom(0o444, 0o400),
+              uid: fc.nat(70_000),
+            },
+            { requiredKeys: ['config', 'path', 'mode'] },
+          ),
+          { minLength: 1, maxLength: 2, selector: (one) => one.path },
+        ),
       },
       { requiredKeys: ['environment', 'paths', 'mounted', 'sizes', 'stopGrace', 'limits'] },
     )
@@ -189,10 +225,28 @@ const spec = fc
       constraints: fc.array(fc.constant({ label: 'a/b', value: 'x $y' }), { maxLength: 1 }),
     }),
   )
+  .map((any) => {
+    const used = new Set(any.services.flatMap(({ configs = [] }) => configs.map(({ config }) => config)))
+    const configs = [...used].map((name) => ({ name, content: `of $${name}\n\n # é` }))
+    return configs.length > 0 ? { ...any, configs } : any
+  })
   .map((any) => structuredClone(specOf(any))) // fast-check makes objects without a prototype
 
 test('what is written of any chute is read as that chute', () => {
   fc.assert(fc.property(spec, (any) => assert.equal(readBack(any), any)))
+})
+
+test('who waits for whom is written', () => {
+  const waits = [
+    { service: 'db', condition: 'service_healthy' as const, restart: true },
+    { service: 'job', condition: 'service_completed_successfully' as const, required: false },
+  ]
+  const services = [
+    serviceOf({ ...DEFAULTS, dependsOn: waits }),
+    serviceOf({ ...DEFAULTS, name: 'db' }),
+    serviceOf({ ...DEFAULTS, name: 'job', mayEnd: true }),
+  ]
+  assert.equal(readBack(specOf({ services })), specOf({ services }))
 })
 
 test('white space is kept, whichever way YAML writes it', () => {

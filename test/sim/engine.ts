@@ -99,6 +99,7 @@ export class SimEngine {
       leftovers: () => ask(ANSWER, () => []),
       create: (plan) => ask(CREATE, () => this.create(plan)),
       start: (key) => ask(START, () => this.start(key)),
+      stop: (key) => ask(REMOVE, () => this.end(key, 0)),
       remove: (key) => ask(REMOVE, () => this.remove(key)),
       volumes: (chuteKey) => ask(ANSWER, () => [...(this.volumes.get(chuteKey) ?? [])]),
       removeVolumes: (chuteKey) => ask(ANSWER, () => void this.volumes.delete(chuteKey)),

@@ -276,7 +276,7 @@ test('a container is hardened', async () => {
   assert.is(HostConfig.PidsLimit, 20)
   assert.is(HostConfig.Privileged, false)
   assert.is(HostConfig.RestartPolicy?.Name, 'no')
-  assert.equal(HostConfig.LogConfig, { Type: 'json-file', Config: { 'max-file': '3', 'max-size': '10m' } })
+  assert.equal(HostConfig.LogConfig, { Type: 'json-file', Config: { 'max-file': '3', 'max-size': '10000000' } })
   assert.is(HostConfig.PidMode, '')
   assert.is(HostConfig.UTSMode, '')
   assert.is(HostConfig.IpcMode, 'private')

@@ -15,6 +15,7 @@ import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { ContainerState, InstancePlan } from '../../../node/chutes/engine.js'
+import { Files } from '../../../node/chutes/files.js'
 import { Secrets } from '../../../node/chutes/secrets.js'
 import type { LedgerStore } from '../../../node/store/ledger-store.js'
 import { apId, concat, hex, utf8 } from '../../../protocols/bytes.js'
@@ -77,11 +78,12 @@ function secretsOf(given: RecordOf<'secret'> | undefined, shares: RecordOf<'shar
   const ledgerStore = { ledger: ledgerOf(shares), clock: { now: () => NOW } } as unknown as LedgerStore
   const outlook = () => ({ chutes: [chute] }) as unknown as Outlook
   const self = apId(AP.publicKey)
+  const secrets = new Secrets({
+    ...{ signer: AP, seed: seedOf(11), ledgerStore, outlook, now: () => 0 },
+    log: { error: () => assert.unreachable('nothing is given to anyone') },
+  })
   const make = () =>
-    new Secrets({
-      ...{ signer: AP, seed: seedOf(11), ledgerStore, outlook, now: () => 0, places: places ?? [at] },
-      log: { error: () => assert.unreachable('nothing is given to anyone') },
-    })
+    new Files({ self, secretOf: (chute, name) => secrets.valueOf(chute, name), places: places ?? [at] })
   return { at, make, home: join(at, 'dropmesh', self) }
 }
 
@@ -147,6 +149,21 @@ test('nothing is written to a disk, nor into a folder that others can enter or t
   mkdirSync(join(led.home, INSTANCE), { recursive: true })
   led.make().see(new Map(), () => false)
   assert.equal(readdirSync(led.home), [INSTANCE], 'nothing is removed there either')
+})
+
+test('configs are files of their own beside the secrets, with the owner and mode that the manifest says', () => {
+  const configs = [{ name: 'app', content: 'a: 1\n' }]
+  const [first] = spec.services
+  const file = { config: 'app', path: '/etc/app.yaml', uid: 7, mode: 0o400 }
+  const withConfig = specOf({ services: [{ ...first!, configs: [file] }], configs })
+  const { make } = secretsOf(sealedTo(AP.publicKey))
+  const folder = make().place({ ...PLAN, spec: withConfig })!
+  assert.equal(readdirSync(folder).sort(), ['web', 'web.configs'])
+  assert.is(readFileSync(join(folder, 'web.configs', '0'), 'utf8'), 'a: 1\n')
+  const { uid, mode } = lstatSync(join(folder, 'web.configs', '0'))
+  assert.equal([uid, mode & 0o777], [7, 0o400])
+  const hostile = specOf({ services: [serviceOf({ configs: [{ ...file, config: 'other' }] })], configs })
+  assert.is(refusalOf(() => make().place({ ...PLAN, spec: hostile })).code, 'no-config')
 })
 
 test('a chute without secrets gets no folder', () => {

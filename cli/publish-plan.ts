@@ -1,0 +1,98 @@
+// What `publish --dry-run` says: what would be built, sent and run, what it takes of an AP, and what of the manifest was
+// passed over and why. Asks no node and builds nothing.
+import { remarkText } from '../protocols/compose-remarks.js'
+import type { Manifest } from '../protocols/manifest.js'
+import { asksOf } from '../protocols/policy.js'
+
+export interface PublishPlan {
+  chute: string
+  dryRun: true
+  services: {
+    name: string
+    build: string | null
+    image: string | null
+    ports: string[]
+    mounts: string[]
+    /** `db (service_healthy)`. */
+    waitsFor: string[]
+    cpus: number
+    memory: number
+  }[]
+  volumes: { name: string; ephemeral: boolean }[]
+  configs: { name: string; bytes: number }[]
+  secrets: string[]
+  replicas: number | 'everywhere'
+  exclusive: boolean
+  labels: Record<string, string>
+  /** Rights that its publisher needs for it. */
+  rights: string[]
+  /** Variables whose values are taken from the environment of the command, and stand in the record. */
+  variables: string[]
+  notes: string[]
+}
+
+export function planOf(chute: string, manifest: Manifest, variables: string[]): PublishPlan {
+  const { services, volumes, configs = [], replicas, exclusive, constraints } = manifest
+  return {
+    chute,
+    dryRun: true,
+    services: services.map(({ name, source, ports, mounts, dependsOn = [], limits }) => ({
+      name,
+      build: 'build' in source ? source.build.context : null,
+      image: 'image' in source ? source.image : null,
+      ports: ports.map(({ container, host, protocol }) => `${host ?? 'any'}->${container}/${protocol}`),
+      mounts: mounts.map(({ volume, path }) => `${volume} at ${path}`),
+      waitsFor: dependsOn.map(({ service, condition }) => `${service} (${condition})`),
+      cpus: limits.cpu / 1000,
+      memory: limits.memory,
+    })),
+    volumes,
+    configs: configs.map(({ name, content }) => ({ name, bytes: Buffer.byteLength(content) })),
+    secrets: [...new Set(services.flatMap(({ secrets = [] }) => secrets.map(({ name }) => name)))],
+    replicas,
+    exclusive,
+    labels: Object.fromEntries(constraints.map(({ label, value }) => [label, value])),
+    rights: [...new Set(services.flatMap((service) => asksOf(service).map(({ right }) => right)))],
+    variables,
+    notes: manifest.notes.map(remarkText),
+  }
+}
+
+/** The same for people. */
+export function planText(plan: PublishPlan): string[] {
+  const listed = (what: string, all: readonly string[]) => (all.length > 0 ? [`${what}: ${all.join(', ')}`] : [])
+  const where = Object.entries(plan.labels).map(([label, value]) => `${label}=${value}`)
+  const copies = plan.replicas === 'everywhere' ? 'one on every AP' : `${plan.replicas} on any AP`
+  return [
+    `${plan.chute}: ${copies}${where.length > 0 ? ` with ${where.join(', ')}` : ''}${plan.exclusive ? ', exclusive' : ''}`,
+    ...plan.services.flatMap((service) => [
+      `  service ${service.name}: ${service.build === null ? `image ${service.image}` : `build ${service.build}`}, ` +
+        `${service.cpus} CPUs, ${Math.round(service.memory / 1024 ** 2)} MiB`,
+      ...[
+        ...listed('ports', service.ports),
+        ...listed('volumes', service.mounts),
+        ...listed('starts after', service.waitsFor),
+      ].map((line) => `    ${line}`),
+    ]),
+    ...[
+      ...listed(
+        'volumes',
+        plan.volumes.map(
+          ({ name, ephemeral }) => `${name}${ephemeral ? ' (may be lost with its AP)' : ' (stays on its AP)'}`,
+        ),
+      ),
+      ...listed(
+        'configs, in the record',
+        plan.configs.map(({ name, bytes }) => `${name} (${bytes} bytes)`),
+      ),
+      ...listed('secrets to set', plan.secrets),
+      ...listed('rights it needs', plan.rights),
+    ].map((line) => `  ${line}`),
+    ...(plan.variables.length > 0 ? [takenText(plan.variables)] : []),
+    ...plan.notes,
+    'nothing was built, and nothing was published',
+  ]
+}
+
+export const takenText = (variables: readonly string[]): string =>
+  `from your environment, and readable in the record: ${variables.join(', ')}`

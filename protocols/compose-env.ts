@@ -1,0 +1,83 @@
+// Env files, as `env_file` and `.env` have them:
+// https://docs.docker.com/compose/how-tos/environment-variables/variable-interpolation/#env-file-syntax
+import { interpolate, type Lookup } from './compose-interpolation.js'
+import { variableName } from './compose-values.js'
+import { MeshError } from './error.js'
+
+/** `raw` takes what follows the `=` as it is, to the end of the line. */
+export type EnvFormat = 'quoted' | 'raw'
+
+export interface EnvLine {
+  line: number
+  name: string
+  /** Undefined where the line is a name alone, which has the value that it has elsewhere, if any. */
+  value: string | undefined
+}
+
+export interface EnvProblem {
+  line: number
+  message: string
+}
+
+const START = /^\s*(?:export\s+)?([^\s=:#'"]+)[ \t]*(?:[=:][ \t]*(.*))?$/s
+const QUOTED = { "'": /^'((?:[^'\\]|\\[\s\S])*)'/, '"': /^"((?:[^"\\]|\\[\s\S])*)"/ }
+const ESCAPES: Record<string, string> = { n: '\n', r: '\r', t: '\t', '\\': '\\', '"': '"', $: '$$' }
+
+/**
+ * The variables of an env file, in its order, and what cannot be read of it.
+ * @param lookup what is known already; what stands earlier in the file comes before it
+ */
+export function readEnv(
+  text: string,
+  lookup: Lookup = () => undefined,
+  format: EnvFormat = 'quoted',
+): { lines: EnvLine[]; problems: EnvProblem[] } {
+  const lines: EnvLine[] = []
+  const problems: EnvProblem[] = []
+  const known = new Map<string, string>()
+  const rows = text.replace(/^\ufeff/, '').split(/\r?\n/)
+  for (let i = 0; i < rows.length; ) {
+    const line = i + 1
+    const row = rows[i++]!
+    if (/^\s*(#|$)/.test(row)) continue
+    try {
+      const [, key, rest] = START.exec(row) ?? []
+      if (key === undefined || (rest === undefined && /\S\s+\S/.test(row.replace(/^\s*export\s/, ''))))
+        throw new MeshError('manifest', 'is not NAME=VALUE')
+      const name = variableName(key)
+      let value: string | undefined
+      if (format === 'raw') value = rest === undefined ? undefined : row.slice(row.search(/[=:]/) + 1)
+      else if (rest !== undefined) {
+        const quote = rest[0] === '"' || rest[0] === "'" ? rest[0] : undefined
+        if (quote === undefined) value = interpolate(rest.replace(/(^|\s+)#.*$/, '').trimEnd(), valueIn(known, lookup))
+        else {
+          // A value in quotes goes on over lines until they end.
+          let whole = rest
+          while (!QUOTED[quote].test(whole) && i < rows.length) whole += `\n${rows[i++]!}`
+          const found = QUOTED[quote].exec(whole)
+          if (!found) throw new MeshError('manifest', `${name} has a ${quote} that is never closed`)
+          if (!/^\s*(#.*)?$/s.test(whole.slice(found[0].length)))
+            throw new MeshError('manifest', `${name} goes on behind its ${quote}`)
+          value =
+            quote === "'"
+              ? found[1]!.replaceAll("\\'", "'")
+              : interpolate(
+                  found[1]!.replace(/\\([nrt\\"$])/g, (_, c: string) => ESCAPES[c]!),
+                  valueIn(known, lookup),
+                )
+        }
+      }
+      if (value !== undefined) known.set(name, value)
+      lines.push({ line, name, value: value ?? valueIn(known, lookup)(name) })
+    } catch (error) {
+      if (!(error instanceof MeshError)) throw error
+      problems.push({ line, message: error.message })
+    }
+  }
+  return { lines, problems }
+}
+
+const valueIn =
+  (known: ReadonlyMap<string, string>, lookup: Lookup): Lookup =>
+  (name) =>
+    known.get(name) ?? lookup(name)

@@ -1,0 +1,89 @@
+// What `publish --dry-run` says of a manifest, without a node: what would be sent and run, and what was ignored and why.
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import type { PublishPlan } from '../../cli/publish-plan.js'
+import { TestMesh } from '../support/mesh.js'
+
+const mesh = new TestMesh() // of no AP: for its command line
+
+let chutes = 0
+function chute(files: Record<string, string>): string {
+  const dir = join(mesh.dir, `chute${chutes++}`)
+  mkdirSync(dir)
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(dir, name), text)
+  return dir
+}
+const dryRun = (dir: string, ...more: string[]) =>
+  mesh.cli(['publish', dir, '--dry-run', '--data', join(mesh.dir, 'none'), ...more])
+
+const MANIFEST = `name: shop
+services:
+  web:
+    build: ./web
+    ports: ["80:80"]
+    container_name: shop
+    environment: {FROM_SHELL: , FROM_FILE: $FROM_FILE, BOTH: $BOTH, UNSET: $UNSET}
+    depends_on: [db]
+    volumes: [data:/data]
+    configs: [app]
+  db: {image: "redis:7", labels: {a: b}}
+  debug: {image: x, profiles: [debug]}
+volumes: {data: }
+configs: {app: {file: app.conf}}
+`
+
+test('a dry run says what would be built, sent and run, and what was ignored and why; it needs no node', async () => {
+  const dir = chute({ 'compose.yaml': MANIFEST, 'app.conf': 'x=1\n', '.env': 'FROM_FILE=file\nBOTH=file\n' })
+  Object.assign(mesh.env, { FROM_SHELL: 'shell', BOTH: 'shell' })
+  const { status, stdout, stderr } = await dryRun(dir, '--on', 'site=home')
+  assert.is(status, 0, stderr)
+  assert.equal(
+    stdout
+      .trim()
+      .split('\n')
+      .map((line) => line.replace(dir, '')),
+    [
+      'shop: 1 on any AP with site=home',
+      '  service web: build web, 0.5 CPUs, 256 MiB',
+      '    ports: 80->80/tcp',
+      '    volumes: data at /data',
+      '    starts after: db (service_started)',
+      '  service db: image redis:7, 0.5 CPUs, 256 MiB',
+      '  volumes: data (stays on its AP)',
+      '  configs, in the record: app (4 bytes)',
+      '  rights it needs: port:80',
+      'from your environment, and readable in the record: FROM_SHELL, BOTH',
+      '/compose.yaml:6:5: services.web.container_name: ignored: a service is reached by its own name',
+      '/compose.yaml:7:69: services.web.environment.UNSET: variable UNSET is not set, and stands for nothing',
+      '/compose.yaml:11:26: services.db.labels: ignored: nothing on an AP reads it',
+      '/compose.yaml:12:3: services.debug: left out: its profiles (debug) are off; --profile debug turns one on',
+      'nothing was built, and nothing was published',
+    ],
+  )
+  const plan = JSON.parse((await dryRun(dir, '--json', '--profile', 'debug')).stdout) as PublishPlan
+  assert.equal(
+    plan.services.map(({ name }) => name),
+    ['web', 'db', 'debug'],
+  )
+  mesh.env.COMPOSE_PROFILES = 'other,debug'
+  const byEnvironment = JSON.parse((await dryRun(dir, '--json')).stdout) as PublishPlan
+  delete mesh.env.COMPOSE_PROFILES
+  assert.is(byEnvironment.services.length, 3)
+})
+
+test('a link out of the folder gives no file away, and what is no text is none of the record', async () => {
+  const secret = chute({ 'key.txt': 'secret' })
+  const dir = chute({
+    'compose.yaml': 'services: {web: {image: x, env_file: out, configs: [c]}}\nconfigs: {c: {file: bin}}',
+  })
+  symlinkSync(join(secret, 'key.txt'), join(dir, 'out'))
+  writeFileSync(join(dir, 'bin'), new Uint8Array([0xff, 0xfe, 0x80]))
+  const { status, stderr } = await dryRun(dir)
+  assert.is(status, 1)
+  assert.match(stderr, 'services.web.env_file: out leads out of the folder of the manifest')
+  assert.match(stderr, 'configs.c.file: bin is not text: put it into the image')
+})
+
+test.run()
