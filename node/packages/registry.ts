@@ -156,12 +156,6 @@ export class Registry {
   }
 
   private answerError(error: Error, ask: Ask): Response {
-    const { outgoing } = ask.env
-    if (outgoing.headersSent || outgoing.destroyed) {
-      // Half an answer must not look like a whole one.
-      outgoing.destroy()
-      return RESPONSE_ALREADY_SENT
-    }
     const [status, code] = (error instanceof MeshError ? ANSWERS[error.code] : undefined) ?? [500, 'UNKNOWN']
     if (status >= 500) this.options.log.error({ reason: error.stack }, 'the registry could not do what it was asked')
     if (status === 429) ask.header('retry-after', '60')

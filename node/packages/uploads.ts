@@ -19,6 +19,9 @@ const MAX_AGE = 24 * 3_600_000
 /** Milliseconds after which one that nothing comes for makes room for a new one, where there are too many. */
 const STALE = 60_000
 
+/** Bytes that are written at a time: an engine sends pieces of a few KiB, and each write takes its turn in a queue. */
+const WRITE_AT_ONCE = 256 * 1024
+
 const ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
 interface Upload {
@@ -98,24 +101,32 @@ export class Uploads {
   append(id: string, source: AsyncIterable<Uint8Array>): Promise<void> {
     return this.alone(id, async (upload) => {
       const file = await this.openFile(upload)
+      let batch: Uint8Array[] = []
+      let length = 0
+      let written = Promise.resolve()
+      // The next bytes are received while the last ones are written.
+      const flush = async () => {
+        await written
+        written = this.write(upload, file, Buffer.concat(batch))
+        written.catch(() => {}) // it is awaited later
+        batch = []
+        length = 0
+      }
       try {
-        const hash = await this.hashOf(upload)
-        for await (const bytes of source) {
-          await this.makeRoom(bytes.length)
-          this.get(id) // it may have become too old
-          // The disk is at work while it is hashed. Where it fails, the hash is ahead of the file.
-          upload.coming = bytes.length
-          upload.hash = undefined
-          const written = file.appendFile(bytes)
-          hash.update(bytes)
-          await written.catch(async (error) => {
-            await file.truncate(upload.size).catch(() => {})
-            throw asDiskError(error, this.dir)
-          })
-          upload.hash = hash
-          upload.size += bytes.length
-          upload.heard = this.now()
-          upload.coming = 0
+        await this.hashOf(upload)
+        try {
+          for await (const bytes of source) {
+            await this.makeRoom(bytes.length)
+            this.get(id) // it may have become too old
+            upload.heard = this.now()
+            upload.coming += bytes.length
+            batch.push(bytes)
+            length += bytes.length
+            if (length >= WRITE_AT_ONCE) await flush()
+          }
+        } finally {
+          await flush()
+          await written
         }
       } finally {
         upload.coming = 0
@@ -196,6 +207,22 @@ export class Uploads {
     } finally {
       upload.isBusy = false
     }
+  }
+
+  private async write(upload: Upload, file: FileHandle, bytes: Uint8Array): Promise<void> {
+    const hash = await this.hashOf(upload)
+    upload.hash = undefined // where the disk fails, the hash is ahead of the file
+    const written = file.appendFile(bytes)
+    hash.update(bytes) // while the disk is at work
+    try {
+      await written
+    } catch (error) {
+      await file.truncate(upload.size).catch(() => {})
+      throw asDiskError(error, this.dir)
+    }
+    upload.hash = hash
+    upload.size += bytes.length
+    upload.coming -= bytes.length
   }
 
   private async hashOf(upload: Upload): Promise<Hash> {

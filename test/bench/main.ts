@@ -8,6 +8,7 @@ import { neighbourhood } from './neighbourhood.js'
 import { powercut } from './powercut.js'
 import { publish } from './publish.js'
 import { pulses } from './pulses.js'
+import { registry } from './registry.js'
 import { restart } from './restart.js'
 import { standstill } from './standstill.js'
 
@@ -22,6 +23,7 @@ const benches: Record<string, () => Promise<void>> = {
   standstill,
   neighbourhood,
   flood,
+  registry,
 }
 const chosen = process.argv.slice(2)
 const unknown = chosen.filter((name) => !Object.hasOwn(benches, name))

@@ -1,5 +1,6 @@
 // What becomes of blobs on a disk whose power is cut, or that is full. On real file systems, and therefore for root alone.
 import { randomBytes } from 'node:crypto'
+import { cpSync } from 'node:fs'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import { test } from 'uvu'
@@ -8,6 +9,8 @@ import { BlobStore } from '../../../node/packages/blobs.js'
 import { digestOf } from '../../../node/packages/oci.js'
 import { Registry } from '../../../node/packages/registry.js'
 import { Disk, inOwnMounts, whyNoDisks } from '../../support/disks.js'
+import { scratch } from '../../support/scratch.js'
+import { until } from '../../support/until.js'
 import { Client, RegistryProcess } from './client.js'
 
 const obstacle = whyNoDisks()
@@ -78,6 +81,21 @@ onDisks(
   },
 )
 
+onDisks('a single blob is on the disk as soon as it is acknowledged', async () => {
+  const disk = new Disk(64)
+  const dir = join(disk.path, 'packages')
+  for (let round = 0; round < 3; round++) {
+    const own = await RegistryProcess.start(dir)
+    const bytes = randomBytes(1000)
+    assert.is((await own.pushBlob('alice/app', bytes)).status, 201)
+    own.child.kill('SIGSTOP')
+    await disk.cutPower(() => own.kill())
+    const { store, close } = await openAt(dir)
+    assert.ok(store.has(digestOf(bytes)), 'it was acknowledged, and is lost')
+    await close()
+  }
+})
+
 onDisks('on a full disk pushes are refused, what was acknowledged is served, and with room it goes on', async () => {
   const disk = new Disk(40)
   const dir = join(disk.path, 'packages')
@@ -110,6 +128,40 @@ onDisks('on a full disk pushes are refused, what was acknowledged is served, and
   const { store: again } = await openAt(dir)
   for (const digest of images) assert.ok(again.has(digest))
   for (let round = 0; round < 3; round++) assert.ok(await again.catalogue.tag('alice/app', `v${round}`))
+})
+
+onDisks('a tag that was acknowledged after others were refused for want of room is there after a kill', async () => {
+  const disk = new Disk(40)
+  const dir = join(disk.path, 'packages')
+  const { store } = await openAt(dir)
+  const digest = digestOf(randomBytes(1))
+  const tags: string[] = []
+  const push = async (): Promise<boolean> => {
+    const tag = `v${tags.length}`
+    // A long note, so that the disk is full before many are written.
+    const pushed = store.catalogue.push('alice/app', tag, digest, { refers: Array(200).fill(digest) })
+    const isThere = await pushed.then(
+      () => true,
+      (error) => {
+        assert.is(error.code, 'disk')
+        return false
+      },
+    )
+    if (isThere) tags.push(tag)
+    return isThere
+  }
+  for (let round = 0; round < 3; round++) {
+    const makeRoom = disk.fill(200_000)
+    while (await push());
+    makeRoom()
+    await until('the index to be written again', push)
+    for (let i = 0; i < 20; i++) assert.ok(await push())
+    // As after a kill at this moment.
+    const elsewhere = join(scratch('killed'), 'packages')
+    cpSync(dir, elsewhere, { recursive: true })
+    const { store: copy } = await openAt(elsewhere)
+    for (const tag of tags) assert.is(await copy.catalogue.tag('alice/app', tag), digest, `${tag} was acknowledged`)
+  }
 })
 
 test.run()
