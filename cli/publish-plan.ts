@@ -2,7 +2,7 @@
 // passed over and why. Asks no node and builds nothing.
 import { remarkText } from '../protocols/compose-remarks.js'
 import type { Manifest } from '../protocols/manifest.js'
-import { asksOf } from '../protocols/policy.js'
+import { asksOf, BUILD_RIGHT } from '../protocols/policy.js'
 
 export interface PublishPlan {
   chute: string
@@ -52,7 +52,10 @@ export function planOf(chute: string, manifest: Manifest, variables: string[]): 
     replicas,
     exclusive,
     labels: Object.fromEntries(constraints.map(({ label, value }) => [label, value])),
-    rights: [...new Set(services.flatMap((service) => asksOf(service).map(({ right }) => right)))],
+    rights: [
+      ...new Set(services.flatMap((service) => asksOf(service).map(({ right }) => right))),
+      ...(manifest.buildsOnAp ? [BUILD_RIGHT] : []),
+    ],
     variables,
     notes: manifest.notes.map(remarkText),
   }

@@ -9,7 +9,7 @@ export const DEFAULT_HEALTHCHECK = { interval: 30_000, timeout: 30_000, startPer
 /** Where a service's image comes from. A build's paths are relative: the context to the manifest, the dockerfile to it. */
 type ImageSource = { image: string } | { build: { context: string; dockerfile: string; args: Record<string, string> } }
 
-export type ManifestService = Omit<ServiceSpec, 'image'> & { source: ImageSource }
+export type ManifestService = Omit<ServiceSpec, 'images' | 'build'> & { source: ImageSource }
 
 /** What a service is beside what it says of itself. */
 export interface Beside {

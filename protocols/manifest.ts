@@ -28,9 +28,9 @@ import { ManifestError, printable, type Remark } from './compose-remarks.js'
 import { HOST, ownPath, type Services, UNREAD } from './compose-service.js'
 import { type ManifestService, manifestService } from './compose-spec.js'
 import * as compose from './compose-values.js'
-import { type ChuteSpec, chuteSpec, type ImageSpec, REBALANCE } from './deployment.js'
+import { type ChuteSpec, chuteSpec, type PackageRef, REBALANCE, type ServiceSpec } from './deployment.js'
 import { MeshError } from './error.js'
-import { MAX_RECORD } from './limits.js'
+import { MAX_IMAGE, MAX_RECORD } from './limits.js'
 import { NO_RIGHTS, type Rights } from './policy.js'
 
 export type { ManifestService }
@@ -41,6 +41,8 @@ export type Manifest = Omit<ChuteSpec, 'services' | 'exclusive'> & {
   services: ManifestService[]
   /** Its voters are chosen when it is published. */
   exclusive: boolean
+  /** Each AP builds what is built, of the sources. */
+  buildsOnAp?: boolean
   /** What of it was passed over, or stands for something else, and why. */
   notes: Remark[]
 }
@@ -135,6 +137,7 @@ const CHUTE = fields({
   everywhere: placed(flag),
   exclusive: placed(flag),
   rebalance: placed(text(compose.oneOf(...REBALANCE))),
+  build: placed(text(compose.oneOf('on-ap', 'here'))),
 })
 
 const MANIFEST = fields(
@@ -232,7 +235,10 @@ export function parseManifest(text: string, file: string, circumstances: Circums
     replicas: checks.replicasOf(services, chute?.everywhere),
     constraints: checks.constraintsOf(services),
     exclusive: checks.exclusiveOf(chute?.everywhere, chute?.exclusive),
-    ...defined({ rebalance: checks.rebalanceOf(chute?.everywhere, chute?.rebalance) }),
+    ...defined({
+      buildsOnAp: checks.buildsOnAp(services, chute?.build, circumstances.rights ?? NO_RIGHTS) || undefined,
+      rebalance: checks.rebalanceOf(chute?.everywhere, chute?.rebalance),
+    }),
     ...(used.size > 0 && {
       configs: [...configs].flatMap(([name, { is }]) =>
         used.has(name) && is !== undefined ? [{ name, content: is }] : [],
@@ -241,7 +247,7 @@ export function parseManifest(text: string, file: string, circumstances: Circums
     notes: [],
   }
   // What the readers do not count: how many there may be of each thing, and how long a record may be.
-  const spec = specOf(manifest, () => ANY_IMAGE)
+  const spec = specOf(manifest, () => ANY)
   const { error } = remarks.problems.length > 0 ? {} : chuteSpec.safeParse(spec)
   for (const { path, message } of error?.issues ?? []) {
     const service = path[0] === 'services' ? [...services.values()][Number(path[1])] : undefined
@@ -306,16 +312,15 @@ function contentOf(at: Value, files: Files): string | undefined {
   return where.reading.variables(name) ?? where.refuse(`variable ${name} has no value here`)
 }
 
-/** What the signature, the name and the layers of a usual image add to a record, in bytes. */
+/** What the signature and the name add to a record, and images for further platforms, in bytes. */
 const OVERHEAD = 1024
-const LAYERS = 640
 
 function refuseLongConfigs(spec: ChuteSpec, configs: ReadonlyMap<string, Placed<string | undefined>>): void {
   const { configs: used = [] } = spec
   if (used.length === 0) return
   const sizes = new Map(used.map(({ name, content }) => [name, encode(content).length]))
   const all = [...sizes.values()].reduce((sum, size) => sum + size, 0)
-  const room = MAX_RECORD - OVERHEAD - LAYERS * spec.services.length - (encode(spec).length - all)
+  const room = MAX_RECORD - OVERHEAD - (encode(spec).length - all)
   if (all <= room) return
   for (const [name, size] of sizes)
     configs
@@ -325,30 +330,37 @@ function refuseLongConfigs(spec: ChuteSpec, configs: ReadonlyMap<string, Placed<
       )
 }
 
+/** What a service runs from. */
+export type Made = Pick<ServiceSpec, 'images' | 'build'>
+
 /**
  * The content of a deployment record, but for the voters of an exclusive chute.
- * @param images by name of service
- * @throws MeshError `manifest` where a service has no image, or the record would be refused
+ * @param made what each service runs from, by its name
+ * @param ref the package that has it; without it APs have it already
+ * @throws MeshError `manifest` where a service has nothing to run from, or the record would be refused
  */
-export function toSpec(manifest: Manifest, images: ReadonlyMap<string, ImageSpec>): ChuteSpec {
-  const spec = specOf(manifest, (service) => {
-    const image = images.get(service)
-    if (!image) throw new MeshError('manifest', `service ${service} has no image: it was neither built nor found`)
-    return image
+export function toSpec(manifest: Manifest, made: ReadonlyMap<string, Made>, ref?: PackageRef): ChuteSpec {
+  const spec: ChuteSpec = specOf(manifest, (service) => {
+    const one = made.get(service)
+    if (!one) throw new MeshError('manifest', `service ${service} has no image: it was neither built nor found`)
+    return one
   })
+  if (ref !== undefined) spec.package = ref
   const { data, error } = chuteSpec.safeParse(spec)
   if (data) return data
   const issues = error.issues.map((issue) => printable(issueText(issue)))
   throw new MeshError('manifest', `the manifest makes no valid chute: ${issues.join('; ')}`, { cause: error })
 }
 
-/** Stands in for the images that are not there yet. */
-const ANY_IMAGE: ImageSpec = { config: new Uint8Array(32), diffIds: [], platform: 'linux/amd64' }
+/** Stands in for what is not there yet. */
+const ANY: Made = {
+  images: [{ config: new Uint8Array(32), platform: 'linux/amd64', size: MAX_IMAGE, manifest: new Uint8Array(32) }],
+}
 
 function specOf(
   { services, volumes, replicas, constraints, rebalance, configs }: Manifest,
-  image: (service: string) => ImageSpec,
+  made: (service: string) => Made,
 ): ChuteSpec {
-  const withImage = ({ source: _, ...service }: ManifestService) => ({ ...service, image: image(service.name) })
-  return { services: services.map(withImage), volumes, replicas, constraints, ...defined({ rebalance, configs }) }
+  const complete = ({ source: _, ...service }: ManifestService) => ({ ...service, ...made(service.name) })
+  return { services: services.map(complete), volumes, replicas, constraints, ...defined({ rebalance, configs }) }
 }

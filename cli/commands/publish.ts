@@ -2,15 +2,15 @@
 import { readFile, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import type { Readable } from 'node:stream'
+import { createGzip } from 'node:zlib'
 import type { Command } from 'commander'
 import type { InstanceRow, Status } from '../../node/api/queries.js'
 import { parseLabels } from '../../node/config.js'
-import { hex, sha256, unhex } from '../../protocols/bytes.js'
-import { encode } from '../../protocols/codec.js'
+import { hex, unhex } from '../../protocols/bytes.js'
 import { remarkText } from '../../protocols/compose-remarks.js'
-import { type ChuteSpec, type ImageSpec, NAME } from '../../protocols/deployment.js'
+import { type BuildSpec, type ChuteSpec, type ImageSpec, NAME, type PackageRef } from '../../protocols/deployment.js'
 import { MeshError } from '../../protocols/error.js'
-import { type Manifest, type ManifestService, parseManifest, toSpec } from '../../protocols/manifest.js'
+import { type Made, type Manifest, type ManifestService, parseManifest, toSpec } from '../../protocols/manifest.js'
 import type { Rights } from '../../protocols/policy.js'
 import type { Client } from '../client.js'
 import { parseDuration } from '../duration.js'
@@ -83,12 +83,10 @@ async function publish(path: string, options: PublishOptions): Promise<void> {
   const manifest = read(await rightsToPublish(client, signer, name))
   for (const note of manifest.notes) say(remarkText(note))
   if (taken.size > 0) say(takenText([...taken]))
-  const spec = toSpec(manifest, await imagesOf(client, manifest, dirname(file)))
+  const made = await makeServices(client, manifest, dirname(file))
+  const spec = toSpec(manifest, made, await packageOf(client, [...made.values()]))
   await publishSpec(client, signer, name, spec, manifest.exclusive, wait, options)
 }
-
-/** One digest for all images of a chute. */
-const packageOf = (spec: ChuteSpec): string => hex(sha256(encode(spec.services.map(({ image }) => image.config))))
 
 /** Publishes a chute that has its images, and waits until it runs. What is `known` of it stands in the answer as well. */
 export async function publishSpec(
@@ -111,7 +109,8 @@ export async function publishSpec(
       ? await rowsOf(client, name, publisher, revision)
       : await waitUntilUp(client, name, publisher, revision, wait)
   const placed = rows.map(({ instance, ap, state }) => ({ instance, ap, state }))
-  if (options.json) printJson({ chute: name, revision, ...known, package: packageOf(spec), placed })
+  const ref = spec.package ? hex(spec.package.digest) : null
+  if (options.json) printJson({ chute: name, revision, ...known, package: ref, placed })
   else
     for (const row of rows)
       print(`${row.instance}  ${row.apName ?? '-'}  ${paintState(row.state)}  ${portsOf(row)}`.trimEnd())
@@ -164,8 +163,8 @@ function withFlags(manifest: Manifest, options: PublishOptions): Manifest {
   return result
 }
 
-/** Builds or finds the image of each service, by the engine of the local node. */
-async function imagesOf(client: Client, manifest: Manifest, dir: string): Promise<Map<string, ImageSpec>> {
+/** Has the local node make what each service runs from, or find it. */
+async function makeServices(client: Client, manifest: Manifest, dir: string): Promise<Map<string, Made>> {
   const { docker, ap } = await client.get<Status>('/v1/status')
   if (docker === null) {
     throw new MeshError(
@@ -173,47 +172,97 @@ async function imagesOf(client: Client, manifest: Manifest, dir: string): Promis
       `AP ${ap.name} has no container engine to build with; publish from an AP that has one`,
     )
   }
-  const images = new Map<string, ImageSpec>()
-  for (const service of manifest.services) images.set(service.name, await imageOf(client, service, dir))
-  return images
+  const made = new Map<string, Made>()
+  for (const service of manifest.services) {
+    const { name, source } = service
+    made.set(
+      name,
+      'build' in source && manifest.buildsOnAp
+        ? { images: [], build: await sendSources(client, name, source.build, dir) }
+        : { images: await imagesOf(client, service, dir) },
+    )
+  }
+  return made
+}
+
+/** Has the node make one package of all that services run from. */
+async function packageOf(client: Client, made: readonly Made[]): Promise<PackageRef> {
+  const images = made.flatMap(({ images }) => images).flatMap(({ manifest }) => manifest ?? [])
+  const sources = made.flatMap(({ build }) => build?.sources ?? [])
+  const roots = [...new Set([...images, ...sources].map(hex))]
+  const { package: ref } = await resultOf(client.lines('POST', '/v1/packages', {}, { roots }), 'the package')
+  if (ref === undefined) throw new MeshError('package', 'the node ended without a package')
+  return { digest: unhex(ref.digest), size: ref.size }
 }
 
 interface ProgressLine {
   output?: string
-  image?: { config: string; diffIds: string[]; platform: string; pull?: string; size?: number }
+  images?: { config: string; platform: string; size?: number; manifest?: string }[]
+  sources?: { digest: string; size: number }
+  package?: { digest: string; size: number }
   error?: { code: string; message: string }
 }
 
-async function imageOf(client: Client, { name, source }: ManifestService, dir: string): Promise<ImageSpec> {
+/** The last of the lines, once all before it were shown. @throws MeshError of the node */
+async function resultOf(lines: AsyncGenerator<ProgressLine>, what: string): Promise<ProgressLine> {
+  for await (const line of lines) {
+    if (line.output !== undefined) say(`  ${what} | ${line.output}`)
+    else if (line.error !== undefined) throw new MeshError(line.error.code, `${what}: ${line.error.message}`)
+    else return line
+  }
+  throw new MeshError('build-failed', `${what}: the node ended without a result`)
+}
+
+type Build = Extract<ManifestService['source'], { build: object }>['build']
+
+/** The build context of a service as a tar, and whether it builds on the image that nodes make themselves. */
+async function contextOf(
+  { context, dockerfile }: Build,
+  dir: string,
+): Promise<{ tar: Readable; onBaseImage: boolean }> {
+  const folder = resolve(dir, context)
+  // Loaded only here, since what they need takes longer to load than all the rest.
+  const [{ packContext }, { usesBaseImage }] = await Promise.all([
+    import('../../node/packages/build.js'),
+    import('../../node/packages/base-image.js'),
+  ])
+  const tar = await packContext(folder, dockerfile)
+  return { tar, onBaseImage: usesBaseImage(await readFile(join(folder, dockerfile), 'utf8')) }
+}
+
+async function sendSources(client: Client, name: string, build: Build, dir: string): Promise<BuildSpec> {
+  say(`sending the sources of ${name}, which each AP builds`)
+  const { tar, onBaseImage } = await contextOf(build, dir)
+  const { sources } = await resultOf(client.lines('POST', '/v1/sources', {}, tar.pipe(createGzip())), name)
+  if (sources === undefined) throw new MeshError('build-failed', `service ${name}: the node took no sources`)
+  say(`${name}: sources ${sources.digest.slice(0, 12)}, ${megabytes(sources.size)}`)
+  return { sources: unhex(sources.digest), dockerfile: build.dockerfile, args: build.args, onBaseImage }
+}
+
+async function imagesOf(client: Client, { name, source }: ManifestService, dir: string): Promise<ImageSpec[]> {
   let lines: AsyncGenerator<ProgressLine>
   if ('image' in source) {
     lines = client.lines('POST', '/v1/images/resolve', {}, { ref: source.image })
   } else {
-    const { context, dockerfile, args } = source.build
-    const folder = resolve(dir, context)
-    say(`building ${name} from ${folder}`)
-    // Loaded only here, since what they need takes longer to load than all the rest.
-    const [{ packContext }, { usesBaseImage }] = await Promise.all([
-      import('../../node/packages/build.js'),
-      import('../../node/packages/base-image.js'),
-    ])
-    const tar: Readable = await packContext(folder, dockerfile)
-    const onBaseImage = String(usesBaseImage(await readFile(join(folder, dockerfile), 'utf8')))
-    lines = client.lines('POST', '/v1/images/build', { dockerfile, onBaseImage, args: JSON.stringify(args) }, tar)
+    const { dockerfile, args } = source.build
+    say(`building ${name} from ${resolve(dir, source.build.context)}`)
+    const { tar, onBaseImage } = await contextOf(source.build, dir)
+    const query = { dockerfile, onBaseImage: String(onBaseImage), args: JSON.stringify(args) }
+    lines = client.lines('POST', '/v1/images/build', query, tar)
   }
-  for await (const { output, image, error } of lines) {
-    if (output !== undefined) say(`  ${name} | ${output}`)
-    if (error !== undefined) throw new MeshError(error.code, `service ${name}: ${error.message}`)
-    if (image === undefined) continue
-    say(
-      `${name}: image ${image.config.slice(0, 12)}${image.size === undefined ? '' : `, ${(image.size / 1e6).toFixed(1)} MB`}`,
-    )
-    const { config, diffIds, platform, size, pull } = image
-    const known = { config: unhex(config), diffIds: diffIds.map(unhex), platform }
-    return { ...known, ...(size !== undefined && { size }), ...(pull !== undefined && { pull }) }
+  const { images = [] } = await resultOf(lines, name)
+  for (const { config, platform, size } of images) {
+    const of = size === undefined ? '' : `, ${megabytes(size)}`
+    say(`${name}: image ${config.slice(0, 12)} for ${platform}${of}`)
   }
-  throw new MeshError('build-failed', `service ${name}: the node ended the build without a result`)
+  return images.map(({ config, manifest, ...image }) => ({
+    ...image,
+    config: unhex(config),
+    ...(manifest !== undefined && { manifest: unhex(manifest) }),
+  }))
 }
+
+const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`
 
 const isUp = (row: InstanceRow): boolean => row.state === 'healthy' || (row.state === 'running' && !row.hasHealthcheck)
 

@@ -27,6 +27,9 @@ interface UpOptions extends NodeOptions {
   dockerHost?: string
   mdns: boolean
   prefetchMax?: string
+  packagesMax?: string
+  packageRate?: string
+  registryPort?: string
   http?: string
   socketGroup?: string
   handover?: boolean
@@ -51,6 +54,9 @@ export function addUp(program: Command): void {
     .option('--docker-host <url>', 'container engine (default: DOCKER_HOST or unix:///var/run/docker.sock)')
     .option('--no-mdns', 'do not look for the mesh on the LAN')
     .option('--prefetch-max <size>', 'disk for images of chutes that this AP would run next (default: 2g; 0: none)')
+    .option('--packages-max <size>', 'disk for packages, those included that are kept for other APs (default: 8g)')
+    .option('--package-rate <rate>', 'what packages may take of the line, each way, such as 20mbit (default: no cap)')
+    .option('--registry-port <port>', 'of the registry on 127.0.0.1 (default: 5010, or a free one)')
     .option('--http <host:port>', 'serve the API over TCP as well, to who has a token ("dropmesh token")')
     .option('--socket-group <group>', "who else may use this node's socket (default: nobody)")
     .option('--handover', 'take over from the node that runs on this data folder: an upgrade that moves nothing')
@@ -76,6 +82,8 @@ async function up(options: UpOptions): Promise<void> {
   if (dockerHost !== undefined) flags['docker-host'] = dockerHost
   if (socketGroup !== undefined) flags['socket-group'] = socketGroup
   if (prefetchMax !== undefined) flags['prefetch-max'] = prefetchMax
+  const { packagesMax, packageRate, registryPort } = options
+  Object.assign(flags, { 'packages-max': packagesMax, 'package-rate': packageRate, 'registry-port': registryPort })
   if (!options.mdns) flags['no-mdns'] = true
   const { found, ask, open } = options
   Object.assign(flags, { found, ask, open })

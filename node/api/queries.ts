@@ -427,14 +427,16 @@ function whyNotRevision(ap: Ap, { subject }: Chute['deployment'], hash: Uint8Arr
 
 /** Who would take over each instance of a chute, the first one first, and whether they have its images already. */
 function successorsTo(ap: Ap, chute: Chute) {
-  const images = chute.spec.services.map(({ image }) => hex(image.config))
   return ap.outlook.placed
     .filter((placed) => placed.chute === chute && placed.holder !== undefined)
     .flatMap((placed) => {
       const next = successorsOf(ap.outlook, placed.holder!, ap.ledgerStore.clock.now()).get(placed.instance) ?? []
       return next.map((id) => {
-        const held = new Set(ap.outlook.candidates.get(id)?.beacon?.images.map(hex))
-        const isReady = images.every((image) => held.has(image))
+        const beacon = ap.outlook.candidates.get(id)?.beacon
+        const held = new Set(beacon?.images.map(hex))
+        const isReady = chute.spec.services.every(({ images }) =>
+          images.some((image) => image.platform === beacon?.engine?.platform && held.has(hex(image.config))),
+        )
         return { instance: baseOf(placed, ap).instance, ap: id, apName: ap.nameOf(id), ready: isReady }
       })
     })

@@ -10,6 +10,9 @@ import { work } from '../chutes/docker-client.js'
 import { EngineError } from '../chutes/engine.js'
 import { ensureBaseImage } from './base-image.js'
 
+/** Microseconds over which the kernel counts CPU time: its own default. */
+const CPU_PERIOD = 100_000
+
 export interface BuildOptions {
   /** Path of the Dockerfile within the context. */
   dockerfile: string
@@ -19,6 +22,8 @@ export interface BuildOptions {
   platform?: string
   /** Whether the Dockerfile builds on dropmesh/node (`usesBaseImage`), so that it has to be there. */
   onBaseImage: boolean
+  /** What its steps may take: thousandths of a CPU, bytes. Without it, as much as there is. */
+  limits?: { cpu: number; memory: number }
 }
 
 /**
@@ -32,7 +37,7 @@ export interface BuildOptions {
 export async function buildImage(
   docker: Docker,
   context: AsyncIterable<Uint8Array>,
-  { dockerfile, args, platform, onBaseImage }: BuildOptions,
+  { dockerfile, args, platform, onBaseImage, limits }: BuildOptions,
   onOutput: (line: string) => void = () => {},
 ): Promise<string> {
   if (onBaseImage) await ensureBaseImage(docker, onOutput)
@@ -50,6 +55,12 @@ export async function buildImage(
           // Containers of steps that failed go as well.
           forcerm: true,
           platform,
+          ...(limits && {
+            memory: limits.memory,
+            memswap: limits.memory,
+            cpuperiod: CPU_PERIOD,
+            cpuquota: Math.ceil((limits.cpu * CPU_PERIOD) / 1000),
+          }),
           abortSignal,
         }),
       ({ stream, status, aux }) => {
