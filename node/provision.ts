@@ -77,6 +77,7 @@ export class Provision {
       holders: (ref) => this.holdersOf(ref),
       turn: (digest) => this.supply.turn(digest),
       admit: (digest) => this.supply.admit(digest),
+      onFailure: (digest, error) => this.supply.fail(digest, error),
     })
     this.opened = { packages, publishing: new Publishing(docker, this.images, packages) }
     await packages.start()

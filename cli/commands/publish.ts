@@ -16,7 +16,7 @@ import type { Client } from '../client.js'
 import { parseDuration } from '../duration.js'
 import { signerOf, type UserSigner } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
-import { held, paintState, print, printJson, say } from '../output.js'
+import { held, megabytes, paintState, print, printJson, say } from '../output.js'
 import { planOf, planText, takenText } from '../publish-plan.js'
 import { deploy, rightsToPublish } from '../sign.js'
 import { surroundingsOf } from '../surroundings.js'
@@ -262,8 +262,6 @@ async function imagesOf(client: Client, { name, source }: ManifestService, dir: 
   }))
 }
 
-const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`
-
 const isUp = (row: InstanceRow): boolean => row.state === 'healthy' || (row.state === 'running' && !row.hasHealthcheck)
 
 const portsOf = (row: InstanceRow): string =>
@@ -276,6 +274,16 @@ async function rowsOf(client: Client, name: string, publisher: string, revision:
   )
 }
 
+/** How far a package has come in the mesh; empty where nobody is fetching it. */
+export function spreadOf(rows: readonly Pick<InstanceRow, 'ap' | 'state' | 'fetched'>[]): string {
+  const fetching = rows.filter(({ state }) => state === 'fetching')
+  if (fetching.length === 0) return ''
+  const aps = rows.filter(({ ap }) => ap !== null).length
+  const known = fetching.flatMap(({ fetched }) => fetched ?? [])
+  const share = known.length === 0 ? '' : `: ${Math.floor(known.reduce((a, b) => a + b) / fetching.length)} %`
+  return `${aps - fetching.length} of ${aps} APs have it, ${fetching.length} fetching${share}`
+}
+
 async function waitUntilUp(
   client: Client,
   name: string,
@@ -285,6 +293,7 @@ async function waitUntilUp(
 ): Promise<InstanceRow[]> {
   const until = performance.now() + wait
   const said = new Map<string, string>()
+  let spread = ''
   for (;;) {
     const rows = await rowsOf(client, name, publisher, revision)
     for (const { instance, apName, state, reason } of rows) {
@@ -292,6 +301,9 @@ async function waitUntilUp(
       if (said.get(instance) !== now) say(now)
       said.set(instance, now)
     }
+    const now = spreadOf(rows)
+    if (now !== '' && now !== spread) say(now)
+    spread = now
     if ((rows.length > 0 && rows.every(isUp)) || performance.now() > until) return rows
     await new Promise((resolve) => setTimeout(resolve, 200))
   }

@@ -76,39 +76,45 @@ export class Images {
 
   /**
    * Pushes an image to a registry of this machine, from which it can be pulled by the digest of its manifest. The engine sends
-   * what the registry lacks.
+   * what the registry lacks. The image is called so then, too: see `unname`.
    * @param reference `127.0.0.1:PORT/NAME:TAG`
    * @param say gets the engine's words, a line each
    */
   async push(id: string, reference: string, say: (line: string) => void): Promise<void> {
     const { repo, tag } = partsOf(reference)
     await this.name(id, reference)
-    try {
-      // The engine wants credentials, if only empty ones.
-      const options = { authconfig: { username: '', password: '' } }
-      await work(
-        `push ${reference}`,
-        null,
-        (_, abortSignal) => this.docker.getImage(repo).push({ ...options, tag, abortSignal }),
-        layerProgress(say),
-      )
-    } finally {
-      await this.drop(reference)
-    }
+    // The engine wants credentials, if only empty ones.
+    const options = { authconfig: { username: '', password: '' } }
+    await work(
+      `push ${reference}`,
+      null,
+      (_, abortSignal) => this.docker.getImage(repo).push({ ...options, tag, abortSignal }),
+      layerProgress(say),
+    )
+  }
+
+  /** Takes a name from an image. The engine removes it if it has no other one, and no container uses it. */
+  async unname(name: string): Promise<void> {
+    await this.drop(name)
   }
 
   /**
    * Has the engine pull an image from a registry of this machine, and holds it.
    * @param repository `127.0.0.1:PORT/NAME`
    * @param onLayer gets the first digits of the digest of each layer that the engine has already
+   * @param end ends it
    * @throws MeshError `image-refused` where what came is not what the record says; EngineError
    */
-  async pull(image: ImageSpec, repository: string, onLayer: (digest: string) => void): Promise<void> {
+  async pull(image: ImageSpec, repository: string, onLayer: (digest: string) => void, end: AbortSignal): Promise<void> {
     const reference = `${repository}@sha256:${hex(image.manifest!)}`
     await work(
       `pull image ${short(image)}`,
       null,
-      (_, abortSignal) => this.docker.createImage({ fromImage: reference, platform: image.platform, abortSignal }),
+      (_, idle) =>
+        this.docker.createImage({
+          ...{ fromImage: reference, platform: image.platform },
+          abortSignal: AbortSignal.any([idle, end]),
+        }),
       ({ id, status }) => {
         if (id !== undefined && status === 'Already exists') onLayer(id)
       },

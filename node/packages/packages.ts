@@ -46,6 +46,8 @@ export interface PackagesOptions {
   readonly turn: (digest: string) => Promise<void>
   /** Sees that a layer may be given to the engine to its end, or throws. */
   readonly admit: (digest: string) => Promise<void>
+  /** A blob that the engine is pulling cannot be had. */
+  readonly onFailure: (digest: string, error: unknown) => void
   /** The set of packages that this AP can hand on has changed. */
   readonly onChange: () => void
   readonly onEvent: (kind: string, fields: Record<string, unknown>) => void
@@ -79,9 +81,8 @@ export class Packages {
   /** Made here, and when; what was made before the node started counts as made then. */
   private readonly made = new Map<string, number>()
   private held: Uint8Array[] = []
-  /** What came of blobs from other APs, until somebody tells it; and why others could not be had. */
+  /** What came of blobs from other APs, until somebody tells it. */
   private readonly arrivals = new Map<string, { bytes: number; from: readonly string[] }>()
-  private readonly failures = new Map<string, unknown>()
   private looking: Promise<void> | undefined
 
   private constructor(
@@ -140,6 +141,12 @@ export class Packages {
   /** `127.0.0.1:PORT`, for the engine of this machine. */
   get address(): string {
     return `127.0.0.1:${this.registry.port}`
+  }
+
+  /** What all blobs take of the disk, in bytes. */
+  usage(): { blobs: number; bytes: number } {
+    const { blobs, bytes } = this.store.totals()
+    return { blobs, bytes }
   }
 
   /** Digests of the packages of which this AP has all that its platform needs. */
@@ -296,11 +303,6 @@ export class Packages {
     return { bytes, from: [...from] }
   }
 
-  /** Why the last of these blobs could not be had; undefined where none failed since. */
-  failureOf(digests: readonly string[]): unknown {
-    return digests.map((digest) => this.failures.get(digest)).find((failure) => failure !== undefined)
-  }
-
   /** Bytes of blobs that are here, of so many. */
   progress(digests: readonly string[]): { here: number; of: number } {
     let here = 0
@@ -348,12 +350,10 @@ export class Packages {
   }
 
   private async *read(blob: Blob, start: number, end: number): AsyncGenerator<Uint8Array> {
-    const digest = hex(blob.digest)
-    this.failures.delete(digest)
     try {
       yield* this.swarm.read(blob, start, end)
     } catch (error) {
-      remember(this.failures, digest, error)
+      this.options.onFailure(oci(hex(blob.digest)), error)
       throw error
     }
   }

@@ -138,16 +138,20 @@ export class Publishing {
   private async take(id: string, say: Say): Promise<ImageSpec[]> {
     const { store, address } = this.packages
     const tag = randomUUID()
-    await this.images.push(id, `${address}/${LEAVING}:${tag}`, say)
-    const digest = await store.catalogue.tag(LEAVING, tag)
-    if (digest === undefined)
-      throw new EngineError('refused', `the engine says that it pushed image ${id}, and did not`)
-    // What it is part of keeps it from now on; until then, that it was just used.
-    await store.catalogue.removeTag(LEAVING, tag)
-    const images = await this.describe(digest)
-    const [image] = images
-    if (images.length === 1 && image !== undefined) await this.images.hold(id, image.config)
-    return images
+    const name = `${address}/${LEAVING}:${tag}`
+    try {
+      await this.images.push(id, name, say)
+      const digest = await store.catalogue.tag(LEAVING, tag)
+      if (digest === undefined) throw new EngineError('refused', `the engine says that it pushed ${name}, and did not`)
+      // What it will be part of keeps it from then on; until then, that it was just used.
+      await store.catalogue.removeTag(LEAVING, tag)
+      const images = await this.describe(digest)
+      const [image] = images
+      if (images.length === 1 && image !== undefined) await this.images.hold(id, image.config)
+      return images
+    } finally {
+      await this.images.unname(name)
+    }
   }
 
   /** A name without the address of the registry of this AP. */

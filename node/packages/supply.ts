@@ -29,9 +29,11 @@ export interface SupplyOptions {
 interface Pull {
   /** Bytes that its layers may have, unpacked. */
   readonly limit: number
+  readonly blobs: ReadonlySet<string>
   readonly layers: ReadonlySet<string>
   readonly sizes: Map<string, number>
-  refusal?: unknown
+  /** Ends it, with the reason: an engine would try five times, and tell only that a connection broke. */
+  readonly end: AbortController
 }
 
 export class Supply {
@@ -124,10 +126,15 @@ export class Supply {
         const others = [...pull.sizes].reduce((sum, [layer, size]) => (layer === digest ? sum : sum + size), 0)
         pull.sizes.set(digest, await packages.unpacked.sizeOf(digest, pull.limit - others))
       } catch (error) {
-        pull.refusal ??= error
+        pull.end.abort(error)
         throw error
       }
     }
+  }
+
+  /** A blob cannot be had: who pulls an image with it need not try again. */
+  fail(digest: string, error: unknown): void {
+    for (const pull of this.pulls) if (pull.blobs.has(digest)) pull.end.abort(error)
   }
 
   private async obtain(wanted: Wanted, event: string): Promise<void> {
@@ -161,15 +168,19 @@ export class Supply {
     if (manifest.config !== `sha256:${hex(image.config)}`)
       throw new MeshError('image-refused', 'its manifest is that of another image')
     const layers = new Set(manifest.layers.map(({ digest }) => digest))
-    const pull: Pull = { limit: image.size ?? MAX_IMAGE, layers, sizes: new Map() }
+    const pull: Pull = {
+      ...{ limit: image.size ?? MAX_IMAGE, blobs: new Set(manifest.blobs), layers, sizes: new Map() },
+      end: new AbortController(),
+    }
     const skipped = new Set<string>()
     const digests = [hex(image.manifest), ...manifest.blobs.map((digest) => digest.slice('sha256:'.length))]
     this.parts.set(key, { digests, skipped })
     this.pulls.add(pull)
     try {
-      await this.options.images.pull(image, `${packages.address}/${CHUTES}`, (id) => skipped.add(id))
+      const { signal } = pull.end
+      await this.options.images.pull(image, `${packages.address}/${CHUTES}`, (id) => skipped.add(id), signal)
     } catch (error) {
-      throw pull.refusal ?? packages.failureOf(digests) ?? error
+      throw pull.end.signal.reason ?? error
     } finally {
       this.pulls.delete(pull)
     }

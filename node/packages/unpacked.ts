@@ -46,10 +46,16 @@ export class Unpacked {
     const head = (await collect(await this.store.read(digest, { end: 6 }))).toString('hex')
     if (OTHER.test(head)) throw wrong(digest, 'it is packed neither as tar nor in gzip: pack it otherwise')
     const layer = new Layer()
+    let refusal: unknown
     const count = async (chunks: AsyncIterable<Uint8Array>) => {
-      for await (const chunk of chunks) {
-        layer.take(chunk)
-        if (layer.size > limit) throw tooBig(digest, limit)
+      try {
+        for await (const chunk of chunks) {
+          layer.take(chunk)
+          if (layer.size > limit) throw tooBig(digest, limit)
+        }
+      } catch (error) {
+        refusal = error // a pipeline tells that it was aborted, and not why
+        throw error
       }
     }
     try {
@@ -57,7 +63,8 @@ export class Unpacked {
       if (head.startsWith(GZIP)) await pipeline(source, createGunzip({ chunkSize: 256 * 1024 }), count)
       else await count(source)
     } catch (error) {
-      throw error instanceof MeshError ? error : wrong(digest, messageOf(error))
+      const why = refusal ?? error
+      throw why instanceof MeshError ? why : wrong(digest, messageOf(why))
     }
     return layer.size
   }

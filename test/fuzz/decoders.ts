@@ -542,8 +542,11 @@ const packageDescriptor: Decoder = {
   ],
   reads: ['protocols/package.js'],
   decode: (input) => {
-    const blobs = readDescriptor(input)
-    must(hex(writeDescriptor(blobs.values())) === hex(input), 'is written otherwise than it was read')
+    const written = writeDescriptor(readDescriptor(input).values())
+    must(
+      hex(writeDescriptor(readDescriptor(written).values())) === hex(written),
+      'is read otherwise than it was written',
+    )
   },
 }
 
