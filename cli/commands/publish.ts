@@ -189,7 +189,7 @@ async function imageOf(client: Client, { name, source }: ManifestService, dir: s
   if ('image' in source) {
     lines = client.lines('POST', '/v1/images/resolve', {}, { ref: source.image })
   } else {
-    const { context, dockerfile, args } = source.build
+    const { context, dockerfile, dockerfileInline: inline, args } = source.build
     const folder = resolve(dir, context)
     say(`building ${name} from ${folder}`)
     // Loaded only here, since what they need takes longer to load than all the rest.
@@ -197,8 +197,8 @@ async function imageOf(client: Client, { name, source }: ManifestService, dir: s
       import('../../node/packages/build.js'),
       import('../../node/packages/base-image.js'),
     ])
-    const tar: Readable = await packContext(folder, dockerfile)
-    const onBaseImage = String(usesBaseImage(await readFile(join(folder, dockerfile), 'utf8')))
+    const tar: Readable = await packContext(folder, dockerfile, inline)
+    const onBaseImage = String(usesBaseImage(inline ?? (await readFile(join(folder, dockerfile), 'utf8'))))
     lines = client.lines('POST', '/v1/images/build', { dockerfile, onBaseImage, args: JSON.stringify(args) }, tar)
   }
   for await (const { output, image, error } of lines) {
