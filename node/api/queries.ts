@@ -40,6 +40,8 @@ export interface Status {
   neighbourhood: { prefix: string; members: number }
   ledger: { records: number; digest: string }
   docker: { version: string } | null
+  /** What light chutes are built on here, by what they use, where that is another image than its default. */
+  lightBases: Record<string, string>
   addresses: string[]
   /** Of this AP's watchers that are connected, how many hear it by datagram; the others hear it by stream. */
   datagrams: { watchers: number; heardBy: number }
@@ -74,6 +76,7 @@ export function status(ap: Ap): Status {
     neighbourhood: { prefix: home?.prefix ?? '', members: home?.members.length ?? 0 },
     ledger: { records: ap.ledgerStore.ledger.size, digest: hex(ap.ledgerStore.ledger.digest()) },
     docker: engine === undefined ? null : { version: engine.version },
+    lightBases: ap.config.lightBases,
     addresses: ap.addresses(),
     datagrams: ap.datagrams(),
     exclusive: whatExclusiveMeans(ap),
