@@ -10,7 +10,10 @@ export interface PublishPlan {
   services: {
     name: string
     build: string | null
+    /** The text of the Dockerfile, where the manifest has it, or it was made. */
+    dockerfile: string | null
     image: string | null
+    command: string[] | null
     ports: string[]
     mounts: string[]
     /** `db (service_healthy)`. */
@@ -36,10 +39,12 @@ export function planOf(chute: string, manifest: Manifest, variables: string[]): 
   return {
     chute,
     dryRun: true,
-    services: services.map(({ name, source, ports, mounts, dependsOn = [], limits }) => ({
+    services: services.map(({ name, source, command, ports, mounts, dependsOn = [], limits }) => ({
       name,
       build: 'build' in source ? source.build.context : null,
+      dockerfile: ('build' in source && source.build.dockerfileInline) || null,
       image: 'image' in source ? source.image : null,
+      command: command ?? null,
       ports: ports.map(({ container, host, protocol }) => `${host ?? 'any'}->${container}/${protocol}`),
       mounts: mounts.map(({ volume, path }) => `${volume} at ${path}`),
       waitsFor: dependsOn.map(({ service, condition }) => `${service} (${condition})`),
@@ -72,6 +77,8 @@ export function planText(plan: PublishPlan): string[] {
       `  service ${service.name}: ${service.build === null ? `image ${service.image}` : `build ${service.build}`}, ` +
         `${service.cpus} CPUs, ${Math.round(service.memory / 1024 ** 2)} MiB`,
       ...[
+        ...(service.dockerfile?.trimEnd().split('\n') ?? []).map((line) => `| ${line}`),
+        ...(service.command === null ? [] : [`runs: ${service.command.map(wordText).join(' ')}`]),
         ...listed('ports', service.ports),
         ...listed('volumes', service.mounts),
         ...listed('starts after', service.waitsFor),
@@ -96,6 +103,9 @@ export function planText(plan: PublishPlan): string[] {
     'nothing was built, and nothing was published',
   ]
 }
+
+/** As a shell would have it. */
+const wordText = (word: string): string => (/^[\w./:=,@%+-]+$/.test(word) ? word : JSON.stringify(word))
 
 export const takenText = (variables: readonly string[]): string =>
   `from your environment, and readable in the record: ${variables.join(', ')}`

@@ -8,6 +8,7 @@ import { parse } from 'yaml'
 import { z } from 'zod'
 import { size } from '../protocols/compose-values.js'
 import { MeshError, messageOf } from '../protocols/error.js'
+import { checkBase } from '../protocols/paradrop-light.js'
 
 export interface Config {
   /** Where this AP keeps everything. */
@@ -28,6 +29,8 @@ export interface Config {
   label: Record<string, string>
   /** URL of the container engine; undefined means DOCKER_HOST or the local socket. */
   dockerHost: string | undefined
+  /** What light chutes are built on here, by what they use (`python3`), where that is another image than its default. */
+  lightBases: Record<string, string>
   /** Discovery on the LAN by multicast DNS. */
   mdns: boolean
   /** Bytes that images may take that this AP fetched for chutes it would be the next to run; 0 turns it off. */
@@ -54,6 +57,7 @@ const settings = z.strictObject({
   listen: z.array(z.string()).optional(),
   label: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()]).transform(String)).optional(),
   'docker-host': z.string().optional(),
+  'light-base': z.record(z.string(), z.string()).optional(),
   'no-mdns': z.boolean().optional(),
   'prefetch-max': z.union([z.string(), z.number().transform(String)]).optional(),
   'packages-max': z.union([z.string(), z.number().transform(String)]).optional(),
@@ -106,6 +110,7 @@ export async function loadConfig(data: string, flags: Settings, env: NodeJS.Proc
     listen: merged.listen,
     label: merged.label ?? {},
     dockerHost: merged['docker-host'],
+    lightBases: merged['light-base'] ?? {},
     mdns: !(merged['no-mdns'] ?? false),
     prefetchMax: size(merged['prefetch-max'] ?? PREFETCH_MAX),
     packagesMax: size(merged['packages-max'] ?? PACKAGES_MAX),
@@ -137,6 +142,14 @@ const complaints: { [K in keyof Settings]?: (value: NonNullable<Settings[K]>) =>
     const bad = Object.entries(labels).find(isBad)?.[0]
     if (bad !== undefined) return `"${bad.slice(0, 128)}": a key has 1 to 128 characters, a value at most 256`
     return Object.keys(labels).length > 32 ? 'an AP has at most 32 labels' : undefined
+  },
+  'light-base': (bases) => {
+    try {
+      for (const [use, image] of Object.entries(bases)) checkBase(use, image)
+    } catch (error) {
+      return messageOf(error)
+    }
+    return undefined
   },
   ask: (mesh) => (/^[a-z2-7]{1,32}$/.test(mesh) ? undefined : 'write the id of a mesh, or its first characters'),
   'docker-host': (url) =>
@@ -224,7 +237,10 @@ function envSettings(env: NodeJS.ProcessEnv): Settings {
     text(key)
       ?.split(',')
       .map((part) => part.trim())
-  const labels = list('label')
+  const pairs = (key: keyof Settings) => {
+    const all = list(key)
+    return all && parseLabels(all, variableOf(key))
+  }
   return {
     name: text('name'),
     join: text('join'),
@@ -232,8 +248,9 @@ function envSettings(env: NodeJS.ProcessEnv): Settings {
     ask: text('ask'),
     open: parseSwitch(text('open'), variableOf('open')),
     listen: list('listen'),
-    label: labels && parseLabels(labels, variableOf('label')),
+    label: pairs('label'),
     'docker-host': text('docker-host'),
+    'light-base': pairs('light-base'),
     'no-mdns': parseSwitch(text('no-mdns'), variableOf('no-mdns')),
     'prefetch-max': text('prefetch-max'),
     'packages-max': text('packages-max'),

@@ -34,10 +34,14 @@ export const ownPath = byKind<string>({
 })
 
 const BUILD = fields(
-  { context: ownPath, dockerfile: text(compose.ownPath), args: parts.variables },
+  {
+    context: ownPath,
+    dockerfile: text(compose.ownPath),
+    dockerfile_inline: placed(byKind({ text: (value) => value.text() })),
+    args: parts.variables,
+  },
   {
     refused: {
-      dockerfile_inline: 'write it to a file, and name that as dockerfile',
       target: 'the last stage of a Dockerfile is built: reorder it, or give it a Dockerfile of its own',
       ...Object.fromEntries(
         ['additional_contexts', 'entitlements', 'extra_hosts', 'isolation', 'network', 'privileged', 'secrets', 'ssh']

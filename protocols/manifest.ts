@@ -25,7 +25,7 @@ import {
   type Value,
 } from './compose-reader.js'
 import { ManifestError, printable, type Remark } from './compose-remarks.js'
-import { HOST, ownPath, type Services, UNREAD } from './compose-service.js'
+import { HOST, ownPath, type ReadService, type Services, UNREAD } from './compose-service.js'
 import { type ManifestService, manifestService } from './compose-spec.js'
 import * as compose from './compose-values.js'
 import { type ChuteSpec, chuteSpec, type PackageRef, REBALANCE, type ServiceSpec } from './deployment.js'
@@ -133,12 +133,14 @@ const INCLUDE = fields(
 )
 const include = byKind<Fields<typeof INCLUDE>>({ text: (value) => ({ path: ownPath(value) }), map: INCLUDE })
 
-const CHUTE = fields({
+/** What `x-dropmesh` of a chute says, in either manifest. */
+export const CHUTE_KEYS = {
   everywhere: placed(flag),
   exclusive: placed(flag),
   rebalance: placed(text(compose.oneOf(...REBALANCE))),
   build: placed(text(compose.oneOf('on-ap', 'here'))),
-})
+}
+const CHUTE = fields(CHUTE_KEYS)
 
 const MANIFEST = fields(
   {
@@ -177,7 +179,6 @@ const PARTS = ['services', 'volumes', 'networks', 'secrets', 'configs'] as const
  */
 export function parseManifest(text: string, file: string, circumstances: Circumstances = {}): Manifest {
   const session = new Session(circumstances)
-  const { remarks } = session
   const files = new Files(session, file)
   const root = open(text, file, session)
   const top = MANIFEST(root) ?? {}
@@ -210,7 +211,31 @@ export function parseManifest(text: string, file: string, circumstances: Circums
   checks.refuseStrayConfigs(services, parts.configs)
   checks.refuseSeparation(services, parts.networks)
   checks.refuseDoubleLimits(services)
-  const chute = top['x-dropmesh']
+  return manifestOf(
+    { root, name: top.name, services, dependencies, volumes, configs, chute: top['x-dropmesh'] },
+    (service) => files.environment(service),
+    circumstances.rights ?? NO_RIGHTS,
+  )
+}
+
+/** A chute that was read, whichever file it was written in, before it is a manifest. */
+interface Read {
+  root: Value
+  name: string | undefined
+  services: Services
+  dependencies: ReturnType<typeof checks.dependenciesOf>
+  volumes: Manifest['volumes']
+  configs: ReadonlyMap<string, Placed<string | undefined>>
+  chute: Fields<typeof CHUTE> | undefined
+}
+
+/** @throws ManifestError with all that is wrong, and was found wrong before */
+export function manifestOf(
+  { root, name, services, dependencies, volumes, configs, chute }: Read,
+  environmentOf: (service: ReadService) => Record<string, string>,
+  rights: Rights,
+): Manifest {
+  const { remarks } = root.reading.session
   const awaited = new Set(
     [...dependencies.values()]
       .flat()
@@ -219,24 +244,23 @@ export function parseManifest(text: string, file: string, circumstances: Circums
   const used = new Set(
     [...services.values()].flatMap(({ is }) => (is.configs ?? []).map(({ is: { config } }) => config)),
   )
-  const read = [...services].map(([name, service]) => {
-    const environment = files.environment(service.is)
-    return manifestService(name, service, {
-      environment,
-      dependsOn: dependencies.get(name) ?? [],
-      isAwaited: awaited.has(name),
-    })
-  })
-  checks.refuseWithoutRight(services, read, circumstances.rights ?? NO_RIGHTS)
+  const read = [...services].map(([service, placed]) =>
+    manifestService(service, placed, {
+      environment: environmentOf(placed.is),
+      dependsOn: dependencies.get(service) ?? [],
+      isAwaited: awaited.has(service),
+    }),
+  )
+  checks.refuseWithoutRight(services, read, rights)
   const manifest: Manifest = {
-    ...defined({ name: top.name }),
+    ...defined({ name }),
     services: read,
     volumes,
     replicas: checks.replicasOf(services, chute?.everywhere),
     constraints: checks.constraintsOf(services),
     exclusive: checks.exclusiveOf(chute?.everywhere, chute?.exclusive),
     ...defined({
-      buildsOnAp: checks.buildsOnAp(services, chute?.build, circumstances.rights ?? NO_RIGHTS) || undefined,
+      buildsOnAp: checks.buildsOnAp(services, chute?.build, rights) || undefined,
       rebalance: checks.rebalanceOf(chute?.everywhere, chute?.rebalance),
     }),
     ...(used.size > 0 && {

@@ -1,5 +1,5 @@
 // `dropmesh publish`: from a folder to a running chute.
-import { readFile, stat } from 'node:fs/promises'
+import { readdir, readFile, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import type { Readable } from 'node:stream'
 import { createGzip } from 'node:zlib'
@@ -34,18 +34,18 @@ interface PublishOptions extends NodeOptions {
   wait: string
 }
 
-/** In this order, as Compose looks for them. */
-const MANIFESTS = ['compose.yaml', 'compose.yml']
+/** In this order: the first two as Compose looks for them. */
+const MANIFESTS = ['compose.yaml', 'compose.yml', 'paradrop.yaml', 'paradrop.yml']
 
 export function addPublish(program: Command): void {
   const collect = (value: string, before: string[] | undefined) => [...(before ?? []), value]
   const command = program
     .command('publish')
-    .argument('[path]', 'folder with a compose.yaml, or such a file', '.')
+    .argument('[path]', 'folder with a compose.yaml or paradrop.yaml, or such a file', '.')
     .description('check, build, sign and publish a chute, and wait until it runs')
     .option('--key <key>', 'name, SSH key file, or agent, to sign with (default: the only named key you have)')
-    .option('--name <name>', 'name of the chute (default: the name in compose.yaml, else of the folder)')
-    .option('--replicas <n>', 'how many instances (default: what compose.yaml says, else 1)')
+    .option('--name <name>', 'name of the chute (default: the name in the manifest, else of the folder)')
+    .option('--replicas <n>', 'how many instances (default: what the manifest says, else 1)')
     .option('--everywhere', 'one instance on every AP that fits')
     .option('--exclusive', 'each instance at most once at any time, by votes of other APs; for ever')
     .option('--on <k=v>', 'only on APs with this label, repeatable', collect)
@@ -59,11 +59,9 @@ export function addPublish(program: Command): void {
 async function publish(path: string, options: PublishOptions): Promise<void> {
   const client = clientOf(options)
   const file = await findManifest(path)
-  const text = await readFile(file, 'utf8')
   const taken = new Set<string>()
-  const surroundings = surroundingsOf(dirname(file), process.env, (name) => taken.add(name))
-  const profiles = options.profile ?? (process.env.COMPOSE_PROFILES ?? '').split(',').filter((one) => one !== '')
-  const read = (rights: Rights) => withFlags(parseManifest(text, file, { ...surroundings, profiles, rights }), options)
+  const parse = await parserOf(file, options, client, (name) => taken.add(name))
+  const read = (rights: Rights) => withFlags(parse(rights), options)
   const asked = read(['*'])
   const name = options.name ?? asked.name ?? basename(dirname(resolve(file)))
   if (!NAME.test(name)) {
@@ -125,6 +123,51 @@ export async function publishSpec(
   )
 }
 
+/** The manifest as it would be for whoever has these rights. */
+type Parse = (rights: Rights) => Manifest
+
+/** @param taken is told of each variable that the manifest has from the environment of the command */
+async function parserOf(
+  file: string,
+  options: PublishOptions,
+  client: Client,
+  taken: (name: string) => void,
+): Promise<Parse> {
+  const text = await readFile(file, 'utf8')
+  const folder = dirname(file)
+  const surroundings = surroundingsOf(folder, process.env, taken)
+  if (isParadrop(file)) {
+    if (options.profile) throw new MeshError('profile', `--profile: ${file} knows no profiles; a compose.yaml does`)
+    const { parseParadrop } = await import('../../protocols/paradrop.js')
+    const around = {
+      readFile: surroundings.readFile,
+      lightBases: await lightBasesOf(client, options),
+      hasSources: await hasSources(folder, file),
+    }
+    return (rights) => parseParadrop(text, file, { ...around, rights })
+  }
+  const profiles = options.profile ?? (process.env.COMPOSE_PROFILES ?? '').split(',').filter((one) => one !== '')
+  return (rights) => parseManifest(text, file, { ...surroundings, profiles, rights })
+}
+
+const isParadrop = (file: string): boolean => /^paradrop\b.*\.ya?ml$/.test(basename(file))
+
+/** What the node builds light chutes on. A dry run needs no node, and then knows the defaults. */
+async function lightBasesOf(client: Client, { dryRun }: PublishOptions): Promise<Status['lightBases']> {
+  try {
+    return (await client.get<Status>('/v1/status')).lightBases
+  } catch (error) {
+    if (dryRun && error instanceof MeshError && error.code === 'no-node') return {}
+    throw error
+  }
+}
+
+/** Whether there is something to build from beside a manifest, and what stands beside any. */
+async function hasSources(folder: string, file: string): Promise<boolean> {
+  const names = await readdir(folder)
+  return names.some((name) => name !== basename(file) && !/^(\.|readme|licen[cs]e)/i.test(name))
+}
+
 async function findManifest(path: string): Promise<string> {
   if (/^(https?|git|ssh):\/\//.test(path)) {
     throw new MeshError(
@@ -133,13 +176,14 @@ async function findManifest(path: string): Promise<string> {
     )
   }
   const found = await stat(path).catch(() => undefined)
-  if (found === undefined) throw new MeshError('source', `${path} does not exist; name a folder with a compose.yaml`)
+  if (found === undefined)
+    throw new MeshError('source', `${path} does not exist; name a folder with a compose.yaml or paradrop.yaml`)
   if (found.isFile()) return path
   for (const name of MANIFESTS) {
     const file = join(path, name)
     if ((await stat(file).catch(() => undefined))?.isFile()) return file
   }
-  throw new MeshError('source', `${path} has no compose.yaml; make a chute with "dropmesh init"`)
+  throw new MeshError('source', `${path} has no compose.yaml and no paradrop.yaml; make a chute with "dropmesh init"`)
 }
 
 function withFlags(manifest: Manifest, options: PublishOptions): Manifest {
@@ -217,7 +261,7 @@ type Build = Extract<ManifestService['source'], { build: object }>['build']
 
 /** The build context of a service as a tar, and whether it builds on the image that nodes make themselves. */
 async function contextOf(
-  { context, dockerfile }: Build,
+  { context, dockerfile, dockerfileInline: inline }: Build,
   dir: string,
 ): Promise<{ tar: Readable; onBaseImage: boolean }> {
   const folder = resolve(dir, context)
@@ -226,8 +270,8 @@ async function contextOf(
     import('../../node/packages/build.js'),
     import('../../node/packages/base-image.js'),
   ])
-  const tar = await packContext(folder, dockerfile)
-  return { tar, onBaseImage: usesBaseImage(await readFile(join(folder, dockerfile), 'utf8')) }
+  const tar = await packContext(folder, dockerfile, inline)
+  return { tar, onBaseImage: usesBaseImage(inline ?? (await readFile(join(folder, dockerfile), 'utf8'))) }
 }
 
 async function sendSources(client: Client, name: string, build: Build, dir: string): Promise<BuildSpec> {

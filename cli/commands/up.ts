@@ -25,6 +25,7 @@ interface UpOptions extends NodeOptions {
   listen?: string[]
   label?: string[]
   dockerHost?: string
+  lightBase?: string[]
   mdns: boolean
   prefetchMax?: string
   packagesMax?: string
@@ -52,6 +53,7 @@ export function addUp(program: Command): void {
     .option('--listen <multiaddr>', 'address to listen on, repeatable (default: /ip4/0.0.0.0/tcp/4010)', collect)
     .option('--label <k=v>', 'label that placement looks at, repeatable', collect)
     .option('--docker-host <url>', 'container engine (default: DOCKER_HOST or unix:///var/run/docker.sock)')
+    .option('--light-base <use=image>', "what ParaDrop's light chutes of a kind are built on, repeatable", collect)
     .option('--no-mdns', 'do not look for the mesh on the LAN')
     .option('--prefetch-max <size>', 'disk for images of chutes that this AP would run next (default: 2g; 0: none)')
     .option('--packages-max <size>', 'disk for packages, those included that are kept for other APs (default: 8g)')
@@ -76,10 +78,11 @@ async function up(options: UpOptions): Promise<void> {
     import('../../node/api/tokens.js'),
     import('../../node/store/files.js'),
   ])
-  const { name, join: ticket, listen, label, dockerHost, prefetchMax, http, socketGroup } = options
+  const { name, join: ticket, listen, label, dockerHost, lightBase, prefetchMax, http, socketGroup } = options
   const flags: Settings = { name, join: ticket, listen, http }
   if (label !== undefined) flags.label = parseLabels(label, '--label')
   if (dockerHost !== undefined) flags['docker-host'] = dockerHost
+  if (lightBase !== undefined) flags['light-base'] = parseLabels(lightBase, '--light-base')
   if (socketGroup !== undefined) flags['socket-group'] = socketGroup
   if (prefetchMax !== undefined) flags['prefetch-max'] = prefetchMax
   const { packagesMax, packageRate, registryPort } = options

@@ -42,6 +42,8 @@ export interface Status {
   docker: { version: string } | null
   /** The registry of this AP, and what its packages take of the disk, in bytes. */
   registry: { address: string; blobs: number; bytes: number; max: number }
+  /** What light chutes are built on here, by what they use, where that is another image than its default. */
+  lightBases: Record<string, string>
   addresses: string[]
   /** Of this AP's watchers that are connected, how many hear it by datagram; the others hear it by stream. */
   datagrams: { watchers: number; heardBy: number }
@@ -78,6 +80,7 @@ export function status(ap: Ap): Status {
     ledger: { records: ap.ledgerStore.ledger.size, digest: hex(ap.ledgerStore.ledger.digest()) },
     docker: engine === undefined ? null : { version: engine.version },
     registry: { address: packages.address, ...packages.usage(), max: ap.config.packagesMax },
+    lightBases: ap.config.lightBases,
     addresses: ap.addresses(),
     datagrams: ap.datagrams(),
     exclusive: whatExclusiveMeans(ap),

@@ -50,6 +50,7 @@ import { checkKind, type Kind } from '../../protocols/kinds.js'
 import * as limits from '../../protocols/limits.js'
 import { parseManifest, toSpec } from '../../protocols/manifest.js'
 import { readDescriptor, writeDescriptor } from '../../protocols/package.js'
+import { parseParadrop } from '../../protocols/paradrop.js'
 import { readTicket, writeTicket } from '../../protocols/ticket.js'
 import * as wire from '../../protocols/wire.js'
 import { AP, CLOCK, GOOD, INSTANCE, TICKET } from '../protocols/samples.js'
@@ -401,6 +402,55 @@ const manifest: Decoder = {
       readFile: (path: string) => FILES[path],
     }
     const manifest = parseManifest(read, 'compose.yaml', { ...around, rights: RIGHTS })
+    const images = [{ config: key(1), platform: 'linux/amd64' }]
+    toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, { images }])))
+  },
+}
+
+const ONE_SERVICE = `name: &n go-hello
+version: 1
+type: light
+use: go
+command: app $X
+as_root: yes
+config:
+  web: {port: 8080}
+  environment: {A: 1, B: }
+  host_config: {port_bindings: {81: 81, "53/udp": 5353}}
+  net: {wifi: {type: wifi, mode: ap, intfName: wlan0, dhcp: {lease: 12h}}}
+  image_source: *n
+source: {type: git, url: "https://x.org/a", checkout: v1}
+x-dropmesh: {ephemeral: true, base: "b:1"}
+`
+const SERVICES = `services:
+  main:
+    type: light
+    image: node
+    source: web
+    command: [npm, start]
+    dns: [10.0.0.1]
+    build: {packages: [iptables]}
+    interfaces: {wlan0: {type: wifi-ap, dhcp: {leasetime: 12h}}}
+    requests: {as-root: true, port-bindings: [{external: 8081, internal: 81}], network-mode: bridge}
+    x-dropmesh: {cap_add: [NET_RAW]}
+  db: {type: image, image: "mongo:3.0"}
+web: {service: main, port: 5000}
+`
+const SOURCES: Record<string, string> = {
+  'web/package.json': '{"scripts": {"start": "node x"}}',
+  './go.mod': 'require x',
+}
+
+const paradrop: Decoder = {
+  name: 'paradrop',
+  form: 'text',
+  limit: 8 * 1024,
+  seeds: [utf8(ONE_SERVICE), utf8(SERVICES)],
+  reads: ['paradrop', 'paradrop-parts', 'paradrop-service', 'paradrop-light'].map((file) => `protocols/${file}.js`),
+  quick: 100,
+  decode: (input) => {
+    const around = { readFile: (path: string) => SOURCES[path], hasSources: input.length % 2 === 0, rights: RIGHTS }
+    const manifest = parseParadrop(text(input), 'paradrop.yaml', around)
     const images = [{ config: key(1), platform: 'linux/amd64' }]
     toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, { images }])))
   },
@@ -790,6 +840,6 @@ const sshPublic: Decoder = {
 }
 
 export const DECODERS: readonly Decoder[] = [
-  ...[cbor, envelope, payload, ...kinds, ...frames, datagram, stream, ticket, ticketContent, ids, manifest],
+  ...[cbor, envelope, payload, ...kinds, ...frames, datagram, stream, ticket, ticketContent, ids, manifest, paradrop],
   ...[layer, packageDescriptor, ...files, store, api, keyFile, { ...sshFile, name: 'ssh-file' }, sshKey, sshPublic],
 ]

@@ -565,6 +565,13 @@ test('a build stays inside the folder of its manifest', () => {
     assert.match(refused(`build: ${path}`), 'is not a path inside the folder of the manifest')
     assert.match(refused(`build: {dockerfile: ${path}}`), 'is not a path inside the folder of the manifest')
   }
+  assert.equal(service('build: {dockerfile_inline: "FROM x$$1"}').source, {
+    build: { context: '.', dockerfile: '.dropmesh.Dockerfile', dockerfileInline: 'FROM x$1', args: {} },
+  })
+  assert.is(
+    refused('build: {dockerfile: x, dockerfile_inline: FROM x}'),
+    'services.web.build.dockerfile_inline: contradicts dockerfile: remove one of the two',
+  )
   assert.match(refused('build: https://example.org/x.git'), 'is an address: publish that repository instead')
   assert.equal(lines('services: {web: {user: x}}'), ['compose.yaml:1: services.web: needs an image or a build'])
 })
