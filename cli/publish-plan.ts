@@ -10,6 +10,8 @@ export interface PublishPlan {
   services: {
     name: string
     build: string | null
+    /** Its sources are sent, and each AP that runs it builds them. */
+    buildsOnAp: boolean
     /** The text of the Dockerfile, where the manifest has it, or it was made. */
     dockerfile: string | null
     image: string | null
@@ -42,6 +44,7 @@ export function planOf(chute: string, manifest: Manifest, variables: string[]): 
     services: services.map(({ name, source, command, ports, mounts, dependsOn = [], limits }) => ({
       name,
       build: 'build' in source ? source.build.context : null,
+      buildsOnAp: 'build' in source && manifest.buildsOnAp === true,
       dockerfile: ('build' in source && source.build.dockerfileInline) || null,
       image: 'image' in source ? source.image : null,
       command: command ?? null,
@@ -74,7 +77,7 @@ export function planText(plan: PublishPlan): string[] {
   return [
     `${plan.chute}: ${copies}${where.length > 0 ? ` with ${where.join(', ')}` : ''}${plan.exclusive ? ', exclusive' : ''}`,
     ...plan.services.flatMap((service) => [
-      `  service ${service.name}: ${service.build === null ? `image ${service.image}` : `build ${service.build}`}, ` +
+      `  service ${service.name}: ${sourceText(service)}, ` +
         `${service.cpus} CPUs, ${Math.round(service.memory / 1024 ** 2)} MiB`,
       ...[
         ...(service.dockerfile?.trimEnd().split('\n') ?? []).map((line) => `| ${line}`),
@@ -102,6 +105,11 @@ export function planText(plan: PublishPlan): string[] {
     ...plan.notes,
     'nothing was built, and nothing was published',
   ]
+}
+
+const sourceText = ({ build, buildsOnAp, image }: PublishPlan['services'][number]): string => {
+  if (build === null) return `image ${image}`
+  return buildsOnAp ? `sources of ${build}, which each AP builds` : `build ${build}`
 }
 
 /** As a shell would have it. */

@@ -146,12 +146,14 @@ export function rebalanceOf(
   return rebalance?.is
 }
 
+const needs = (right: string): string =>
+  `needs the right ${right}, which your key does not hold; an admin gives it with "dropmesh grant KEY --right ${right}"`
+
 /** Whether APs build what services are built of. */
 export function buildsOnAp(services: Services, said: Placed<string> | undefined, rights: Rights): boolean {
   if (said?.is !== 'on-ap') return false
   if (![...services.values()].some(({ is }) => is.build)) said.at.refuse('no service has a build')
-  else if (!holdsRight(rights, BUILD_RIGHT))
-    said.at.refuse(`needs the right ${BUILD_RIGHT}, which its publisher does not hold`)
+  else if (!holdsRight(rights, BUILD_RIGHT)) said.at.refuse(needs(BUILD_RIGHT))
   return true
 }
 
@@ -161,11 +163,7 @@ export function refuseWithoutRight(services: Services, read: readonly ManifestSe
     for (const { right, key, index, isGrantable } of lackingRights(spec, rights)) {
       if (key === 'build') continue // it stands at the top, once for all services
       const at = [services.get(spec.name)!.is[key] ?? []].flat()[index]!.at
-      at.refuse(
-        isGrantable
-          ? `needs the right ${right}, which your key does not hold; an admin gives it with "dropmesh grant KEY --right ${right}"`
-          : `not supported in a chute: no right gives ${right}`,
-      )
+      at.refuse(isGrantable ? needs(right) : `not supported in a chute: no right gives ${right}`)
     }
   }
 }
