@@ -127,6 +127,8 @@ const CASES: Record<string, Case> = {
     probe: 'df -m /tmp | grep -o "tmpfs *[0-9]*"',
     prints: /^tmpfs *64$/,
   },
+  // Asked for by a chute, and not by a service: test/mesh/packages.test.ts.
+  'images built on APs': { asks: [], probe: 'echo', prints: /^$/ },
   'CPU, memory, processes': {
     asks: [],
     free: ['deploy: {resources: {limits: {cpus: 1, memory: 512m, pids: 500}}}'],
