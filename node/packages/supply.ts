@@ -25,6 +25,9 @@ export interface SupplyOptions {
   readonly onChange: () => void
 }
 
+/** Bytes that a layer may be longer for being packed: headers of gzip, and a little for each block. */
+const PACKING = 64 * 1024
+
 /** An image that the engine is pulling. */
 interface Pull {
   /** Bytes that its layers may have, unpacked. */
@@ -175,6 +178,10 @@ export class Supply {
     const skipped = new Set<string>()
     const digests = [hex(image.manifest), ...manifest.blobs.map((digest) => digest.slice('sha256:'.length))]
     this.parts.set(key, { digests, skipped })
+    // Nothing gets bigger by being packed, but for a little: what is too big here need not be fetched to be measured.
+    const packed = packages.progress(manifest.layers.map(({ digest }) => digest.slice('sha256:'.length))).of
+    if (packed > pull.limit * 1.01 + PACKING * manifest.layers.length)
+      throw new MeshError('image-too-big', `its layers have ${packed} bytes, and its record says ${pull.limit} at most`)
     this.pulls.add(pull)
     try {
       const { signal } = pull.end

@@ -200,6 +200,15 @@ test('a layer that unpacks to more than its record says never reaches the engine
   assert.not(await inEngine(`sha256:${hex(image.config)}`))
 })
 
+test('layers that are bigger than their record says, packed as they are, are not fetched at all', async () => {
+  const image = await build()
+  const service = serviceOf({ images: [{ ...image, size: 1000 }] })
+  const ref = await follow(service)([image.manifest])
+  await docker.getImage(heldName(image.config)).remove({ force: true })
+  const { message } = await refusalOf(supply.ensure({ service, package: ref }), 'no-image')
+  assert.match(message, /its layers have \d+ bytes, and its record says 1000 at most/)
+})
+
 test('a record whose manifest is that of another image, that names no package, or one without it, is refused by each AP', async () => {
   const [one, two] = [await build(), await build()]
   const wrong = serviceOf({ images: [{ ...one, config: new Uint8Array(32).fill(9) }] })
