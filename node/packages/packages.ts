@@ -42,6 +42,8 @@ export interface PackagesOptions {
   /** APs that are believed to have a package, by its digest in hex; those that may have it where nobody says so. */
   readonly holders: (ref: string) => string[]
   readonly isMember: (ap: string) => boolean
+  /** Milliseconds after which what nobody has is given up. */
+  readonly drought?: number
   /** Resolves when no blob is fetched that is more urgent than this one. */
   readonly turn: (digest: string) => Promise<void>
   /** Sees that a layer may be given to the engine to its end, or throws. */
@@ -104,6 +106,7 @@ export class Packages {
       onLie: (ap, digest) => options.onEvent('lied', { ap, blob: digest }),
       onFetched: (digest, arrival) => remember(this.arrivals, digest, arrival),
       ...(options.rate !== undefined && { rate: options.rate }),
+      ...(options.drought !== undefined && { drought: options.drought }),
     })
   }
 
