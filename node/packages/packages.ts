@@ -56,6 +56,8 @@ export interface PackagesOptions {
   readonly log: Logger
   /** Milliseconds, on a clock that never goes back. */
   readonly now: () => number
+  /** Milliseconds since 1970, by which the last use of blobs is told. */
+  readonly wall?: () => number
 }
 
 /** The packages that there are, by what names them. */
@@ -114,7 +116,13 @@ export class Packages {
   static async open(options: PackagesOptions): Promise<Packages> {
     const { dir, maxBytes, log, port } = options
     const isNeeded = (digest: string) => packages.named.needed.has(bare(digest))
-    const store = await BlobStore.open(dir, { maxBytes, isNeeded, log, coming: () => packages.swarm.coming })
+    const store = await BlobStore.open(dir, {
+      maxBytes,
+      isNeeded,
+      log,
+      coming: () => packages.swarm.coming,
+      now: options.wall,
+    })
     const packages: Packages = new Packages(options, store)
     try {
       const open = (port: number) =>

@@ -183,7 +183,8 @@ test('what was made stays while a record names it, or for an hour; what is on it
 })
 
 test('what an instance here runs from is not evicted, whatever comes; a fetch without room is refused and says so', async () => {
-  const [from, to] = (await holders(2, { maxBytes: 1_000_000 })) as [Holder, Holder]
+  let wall = 0
+  const [from, to] = (await holders(2, { maxBytes: 1_000_000, wall: () => wall })) as [Holder, Holder]
   const [needed, big] = [await from.push(600_000), await from.push(900_000)]
   const refs = [await from.packages.make([needed.manifest]), await from.packages.make([big.manifest])] as const
   const specs = [specOf(refs[0], needed.image), specOf(refs[1], big.image)]
@@ -195,7 +196,12 @@ test('what an instance here runs from is not evicted, whatever comes; a fetch wi
     if (i === 0) await to.packages.fetch(layer)
     else assert.match((await refusalOf(to.packages.fetch(layer), 'no-room')).message, /no room for packages/)
   }
+  wall = 3_600_000 // nothing was used lately
+  await refusalOf(to.packages.fetch(big.layer), 'no-room')
   assert.ok(to.packages.store.has(`sha256:${needed.layer}`))
+  to.packages.follow({ specs, needed: NOTHING })
+  await to.packages.fetch(big.layer)
+  assert.not(to.packages.store.has(`sha256:${needed.layer}`))
 })
 
 test('a node that is started again knows what was made there, and goes on to give it', async () => {
