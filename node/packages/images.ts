@@ -10,7 +10,7 @@ import type Docker from 'dockerode'
 import { hex, sha256 } from '../../protocols/bytes.js'
 import { encode } from '../../protocols/codec.js'
 import { type BuildSpec, type ImageSpec, imageFor, type ServiceSpec } from '../../protocols/deployment.js'
-import { MeshError } from '../../protocols/error.js'
+import { MeshError, messageOf } from '../../protocols/error.js'
 import { ask, askState, type Progress, socketOf, unless, work } from '../chutes/docker-client.js'
 import { EngineError } from '../chutes/engine.js'
 
@@ -90,7 +90,7 @@ export class Images {
       null,
       (_, abortSignal) => this.docker.getImage(repo).push({ ...options, tag, abortSignal }),
       layerProgress(say),
-    )
+    ).catch(explained(reference))
   }
 
   /** Takes a name from an image. The engine removes it if it has no other one, and no container uses it. */
@@ -118,7 +118,7 @@ export class Images {
       ({ id, status }) => {
         if (id !== undefined && status === 'Already exists') onLayer(id)
       },
-    )
+    ).catch(explained(reference))
     const { Id } = (await this.look(reference)) ?? {}
     if (Id === undefined) throw new EngineError('refused', `image ${short(image)} was pulled, and is not there`)
     await this.name(Id, heldName(image.config))
@@ -198,6 +198,16 @@ function partsOf(name: string): { repo: string; tag: string } {
   const at = name.lastIndexOf(':')
   return { repo: name.slice(0, at), tag: name.slice(at + 1) }
 }
+
+/** Says what to do where an engine does not find the registry of this AP. */
+const explained =
+  (reference: string) =>
+  (error: unknown): never => {
+    if (!/connection refused|no route to host|i\/o timeout/.test(messageOf(error))) throw error
+    const address = reference.split('/')[0]
+    const why = `the engine cannot reach the registry of this AP at ${address}: both have to be on one machine`
+    throw new MeshError('registry-unreachable', why, { cause: error })
+  }
 
 const short = (image: ImageSpec): string => hex(image.config).slice(0, 12)
 

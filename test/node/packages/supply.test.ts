@@ -262,6 +262,15 @@ test('sources are built by the engine of the AP that needs them, once, with the 
   await refusalOf(supply.ensure({ service: broken, package: ref }), 'build-failed')
 })
 
+test('an engine that does not reach the registry of its AP is told of by its address', async () => {
+  const { message } = await refusalOf(
+    images.push(await images.idOf(BUSYBOX), '127.0.0.1:9/dropmesh/image:x', () => {}),
+    'registry-unreachable',
+  )
+  assert.match(message, /at 127\.0\.0\.1:9: both have to be on one machine/)
+  await images.unname('127.0.0.1:9/dropmesh/image:x')
+})
+
 test('a platform is named as images name it', () => {
   assert.equal(
     [platformOf('linux', 'arm64', 'v8'), platformOf('linux', 'arm', 'v7'), platformOf('linux', 'amd64')],
