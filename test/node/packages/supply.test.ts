@@ -211,7 +211,7 @@ test('layers that are bigger than their record says, packed as they are, are not
 
 test('a record whose manifest is that of another image, that names no package, or one without it, is refused by each AP', async () => {
   const [one, two] = [await build(), await build()]
-  const wrong = serviceOf({ images: [{ ...one, config: new Uint8Array(32).fill(9) }] })
+  const wrong = serviceOf({ images: [{ ...one, config: randomBytes(32) }] })
   const ref = await follow(wrong)([one.manifest])
   const error = await refusalOf(supply.ensure({ service: wrong, package: ref }), 'no-image')
   assert.match(error.message, /its manifest is that of another image/)
