@@ -219,14 +219,21 @@ export function checkName(name: string): void {
 }
 
 /** Milliseconds between two words on one layer. */
-const SAY_EVERY = 1000
+const SAY_EVERY = 2000
+
+/** Bytes of a layer whose way is told. */
+const WORTH_TELLING = 1e6
+
+/** What is no news. */
+const SILENT = new Set(['Preparing', 'Waiting'])
 
 /** Turns what an engine says of layers that it sends or fetches into lines for people. */
-export function layerProgress(say: (line: string) => void): (message: Progress) => void {
+function layerProgress(say: (line: string) => void): (message: Progress) => void {
   const said = new Map<string, { status: string; at: number }>()
   return ({ id, status, progressDetail }) => {
-    if (id === undefined || status === undefined) return
+    if (id === undefined || status === undefined || SILENT.has(status)) return
     const { current, total } = progressDetail ?? {}
+    if (status === 'Pushing' && (total ?? 0) < WORTH_TELLING) return
     const before = said.get(id)
     const now = performance.now()
     if (before?.status === status && (current === undefined || now - before.at < SAY_EVERY)) return
