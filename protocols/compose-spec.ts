@@ -6,7 +6,8 @@ import { DEFAULT_LIMITS, DEFAULT_LOGGING, DEFAULT_STOP_GRACE, MAX_LOGS, type Ser
 /** Docker's own defaults of a health check, in milliseconds. */
 export const DEFAULT_HEALTHCHECK = { interval: 30_000, timeout: 30_000, startPeriod: 0, retries: 3 }
 
-/** Where a service's image comes from. A build's paths are relative: the context to the manifest, the dockerfile to it. */
+/** Where a service's image comes from. A build's paths are relative: the context to the manifest, unless it is the URL of a git
+ * repository, the dockerfile to the context. */
 type ImageSource = { image: string } | { build: { context: string; dockerfile: string; args: Record<string, string> } }
 
 export type ManifestService = Omit<ServiceSpec, 'image'> & { source: ImageSource }
