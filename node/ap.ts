@@ -47,6 +47,7 @@ import { askOnLan } from './mesh/lan.js'
 import { Network } from './mesh/network.js'
 import { instanceNameOf, News, nameOf } from './news.js'
 import { type BuildOptions, buildImage } from './packages/build.js'
+import { GitSources } from './packages/git.js'
 import { Images } from './packages/images.js'
 import { pullImage } from './packages/pull.js'
 import { type Needs, Spares } from './packages/spares.js'
@@ -78,6 +79,8 @@ export class Ap {
   readonly reconciler: Reconciler
   private readonly images: Images
   private readonly docker: Docker
+  /** Git repositories, for who publishes from one. */
+  sources!: GitSources
   private readonly supply: Supply
   private readonly spares: Spares
   private readonly roster: Roster
@@ -264,6 +267,7 @@ export class Ap {
         presented,
         founder,
       )
+      ap.sources = await GitSources.open(join(config.data, 'sources'))
       await ap.run()
       return ap
     } catch (error) {

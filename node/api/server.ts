@@ -15,6 +15,7 @@ import { clockSchema } from '../../protocols/clock.js'
 import { NAME } from '../../protocols/deployment.js'
 import { describe } from '../../protocols/envelope.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
+import { parseGitUrl } from '../../protocols/git-url.js'
 import { MAX_RECORD } from '../../protocols/limits.js'
 import type { Ap } from '../ap.js'
 import { parseHostPort } from '../config.js'
@@ -34,6 +35,7 @@ import {
   status,
 } from './queries.js'
 import { addSecretRoutes } from './secrets.js'
+import { giveSource } from './sources.js'
 import { TOKEN_RIGHTS, type Tokens } from './tokens.js'
 
 const hexKey = z.string().regex(/^[0-9a-f]{64}$/, 'a public key has 64 hexadecimal digits')
@@ -56,6 +58,7 @@ const tokenRequest = z.object({
 const tokenId = z.object({ id: z.string() })
 const nextRequest = z.object({ publisher: hexKey, name: z.string().regex(NAME) })
 const imageRequest = z.object({ ref: z.string().min(1).max(512) })
+const gitRequest = z.object({ url: z.string().min(1).max(4096) })
 const buildRequest = z.object({
   dockerfile: z.string().max(1024).default('Dockerfile'),
   onBaseImage: z
@@ -155,6 +158,10 @@ export function addRoutes(app: Hono, ap: Ap): Hono {
     const body = context.req.raw.body
     if (body === null) throw new MeshError('bad-request', 'the request has no build context (a tar as its body)')
     return progress(context, (say) => ap.buildImage(Readable.fromWeb(body as NodeReadableStream), options, say))
+  })
+  app.post('/v1/sources/git', small, async (context) => {
+    const { url } = gitRequest.parse(readJson(await context.req.text()))
+    return giveSource(context, ap.sources, parseGitUrl(url))
   })
   return app
 }
