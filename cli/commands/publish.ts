@@ -1,6 +1,7 @@
 // `dropmesh publish`: from a folder to a running chute.
-import { readFile, stat } from 'node:fs/promises'
-import { basename, dirname, join, resolve } from 'node:path'
+import { createReadStream } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import type { Command } from 'commander'
 import type { InstanceRow, Status } from '../../node/api/queries.js'
@@ -10,18 +11,20 @@ import { encode } from '../../protocols/codec.js'
 import { remarkText } from '../../protocols/compose-remarks.js'
 import { type ChuteSpec, type ImageSpec, NAME } from '../../protocols/deployment.js'
 import { MeshError } from '../../protocols/error.js'
-import { type Manifest, type ManifestService, parseManifest, toSpec } from '../../protocols/manifest.js'
+import { isGitUrl, shownUrl } from '../../protocols/git-url.js'
+import { type Manifest, type ManifestService, toSpec } from '../../protocols/manifest.js'
 import type { Rights } from '../../protocols/policy.js'
 import type { Client } from '../client.js'
 import { parseDuration } from '../duration.js'
+import { ONLY_SERVICE } from '../image-alone.js'
 import { signerOf, type UserSigner } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
 import { held, paintState, print, printJson, say } from '../output.js'
 import { planOf, planText, takenText } from '../publish-plan.js'
 import { deploy, rightsToPublish } from '../sign.js'
-import { surroundingsOf } from '../surroundings.js'
+import { type Source, type SourceOptions, Sources } from '../sources.js'
 
-interface PublishOptions extends NodeOptions {
+interface PublishOptions extends NodeOptions, SourceOptions {
   key?: string
   name?: string
   replicas?: string
@@ -30,24 +33,24 @@ interface PublishOptions extends NodeOptions {
   on?: string[]
   detach?: boolean
   dryRun?: boolean
-  profile?: string[]
   wait: string
 }
-
-/** In this order, as Compose looks for them. */
-const MANIFESTS = ['compose.yaml', 'compose.yml']
 
 export function addPublish(program: Command): void {
   const collect = (value: string, before: string[] | undefined) => [...(before ?? []), value]
   const command = program
     .command('publish')
-    .argument('[path]', 'folder with a compose.yaml, or such a file', '.')
+    .argument('[source]', 'folder with a compose.yaml or such a file, git URL (…#REF:FOLDER), or archive of an image')
     .description('check, build, sign and publish a chute, and wait until it runs')
     .option('--key <key>', 'name, SSH key file, or agent, to sign with (default: the only named key you have)')
     .option('--name <name>', 'name of the chute (default: the name in compose.yaml, else of the folder)')
     .option('--replicas <n>', 'how many instances (default: what compose.yaml says, else 1)')
     .option('--everywhere', 'one instance on every AP that fits')
     .option('--exclusive', 'each instance at most once at any time, by votes of other APs; for ever')
+    .option('--image <name>', 'this image alone; of an archive, the one of this name')
+    .option('-p, --port <[host:]port>', 'port of an image alone, as in "docker run", repeatable', collect)
+    .option('-e, --env <k[=v]>', 'variable of an image alone, or of a manifest, repeatable', collect)
+    .option('-v, --volume <name:path>', 'volume of an image alone, repeatable', collect)
     .option('--on <k=v>', 'only on APs with this label, repeatable', collect)
     .option('--profile <name>', 'with the services of this profile, repeatable (or COMPOSE_PROFILES)', collect)
     .option('--detach', 'do not wait until it runs')
@@ -56,16 +59,20 @@ export function addPublish(program: Command): void {
   forNode(command, 'dropmesh publish ./hello --key alice --on site=home').action(publish)
 }
 
-async function publish(path: string, options: PublishOptions): Promise<void> {
+async function publish(path: string | undefined, options: PublishOptions): Promise<void> {
   const client = clientOf(options)
-  const file = await findManifest(path)
-  const text = await readFile(file, 'utf8')
-  const taken = new Set<string>()
-  const surroundings = surroundingsOf(dirname(file), process.env, (name) => taken.add(name))
-  const profiles = options.profile ?? (process.env.COMPOSE_PROFILES ?? '').split(',').filter((one) => one !== '')
-  const read = (rights: Rights) => withFlags(parseManifest(text, file, { ...surroundings, profiles, rights }), options)
+  const sources = new Sources(client)
+  try {
+    await publishFrom(await sources.open(path, options), sources, client, options)
+  } finally {
+    sources.close()
+  }
+}
+
+async function publishFrom(source: Source, sources: Sources, client: Client, options: PublishOptions): Promise<void> {
+  const read = (rights: Rights) => withFlags(source.read(rights), options)
   const asked = read(['*'])
-  const name = options.name ?? asked.name ?? basename(dirname(resolve(file)))
+  const name = options.name ?? asked.name ?? source.name
   if (!NAME.test(name)) {
     throw new MeshError(
       'name',
@@ -73,7 +80,7 @@ async function publish(path: string, options: PublishOptions): Promise<void> {
     )
   }
   if (options.dryRun) {
-    const plan = planOf(name, asked, [...taken])
+    const plan = planOf(name, asked, [...source.taken])
     if (options.json) printJson(plan)
     else for (const line of planText(plan)) print(line)
     return
@@ -82,8 +89,8 @@ async function publish(path: string, options: PublishOptions): Promise<void> {
   const signer = await signerOf(options.key)
   const manifest = read(await rightsToPublish(client, signer, name))
   for (const note of manifest.notes) say(remarkText(note))
-  if (taken.size > 0) say(takenText([...taken]))
-  const spec = toSpec(manifest, await imagesOf(client, manifest, dirname(file)))
+  if (source.taken.size > 0) say(takenText([...source.taken]))
+  const spec = toSpec(manifest, await imagesOf(client, manifest, source, sources, options.image))
   await publishSpec(client, signer, name, spec, manifest.exclusive, wait, options)
 }
 
@@ -126,23 +133,6 @@ export async function publishSpec(
   )
 }
 
-async function findManifest(path: string): Promise<string> {
-  if (/^(https?|git|ssh):\/\//.test(path)) {
-    throw new MeshError(
-      'source',
-      `${path}: publishing from a git URL is not possible yet; clone it and publish the folder`,
-    )
-  }
-  const found = await stat(path).catch(() => undefined)
-  if (found === undefined) throw new MeshError('source', `${path} does not exist; name a folder with a compose.yaml`)
-  if (found.isFile()) return path
-  for (const name of MANIFESTS) {
-    const file = join(path, name)
-    if ((await stat(file).catch(() => undefined))?.isFile()) return file
-  }
-  throw new MeshError('source', `${path} has no compose.yaml; make a chute with "dropmesh init"`)
-}
-
 function withFlags(manifest: Manifest, options: PublishOptions): Manifest {
   const result = { ...manifest }
   if (options.replicas !== undefined) {
@@ -165,7 +155,13 @@ function withFlags(manifest: Manifest, options: PublishOptions): Manifest {
 }
 
 /** Builds or finds the image of each service, by the engine of the local node. */
-async function imagesOf(client: Client, manifest: Manifest, dir: string): Promise<Map<string, ImageSpec>> {
+async function imagesOf(
+  client: Client,
+  manifest: Manifest,
+  { archive, folder }: Source,
+  sources: Sources,
+  wanted: string | undefined,
+): Promise<Map<string, ImageSpec>> {
   const { docker, ap } = await client.get<Status>('/v1/status')
   if (docker === null) {
     throw new MeshError(
@@ -173,25 +169,33 @@ async function imagesOf(client: Client, manifest: Manifest, dir: string): Promis
       `AP ${ap.name} has no container engine to build with; publish from an AP that has one`,
     )
   }
+  if (archive !== undefined) return new Map([[ONLY_SERVICE, await importImage(client, archive, wanted)]])
   const images = new Map<string, ImageSpec>()
-  for (const service of manifest.services) images.set(service.name, await imageOf(client, service, dir))
+  const contextOf = (context: string) => sources.contextOf(folder, context)
+  for (const service of manifest.services) images.set(service.name, await imageOf(client, service, contextOf))
   return images
 }
 
 interface ProgressLine {
   output?: string
   image?: { config: string; diffIds: string[]; platform: string; pull?: string; size?: number }
+  /** Of an image of an archive: what it is called there. */
+  names?: string[]
   error?: { code: string; message: string }
 }
 
-async function imageOf(client: Client, { name, source }: ManifestService, dir: string): Promise<ImageSpec> {
+async function imageOf(
+  client: Client,
+  { name, source }: ManifestService,
+  contextOf: (context: string) => Promise<string>,
+): Promise<ImageSpec> {
   let lines: AsyncGenerator<ProgressLine>
   if ('image' in source) {
     lines = client.lines('POST', '/v1/images/resolve', {}, { ref: source.image })
   } else {
     const { context, dockerfile, args } = source.build
-    const folder = resolve(dir, context)
-    say(`building ${name} from ${folder}`)
+    const folder = await contextOf(context)
+    say(`building ${name} from ${isGitUrl(context) ? shownUrl(context) : folder}`)
     // Loaded only here, since what they need takes longer to load than all the rest.
     const [{ packContext }, { usesBaseImage }] = await Promise.all([
       import('../../node/packages/build.js'),
@@ -204,15 +208,37 @@ async function imageOf(client: Client, { name, source }: ManifestService, dir: s
   for await (const { output, image, error } of lines) {
     if (output !== undefined) say(`  ${name} | ${output}`)
     if (error !== undefined) throw new MeshError(error.code, `service ${name}: ${error.message}`)
-    if (image === undefined) continue
-    say(
-      `${name}: image ${image.config.slice(0, 12)}${image.size === undefined ? '' : `, ${(image.size / 1e6).toFixed(1)} MB`}`,
-    )
-    const { config, diffIds, platform, size, pull } = image
-    const known = { config: unhex(config), diffIds: diffIds.map(unhex), platform }
-    return { ...known, ...(size !== undefined && { size }), ...(pull !== undefined && { pull }) }
+    if (image !== undefined) return readImage(name, image)
   }
   throw new MeshError('build-failed', `service ${name}: the node ended the build without a result`)
+}
+
+/** Gives the node an archive of images. @returns the one that is `wanted`, or the only one */
+async function importImage(client: Client, path: string, wanted: string | undefined): Promise<ImageSpec> {
+  const images: Required<Pick<ProgressLine, 'image' | 'names'>>[] = []
+  say(`sending ${path}`)
+  for await (const { output, image, names = [], error } of client.lines<ProgressLine>(
+    'POST',
+    '/v1/images/import',
+    {},
+    createReadStream(path),
+  )) {
+    if (output !== undefined) say(`  ${ONLY_SERVICE} | ${output}`)
+    if (error !== undefined) throw new MeshError(error.code, `${path}: ${error.message}`)
+    if (image !== undefined) images.push({ image, names })
+  }
+  const found = wanted === undefined ? images : images.filter(({ names }) => names.includes(wanted))
+  if (found.length === 1) return readImage(ONLY_SERVICE, found[0]!.image)
+  const list = images.flatMap(({ names }) => names).join(', ') || 'none with a name'
+  const what = wanted === undefined ? `${images.length} images` : `no image ${wanted}`
+  throw new MeshError('source', `${path} has ${what}; say which with --image: it has ${list}`)
+}
+
+function readImage(service: string, image: NonNullable<ProgressLine['image']>): ImageSpec {
+  const { config, diffIds, platform, size, pull } = image
+  say(`${service}: image ${config.slice(0, 12)}${size === undefined ? '' : `, ${(size / 1e6).toFixed(1)} MB`}`)
+  const known = { config: unhex(config), diffIds: diffIds.map(unhex), platform }
+  return { ...known, ...(size !== undefined && { size }), ...(pull !== undefined && { pull }) }
 }
 
 const isUp = (row: InstanceRow): boolean => row.state === 'healthy' || (row.state === 'running' && !row.hasHealthcheck)
