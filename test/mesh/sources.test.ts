@@ -1,7 +1,10 @@
 // What can be published beside a folder, through the real command line, a real node, git and Docker.
 
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
+import { type AddressInfo, createServer as createSilent } from 'node:net'
 import { join } from 'node:path'
 import { pack } from 'tar-stream'
 import { test } from 'uvu'
@@ -15,7 +18,7 @@ import { refusalOf } from '../node/realm.js'
 import { BUSYBOX, ensureBusybox } from '../support/busybox.js'
 import { GitServer } from '../support/git.js'
 import { needTools } from '../support/hosts.js'
-import { eventually, TestMesh } from '../support/mesh.js'
+import { eventually, main, TestMesh } from '../support/mesh.js'
 import { scratch } from '../support/scratch.js'
 
 needTools(['git'])
@@ -91,6 +94,21 @@ test('a chute is published from a git URL with ref and folder, and serves what t
   assert.match(none.stderr, 'it has no tag or branch v2')
   assert.match((await ap!.cli('publish', server.url('shop.git'))).stderr, 'has no compose.yaml')
   assert.equal(leftovers(), [])
+})
+
+test('who stops a publish amid a fetch leaves nothing of it, here and on the node', async () => {
+  const silent = createSilent((socket) => socket.on('error', () => {}))
+  await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
+  const url = `git://127.0.0.1:${(silent.address() as AddressInfo).port}/x`
+  const args = [main, 'publish', url, '--data', mesh.aps[0]!.data]
+  const publishing = spawn(process.execPath, args, { stdio: 'ignore', env: { ...process.env, ...mesh.env } })
+  const ended = once(publishing, 'exit')
+  await eventually('both sides to be at it', () => leftovers().length === 2)
+  publishing.kill('SIGINT')
+  assert.equal(await ended, [null, 'SIGINT'])
+  assert.equal(readdirSync(tmp), [])
+  await eventually('the node to be done with it', () => leftovers().length === 0)
+  silent.close()
 })
 
 test('a build takes its context from a git repository, by URL alone or with its Dockerfile', async () => {

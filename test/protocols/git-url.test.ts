@@ -57,6 +57,7 @@ test('what git would take for an option, a command or another transport is refus
     ],
     ...['https://example.org/x\n', 'https://example.org/x%0ahost=y', 'https://example.org/%00', 'https://a b/c'],
     ...['https://example.org:0/x', 'https://example.org:99999/x', 'https://example.org/x?y', 'https://a\\b/c'],
+    ...['ssh://-host/y', 'ssh://git@-host/y', 'https://-host/y', 'git@-host:y', 'https://.host/y'],
     ...['https://a\u202eb/c', `https://example.org/${'x'.repeat(2048)}`],
   ])
     refusal(url)
