@@ -3,6 +3,12 @@ import type { MeshEvent } from '../node/events.js'
 
 const who = (event: MeshEvent): string => `AP ${event.name ?? event.ap}`
 
+/** From whom how much came; layers that the engine had did not have to. */
+const arrival = ({ from, bytes }: MeshEvent): string => {
+  const aps = [from].flat()
+  return aps.length === 0 ? 'was here but for its name' : `came from ${aps.join(' and ')}, ${bytes} bytes`
+}
+
 const short = (key: unknown): string => String(key).slice(0, 12)
 
 const sentences: Record<string, (event: MeshEvent) => string> = {
@@ -53,9 +59,10 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   crashed: (e) => `${e.instance}: service ${e.service} ${e.reason}`,
   unhealthy: (e) => `${e.instance}: service ${e.service} fails its health check`,
   cannot: (e) => `this AP cannot run ${e.instance}: ${e.reason}`,
-  'image-fetched': (e) => `image ${String(e.image).slice(0, 12)} came from ${e.from}, ${e.bytes} bytes`,
+  'image-fetched': (e) => `image ${String(e.image).slice(0, 12)} ${arrival(e)}`,
   'image-prepared': (e) =>
-    `image ${String(e.image).slice(0, 12)} came from ${e.from}, ${e.bytes} bytes, for a chute that this AP would run next`,
+    `image ${String(e.image).slice(0, 12)} ${arrival(e)}, for a chute that this AP would run next`,
+  lied: (e) => `AP ${e.ap} sent what is not blob ${String(e.blob).slice(0, 12)}; nothing is fetched from it any more`,
   'image-not-prepared': (e) => `image ${String(e.image).slice(0, 12)} was not fetched ahead: ${e.reason}`,
   synced: (e) => `synced with ${e.ap}: ${e.received} records received, ${e.sent} sent`,
   refused: (e) => `a message from ${e.from} was refused: ${e.reason}`,

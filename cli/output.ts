@@ -59,6 +59,9 @@ const BAD = new Set(['dead', 'failed', 'unhealthy'])
 export const paintState = (state: string): string =>
   GOOD.has(state) ? colour.green(state) : BAD.has(state) ? colour.red(state) : colour.yellow(state)
 
+/** `12.3 MB`. */
+export const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`
+
 /** `3 s`, `12 min`, `5 h`, `8 d` ago. */
 export function ago(iso: string | null): string {
   if (iso === null) return 'never'

@@ -2,7 +2,7 @@
 // passed over and why. Asks no node and builds nothing.
 import { remarkText } from '../protocols/compose-remarks.js'
 import type { Manifest } from '../protocols/manifest.js'
-import { asksOf } from '../protocols/policy.js'
+import { asksOf, BUILD_RIGHT } from '../protocols/policy.js'
 
 export interface PublishPlan {
   chute: string
@@ -10,7 +10,12 @@ export interface PublishPlan {
   services: {
     name: string
     build: string | null
+    /** Its sources are sent, and each AP that runs it builds them. */
+    buildsOnAp: boolean
+    /** The text of the Dockerfile, where the manifest has it, or it was made. */
+    dockerfile: string | null
     image: string | null
+    command: string[] | null
     ports: string[]
     mounts: string[]
     /** `db (service_healthy)`. */
@@ -36,10 +41,13 @@ export function planOf(chute: string, manifest: Manifest, variables: string[]): 
   return {
     chute,
     dryRun: true,
-    services: services.map(({ name, source, ports, mounts, dependsOn = [], limits }) => ({
+    services: services.map(({ name, source, command, ports, mounts, dependsOn = [], limits }) => ({
       name,
       build: 'build' in source ? source.build.context : null,
+      buildsOnAp: 'build' in source && manifest.buildsOnAp === true,
+      dockerfile: ('build' in source && source.build.dockerfileInline) || null,
       image: 'image' in source ? source.image : null,
+      command: command ?? null,
       ports: ports.map(({ container, host, protocol }) => `${host ?? 'any'}->${container}/${protocol}`),
       mounts: mounts.map(({ volume, path }) => `${volume} at ${path}`),
       waitsFor: dependsOn.map(({ service, condition }) => `${service} (${condition})`),
@@ -52,7 +60,10 @@ export function planOf(chute: string, manifest: Manifest, variables: string[]): 
     replicas,
     exclusive,
     labels: Object.fromEntries(constraints.map(({ label, value }) => [label, value])),
-    rights: [...new Set(services.flatMap((service) => asksOf(service).map(({ right }) => right)))],
+    rights: [
+      ...new Set(services.flatMap((service) => asksOf(service).map(({ right }) => right))),
+      ...(manifest.buildsOnAp ? [BUILD_RIGHT] : []),
+    ],
     variables,
     notes: manifest.notes.map(remarkText),
   }
@@ -66,9 +77,11 @@ export function planText(plan: PublishPlan): string[] {
   return [
     `${plan.chute}: ${copies}${where.length > 0 ? ` with ${where.join(', ')}` : ''}${plan.exclusive ? ', exclusive' : ''}`,
     ...plan.services.flatMap((service) => [
-      `  service ${service.name}: ${service.build === null ? `image ${service.image}` : `build ${service.build}`}, ` +
+      `  service ${service.name}: ${sourceText(service)}, ` +
         `${service.cpus} CPUs, ${Math.round(service.memory / 1024 ** 2)} MiB`,
       ...[
+        ...(service.dockerfile?.trimEnd().split('\n') ?? []).map((line) => `| ${line}`),
+        ...(service.command === null ? [] : [`runs: ${service.command.map(wordText).join(' ')}`]),
         ...listed('ports', service.ports),
         ...listed('volumes', service.mounts),
         ...listed('starts after', service.waitsFor),
@@ -93,6 +106,14 @@ export function planText(plan: PublishPlan): string[] {
     'nothing was built, and nothing was published',
   ]
 }
+
+const sourceText = ({ build, buildsOnAp, image }: PublishPlan['services'][number]): string => {
+  if (build === null) return `image ${image}`
+  return buildsOnAp ? `sources of ${build}, which each AP builds` : `build ${build}`
+}
+
+/** As a shell would have it. */
+const wordText = (word: string): string => (/^[\w./:=,@%+-]+$/.test(word) ? word : JSON.stringify(word))
 
 export const takenText = (variables: readonly string[]): string =>
   `from your environment, and readable in the record: ${variables.join(', ')}`

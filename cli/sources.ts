@@ -1,9 +1,10 @@
 // What a chute is published from: a folder with a manifest, a git repository that the node fetches, an image, or an archive of
 // one. What is fetched lies in folders that end with the command.
 import { rmSync } from 'node:fs'
-import { mkdtemp, open, readFile, realpath, stat } from 'node:fs/promises'
+import { mkdtemp, open, readdir, readFile, realpath, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join, resolve, sep } from 'node:path'
+import type { Status } from '../node/api/queries.js'
 import { MeshError } from '../protocols/error.js'
 import { folderNameOf, isGitUrl, parseGitUrl, shownUrl } from '../protocols/git-url.js'
 import { type Manifest, parseManifest } from '../protocols/manifest.js'
@@ -17,6 +18,7 @@ import { unpack } from './unpack.js'
 export interface SourceOptions extends ImageOptions {
   image?: string
   profile?: string[]
+  dryRun?: boolean
 }
 
 export interface Source {
@@ -32,8 +34,8 @@ export interface Source {
   read(rights: Rights): Manifest
 }
 
-/** In this order, as Compose looks for them. */
-const MANIFESTS = ['compose.yaml', 'compose.yml']
+/** In this order: the first two as Compose looks for them. */
+const MANIFESTS = ['compose.yaml', 'compose.yml', 'paradrop.yaml', 'paradrop.yml']
 
 /** Compressions that an archive may not have, by its first bytes in hex. */
 const OTHER_PACKING = /^(425a68|fd377a585a00|28b52ffd)/
@@ -57,8 +59,8 @@ export class Sources {
     if (path === undefined && options.image !== undefined) return alone(options.image, options)
     const found = await fileOf(path ?? '.')
     if (await isArchive(found)) return { ...alone(options.image ?? nameOfArchive(found), options), archive: found }
-    if (options.image !== undefined) throw notBoth('--image', 'the images of a chute stand in its compose.yaml')
-    return manifest(found, found, process.env, options)
+    if (options.image !== undefined) throw notBoth('--image', 'those of a chute stand in its manifest')
+    return this.manifest(found, found, process.env, options)
   }
 
   /** The folder that a service of a manifest is built from. */
@@ -78,12 +80,52 @@ export class Sources {
   }
 
   private async repository(url: string, options: SourceOptions): Promise<Source> {
-    if (options.image !== undefined) throw notBoth('--image', 'the images of a chute stand in its compose.yaml')
+    if (options.image !== undefined) throw notBoth('--image', 'those of a chute stand in its manifest')
     const source = parseGitUrl(url)
     const folder = await this.fetch(url)
     const file = await fileOf(folder, shownUrl(url))
     // It is a stranger's as often as not: of the environment here it gets what --env names.
-    return { ...(await manifest(file, basename(file), {}, options)), name: nameOf(folderNameOf(source)) }
+    return { ...(await this.manifest(file, basename(file), {}, options)), name: nameOf(folderNameOf(source)) }
+  }
+
+  /**
+   * @param shown what messages call the file
+   * @param environment what variables of the manifest stand for
+   */
+  private async manifest(
+    file: string,
+    shown: string,
+    environment: NodeJS.ProcessEnv,
+    options: SourceOptions,
+  ): Promise<Source> {
+    const { port, volume, env = [] } = options
+    if (port !== undefined) throw notBoth('--port', 'those of a chute stand in its manifest')
+    if (volume !== undefined) throw notBoth('--volume', 'those of a chute stand in its manifest')
+    const text = await readFile(file, 'utf8')
+    const folder = dirname(file)
+    const taken = new Set<string>()
+    const given = { ...environment, ...variablesOf(env) }
+    const { variables, readFile: readBeside } = surroundingsOf(folder, given, (name) => taken.add(name))
+    const source = { name: nameOf(basename(dirname(resolve(file)))), folder, taken }
+    if (!/^paradrop\b.*\.ya?ml$/.test(basename(file))) {
+      const around = { variables, readFile: readBeside, profiles: profilesOf(options) }
+      return { ...source, read: (rights) => parseManifest(text, shown, { ...around, rights }) }
+    }
+    if (options.profile) throw new MeshError('profile', `--profile: ${shown} knows no profiles; a compose.yaml does`)
+    const { parseParadrop } = await import('../protocols/paradrop.js')
+    const [lightBases, beside] = await Promise.all([this.lightBases(options), hasSources(folder, file)])
+    const around = { readFile: readBeside, lightBases, hasSources: beside }
+    return { ...source, read: (rights) => parseParadrop(text, shown, { ...around, rights }) }
+  }
+
+  /** What the node builds light chutes on. A dry run needs no node, and then knows the defaults. */
+  private async lightBases({ dryRun }: SourceOptions): Promise<Status['lightBases']> {
+    try {
+      return (await this.client.get<Status>('/v1/status')).lightBases
+    } catch (error) {
+      if (dryRun && error instanceof MeshError && error.code === 'no-node') return {}
+      throw error
+    }
   }
 
   private fetch(url: string): Promise<string> {
@@ -114,32 +156,6 @@ export class Sources {
 }
 
 const notBoth = (flag: string, why: string) => new MeshError('source', `${flag} is for an image alone: ${why}`)
-
-/**
- * @param shown what messages call the file
- * @param environment what variables of the manifest stand for
- */
-async function manifest(
-  file: string,
-  shown: string,
-  environment: NodeJS.ProcessEnv,
-  options: SourceOptions,
-): Promise<Source> {
-  const { port, volume, env = [] } = options
-  if (port !== undefined) throw notBoth('--port', 'those of a chute stand in its compose.yaml')
-  if (volume !== undefined) throw notBoth('--volume', 'those of a chute stand in its compose.yaml')
-  const text = await readFile(file, 'utf8')
-  const folder = dirname(file)
-  const taken = new Set<string>()
-  const surroundings = surroundingsOf(folder, { ...environment, ...variablesOf(env) }, (name) => taken.add(name))
-  const profiles = profilesOf(options)
-  return {
-    name: nameOf(basename(dirname(resolve(file)))),
-    folder,
-    taken,
-    read: (rights) => parseManifest(text, shown, { ...surroundings, profiles, rights }),
-  }
-}
 
 /** A chute of an image that the node finds by this name. */
 function alone(image: string, options: SourceOptions): Source {
@@ -181,15 +197,22 @@ const nameOf = (text: string): string =>
     .slice(0, 63)
     .replace(/^-|-$/g, '')
 
+/** Whether there is something to build from beside a manifest, and what stands beside any. */
+async function hasSources(folder: string, file: string): Promise<boolean> {
+  const names = await readdir(folder)
+  return names.some((name) => name !== basename(file) && !/^(\.|readme|licen[cs]e)/i.test(name))
+}
+
 async function fileOf(path: string, shown = path): Promise<string> {
   const found = await stat(path).catch(() => undefined)
-  if (found === undefined) throw new MeshError('source', `${shown} does not exist; name a folder with a compose.yaml`)
+  if (found === undefined)
+    throw new MeshError('source', `${shown} does not exist; name a folder with a compose.yaml or paradrop.yaml`)
   if (found.isFile()) return path
   for (const name of MANIFESTS) {
     const file = join(path, name)
     if ((await stat(file).catch(() => undefined))?.isFile()) return file
   }
-  throw new MeshError('source', `${shown} has no compose.yaml; make a chute with "dropmesh init"`)
+  throw new MeshError('source', `${shown} has no compose.yaml and no paradrop.yaml; make a chute with "dropmesh init"`)
 }
 
 /** Of a file `app-1.2.tar.gz`: `app-1.2`. */

@@ -3,15 +3,12 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import type { Readable } from 'node:stream'
 import { isDeepStrictEqual } from 'node:util'
 import type Docker from 'dockerode'
 import type { Logger } from 'pino'
 import { apId, apKey, equalBytes, hex, unhex } from '../protocols/bytes.js'
 import { chuteKey, readChuteSubject } from '../protocols/chute.js'
 import { MemberTimes } from '../protocols/clock.js'
-import type { ImageSpec } from '../protocols/deployment.js'
-import type { Chute } from '../protocols/desired.js'
 import { open, type SignedRecord } from '../protocols/envelope.js'
 import { MeshError, messageOf } from '../protocols/error.js'
 import { apSigner, type Signer } from '../protocols/keys.js'
@@ -19,21 +16,18 @@ import { type Body, isKind, type RecordOf } from '../protocols/kinds.js'
 import { meshIdOf, meshText, openTicket, recordsAgainst } from '../protocols/membership.js'
 import { dutiesOf, lookOut, type Outlook } from '../protocols/outlook.js'
 import { isInformed, REFRESH, TICK } from '../protocols/pace.js'
-import type { Placed } from '../protocols/placement.js'
 import { Roster, type RosterEffect, TIMING } from '../protocols/roster.js'
 import { authorise } from '../protocols/submission.js'
-import { inheritanceOf } from '../protocols/successors.js'
 import type { Papers } from '../protocols/ticket.js'
 import { Beacons, type Condition } from './beacons.js'
 import { aboutSelf, addressesByAp, belong } from './belonging.js'
 import { bootClock } from './boot-clock.js'
 import { DockerEngine } from './chutes/docker.js'
 import { connectDocker, socketOf } from './chutes/docker-client.js'
-import { EngineError } from './chutes/engine.js'
 import { Files } from './chutes/files.js'
 import { Guard } from './chutes/guard.js'
 import { Leases } from './chutes/leases.js'
-import { Reconciler } from './chutes/reconciler.js'
+import { Reconciler, type Report } from './chutes/reconciler.js'
 import { Secrets } from './chutes/secrets.js'
 import { Work } from './chutes/work.js'
 import { monotonic, NodeClock, SYSTEM_TIME } from './clock.js'
@@ -46,13 +40,8 @@ import { Asks } from './mesh/asks.js'
 import { askOnLan } from './mesh/lan.js'
 import { Network } from './mesh/network.js'
 import { instanceNameOf, News, nameOf } from './news.js'
-import { type BuildOptions, buildImage } from './packages/build.js'
 import { GitSources } from './packages/git.js'
-import { Images } from './packages/images.js'
-import { pullImage } from './packages/pull.js'
-import { type Needs, Spares } from './packages/spares.js'
-import { Supply } from './packages/supply.js'
-import { fetchImage, serveImages } from './packages/transfer.js'
+import { Provision } from './provision.js'
 import { SmallFile } from './store/files.js'
 import { LedgerStore } from './store/ledger-store.js'
 import { type Damage, Store } from './store/store.js'
@@ -60,7 +49,7 @@ import { Surroundings } from './surroundings.js'
 import { VERSION } from './version.js'
 
 /** All in milliseconds. */
-const LOOK_AT_IMAGES = 5000
+const LOOK_AT_PACKAGES = 5000
 /** How long a planned stop waits for others to take over, and then for containers to end. */
 const HANDOVER_PATIENCE = 20_000
 const STOP_PATIENCE = 60_000
@@ -77,12 +66,10 @@ export type ApState = 'joining' | 'running' | 'leaving'
 
 export class Ap {
   readonly reconciler: Reconciler
-  private readonly images: Images
   private readonly docker: Docker
   /** Git repositories, for who publishes from one. */
   sources!: GitSources
-  private readonly supply: Supply
-  private readonly spares: Spares
+  readonly provision: Provision
   private readonly roster: Roster
   private readonly news: News
   readonly figures = new Figures()
@@ -162,23 +149,14 @@ export class Ap {
     this.news = new News(events, ledgerStore)
     this.roster = new Roster(this.id, monotonic())
     this.docker = connectDocker(config.dockerHost)
-    this.images = new Images(this.docker)
-    this.supply = new Supply({
-      images: this.images,
-      holders: (config) => this.holdersOf(config),
-      fetchFrom: (ap, image, spare) => fetchImage(this.network, this.images, ap, image, spare),
-      onEvent: (kind, fields) => events.add(kind, fields),
+    this.provision = new Provision({
+      ...{ self: this.id, config, docker: this.docker, ledgerStore, log },
+      outlook: () => this.current,
+      platform: () => this.reconciler.engineInfo()?.platform,
+      connected: () => this.connected(),
+      isMember: (ap) => this.isMember(ap),
       onChange: () => this.beacons.schedule(),
-    })
-    this.spares = new Spares({
-      images: this.images,
-      supply: this.supply,
-      max: config.prefetchMax,
-      needs: (spares) => this.imageNeeds(spares),
-      free: () => this.images.free(),
-      onChange: () => this.supply.look(this.wantedImages()),
       onEvent: (kind, fields) => events.add(kind, fields),
-      now: monotonic,
     })
     this.secrets = new Secrets({ signer, seed, ledgerStore, log, now: monotonic, outlook: () => this.current })
     this.reconciler = new Reconciler({
@@ -187,10 +165,10 @@ export class Ap {
       beforeStart: (key, containers) => this.leases.beforeStart(key, containers),
       onSeen: (actual, isBusy) => this.leases.see(actual, isBusy),
       onStopped: (key, instance, volumes) => this.news.ofStop(key, instance, volumes, this.current),
-      hasImage: (image) => this.supply.has(image),
-      fetchImage: async (image) => {
-        await this.supply.ensure(image)
-        await this.lookAtImages()
+      has: (wanted) => this.provision.supply.has(wanted),
+      fetch: async (wanted) => {
+        await this.provision.supply.ensure(wanted)
+        await this.lookAtPackages()
       },
       now: () => ledgerStore.clock.now(),
       onChange: () => {
@@ -368,9 +346,9 @@ export class Ap {
     return { record, holders: 1 + (await this.network.replicate()) }
   }
 
-  // Those who do not hear this AP's beacons learn from the ledger that the images can be had here.
+  // Those who do not hear this AP's beacons learn from the ledger that the package can be had here.
   private async becomeOrigin({ subject, body }: RecordOf<'deployment'>): Promise<void> {
-    await this.lookAtImages()
+    await this.lookAtPackages()
     if (this.current.neighbourhoods.all.length === 1) return
     const chute = chuteKey({ ...readChuteSubject(subject), creation: body.creation })
     await this.ledgerStore.sign(this.signer, 'origin', chute, {})
@@ -408,6 +386,7 @@ export class Ap {
     this.ledgerStore.stop()
     await this.asks.stop()
     await this.network.stop()
+    await this.provision.close()
     await this.store.close()
   }
 
@@ -516,11 +495,8 @@ export class Ap {
       if (failure === undefined) this.events.add('disk-works')
       else this.events.add('disk-fails', { reason: failure.message })
     }
-    await serveImages({
-      network: this.network,
-      images: this.images,
-      imageOf: (config) => this.wantedImages().find((image) => hex(image.config) === config),
-    })
+    await this.provision.open(this.network)
+    this.provision.follow(this.current)
     try {
       await this.network.start()
     } catch (cause) {
@@ -544,7 +520,7 @@ export class Ap {
     this.every(TICK, () => this.tick())
     this.every(TIMING.pulse, () => this.sendPulses())
     this.every(REFRESH, () => this.refresh())
-    this.every(LOOK_AT_IMAGES, () => void this.lookAtImages())
+    this.every(LOOK_AT_PACKAGES, () => void this.lookAtPackages())
     this.refresh()
   }
 
@@ -602,6 +578,7 @@ export class Ap {
     this.current = this.lookOut()
     this.leases.look(this.current)
     this.lookAround()
+    this.provision.follow(this.current)
     this.news.ofOutlook(before, this.current)
     const migrations = this.figures.look(this.current, monotonic(), (ap) => this.roster.lastHeard(ap))
     this.news.ofMigrations(migrations, this.current)
@@ -647,7 +624,7 @@ export class Ap {
     if (isAlone) this.endRepair()
     this.isReady = true
     this.reconciler.start()
-    void this.lookAtImages()
+    void this.lookAtPackages()
     this.beacons.schedule()
   }
 
@@ -768,10 +745,19 @@ export class Ap {
     return {
       addresses: this.addresses().slice(0, 32),
       engine: this.reconciler.engineInfo(),
-      instances: this.work.reports().slice(0, most),
+      instances: this.work
+        .reports()
+        .slice(0, most)
+        .map((report) => this.withProgress(report)),
       cannot: this.reconciler.cannot().slice(0, Math.min(most, 64)),
-      images: this.supply.holdings().slice(0, most),
+      images: this.provision.supply.holdings().slice(0, most),
+      packages: this.provision.packages.holdings().slice(0, most),
     }
+  }
+
+  private withProgress(report: Report): Report {
+    const fetched = report.state === 'fetching' ? this.provision.progress(hex(report.instance)) : undefined
+    return fetched === undefined ? report : { ...report, fetched }
   }
 
   private neighbours(ap = this.id): readonly { id: string }[] {
@@ -784,64 +770,13 @@ export class Ap {
     return [this.beacons.latest, ...others].flatMap((beacon) => beacon ?? [])
   }
 
-  // --- images -----------------------------------------------------------------------------------------------------
+  // --- packages ---------------------------------------------------------------------------------------------------
 
-  private wantedImages() {
-    return this.current.chutes.flatMap(imagesOf)
-  }
-
-  private async lookAtImages(): Promise<void> {
+  private async lookAtPackages(): Promise<void> {
     this.refresh()
-    await this.supply.look(this.wantedImages())
-    if (this.isReady && !this.isLeaving)
-      this.spares.look().catch((error) => this.log.debug({ reason: messageOf(error) }, 'images for later: failed'))
-  }
-
-  private imageNeeds(spares: ReadonlySet<string>): Needs {
-    const held = new Set(this.supply.holdings().map(hex))
-    const isOfInterest = ({ chute }: Placed) =>
-      imagesOf(chute).some(({ config }) => !held.has(hex(config)) || spares.has(hex(config)))
-    const inherited = inheritanceOf(this.current, this.id, this.ledgerStore.clock.now(), isOfInterest)
-    const own = this.current.placed.filter(({ holder }) => holder === this.id)
-    const images = (of: readonly Placed[]) => of.flatMap(({ chute }) => imagesOf(chute))
-    return { own: images(own), inherited: images(inherited), all: this.wantedImages() }
-  }
-
-  /** Finds an image by name or id in the local engine, or pulls it where the name is one of a registry. */
-  async resolveImage(ref: string, say: (output: string) => void): Promise<ImageSpec> {
-    try {
-      return await this.images.inspect(ref)
-    } catch (error) {
-      if (!(error instanceof EngineError) || error.code !== 'no-image') throw error
-      say(`${ref} is not in the local engine; asking its registry`)
-      await pullImage(this.docker, ref, say)
-      return this.images.inspect(ref)
-    }
-  }
-
-  /** Builds an image from a folder, sent as a tar. */
-  async buildImage(context: Readable, options: BuildOptions, say: (output: string) => void): Promise<ImageSpec> {
-    return this.images.inspect(await buildImage(this.docker, context, options, say))
-  }
-
-  private holdersOf(config: string): string[] {
-    const connected = new Set(this.connected())
-    const near = [...this.current.candidates]
-      .filter(([ap, { beacon }]) => connected.has(ap) && beacon?.images.some((image) => hex(image) === config))
-      .map(([ap]) => ap)
-    return near.length > 0 ? near : this.farHoldersOf(config)
-  }
-
-  // Who claimed an instance of a chute has fetched its images, and who published it has them.
-  private farHoldersOf(config: string): string[] {
-    const { ledger, clock } = this.ledgerStore
-    const hasImage = ({ spec }: Chute) => spec.services.some(({ image }) => hex(image.config) === config)
-    const claimed = this.current.placed.filter(({ chute }) => hasImage(chute)).flatMap(({ claim }) => claim ?? [])
-    const origins = this.current.chutes
-      .filter(hasImage)
-      .flatMap(({ key }) => ledger.effectiveOn('origin', key, clock.now()))
-    const holders = new Set([...claimed, ...origins].map(({ signer }) => apId(signer)))
-    return [...holders].filter((ap) => ap !== this.id && this.current.candidates.get(ap)?.state === 'alive')
+    await this.provision.look(this.isReady && !this.isLeaving)
+    // What is on its way makes no other news.
+    if (this.work.reports().some(({ state }) => state === 'fetching')) this.beacons.schedule()
   }
 
   // --- telling ----------------------------------------------------------------------------------------------------
@@ -851,10 +786,14 @@ export class Ap {
   }
 }
 
-const imagesOf = ({ spec }: Chute): ImageSpec[] => spec.services.map(({ image }) => image)
-
 /** What placement and people look at in a beacon. */
-const newsOf = ({ engine, instances, cannot, images }: Body<'beacon'>) => ({ engine, instances, cannot, images })
+const newsOf = ({ engine, instances, cannot, images, packages }: Body<'beacon'>) => ({
+  engine,
+  instances,
+  cannot,
+  images,
+  packages,
+})
 
 const isLoopback = (address: string): boolean => /^\/ip4\/127\.|^\/ip6\/::1\//.test(address)
 

@@ -8,6 +8,7 @@ import { parse } from 'yaml'
 import { z } from 'zod'
 import { size } from '../protocols/compose-values.js'
 import { MeshError, messageOf } from '../protocols/error.js'
+import { checkBase } from '../protocols/paradrop-light.js'
 
 export interface Config {
   /** Where this AP keeps everything. */
@@ -28,10 +29,18 @@ export interface Config {
   label: Record<string, string>
   /** URL of the container engine; undefined means DOCKER_HOST or the local socket. */
   dockerHost: string | undefined
+  /** What light chutes are built on here, by what they use (`python3`), where that is another image than its default. */
+  lightBases: Record<string, string>
   /** Discovery on the LAN by multicast DNS. */
   mdns: boolean
   /** Bytes that images may take that this AP fetched for chutes it would be the next to run; 0 turns it off. */
   prefetchMax: number
+  /** Bytes that packages may take of the disk, those included that are kept for others. */
+  packagesMax: number
+  /** Bytes a second that packages may take of the line, up and down each; undefined is no cap. */
+  packageRate: number | undefined
+  /** Of the registry on 127.0.0.1, 0 for any; undefined means 5010, or a free one where that is taken. */
+  registryPort: number | undefined
   /** HOST:PORT where the API is served to who has a token; none by default, since it is plain HTTP. */
   http: string | undefined
   /** Name or number of the group that may use the socket; undefined means its owner alone. */
@@ -48,8 +57,12 @@ const settings = z.strictObject({
   listen: z.array(z.string()).optional(),
   label: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()]).transform(String)).optional(),
   'docker-host': z.string().optional(),
+  'light-base': z.record(z.string(), z.string()).optional(),
   'no-mdns': z.boolean().optional(),
   'prefetch-max': z.union([z.string(), z.number().transform(String)]).optional(),
+  'packages-max': z.union([z.string(), z.number().transform(String)]).optional(),
+  'package-rate': z.union([z.string(), z.number().transform(String)]).optional(),
+  'registry-port': z.union([z.string(), z.number().transform(String)]).optional(),
   http: z.string().optional(),
   'socket-group': z.union([z.string(), z.number().transform(String)]).optional(),
 })
@@ -57,6 +70,9 @@ export type Settings = z.infer<typeof settings>
 
 /** Some twenty chutes on Node.js, and a part of the flash of a small box that it can spare. */
 const PREFETCH_MAX = '2g'
+
+/** A third of the flash of a small box; what is evicted beyond it others have. */
+const PACKAGES_MAX = '8g'
 
 /** `/var/lib/dropmesh` for root, else the XDG data folder. */
 export function defaultDataDir(env: NodeJS.ProcessEnv): string {
@@ -94,8 +110,12 @@ export async function loadConfig(data: string, flags: Settings, env: NodeJS.Proc
     listen: merged.listen,
     label: merged.label ?? {},
     dockerHost: merged['docker-host'],
+    lightBases: merged['light-base'] ?? {},
     mdns: !(merged['no-mdns'] ?? false),
     prefetchMax: size(merged['prefetch-max'] ?? PREFETCH_MAX),
+    packagesMax: size(merged['packages-max'] ?? PACKAGES_MAX),
+    packageRate: merged['package-rate'] === undefined ? undefined : bytesPerSecond(merged['package-rate']),
+    registryPort: merged['registry-port'] === undefined ? undefined : Number(merged['registry-port']),
     http: merged.http,
     socketGroup: merged['socket-group'],
   }
@@ -123,6 +143,14 @@ const complaints: { [K in keyof Settings]?: (value: NonNullable<Settings[K]>) =>
     if (bad !== undefined) return `"${bad.slice(0, 128)}": a key has 1 to 128 characters, a value at most 256`
     return Object.keys(labels).length > 32 ? 'an AP has at most 32 labels' : undefined
   },
+  'light-base': (bases) => {
+    try {
+      for (const [use, image] of Object.entries(bases)) checkBase(use, image)
+    } catch (error) {
+      return messageOf(error)
+    }
+    return undefined
+  },
   ask: (mesh) => (/^[a-z2-7]{1,32}$/.test(mesh) ? undefined : 'write the id of a mesh, or its first characters'),
   'docker-host': (url) =>
     /^unix:\/\/\/|^(tcp|https?):\/\/[^/]/.test(url) ? undefined : 'write it as unix:///path or tcp://host:port',
@@ -134,9 +162,27 @@ const complaints: { [K in keyof Settings]?: (value: NonNullable<Settings[K]>) =>
     }
     return undefined
   },
+  'packages-max': (text) => {
+    try {
+      size(text)
+    } catch {
+      return 'write it as 8g, 500m or bytes'
+    }
+    return undefined
+  },
+  'package-rate': (text) =>
+    bytesPerSecond(text) === undefined ? 'write it as 20mbit, 500kbit or 1gbit (a second)' : undefined,
+  'registry-port': (port) => (/^\d{1,5}$/.test(port) && Number(port) <= 65535 ? undefined : 'write a port, or 0'),
   'socket-group': (group) => (/^[\w.-]{1,64}$/.test(group) ? undefined : 'write the name or the number of a group'),
   http: (address) =>
     parseHostPort(address) === undefined ? 'write it as HOST:PORT, such as 127.0.0.1:4080' : undefined,
+}
+
+/** Bytes a second of `20mbit`, as `tc` writes rates; undefined where it is none. */
+function bytesPerSecond(text: string): number | undefined {
+  const [, digits, unit] = /^(\d{1,9})(k|m|g)bit$/.exec(text) ?? []
+  if (digits === undefined || Number(digits) === 0) return undefined
+  return (Number(digits) * { k: 1e3, m: 1e6, g: 1e9 }[unit as 'k' | 'm' | 'g']) / 8
 }
 
 function isListenAddress(text: string): boolean {
@@ -191,7 +237,10 @@ function envSettings(env: NodeJS.ProcessEnv): Settings {
     text(key)
       ?.split(',')
       .map((part) => part.trim())
-  const labels = list('label')
+  const pairs = (key: keyof Settings) => {
+    const all = list(key)
+    return all && parseLabels(all, variableOf(key))
+  }
   return {
     name: text('name'),
     join: text('join'),
@@ -199,10 +248,14 @@ function envSettings(env: NodeJS.ProcessEnv): Settings {
     ask: text('ask'),
     open: parseSwitch(text('open'), variableOf('open')),
     listen: list('listen'),
-    label: labels && parseLabels(labels, variableOf('label')),
+    label: pairs('label'),
     'docker-host': text('docker-host'),
+    'light-base': pairs('light-base'),
     'no-mdns': parseSwitch(text('no-mdns'), variableOf('no-mdns')),
     'prefetch-max': text('prefetch-max'),
+    'packages-max': text('packages-max'),
+    'package-rate': text('package-rate'),
+    'registry-port': text('registry-port'),
     http: text('http'),
     'socket-group': text('socket-group'),
   }

@@ -3,7 +3,7 @@ import type { Placed, Value } from './compose-reader.js'
 import type { Services } from './compose-service.js'
 import type { ManifestService } from './compose-spec.js'
 import { type ChuteSpec, SECRETS_AT, type ServiceSpec } from './deployment.js'
-import { lackingRights, type Rights } from './policy.js'
+import { BUILD_RIGHT, holdsRight, lackingRights, type Rights } from './policy.js'
 
 export function refuseStrayMounts(services: Services, volumes: ReadonlyMap<string, unknown>): void {
   for (const { is: service } of services.values()) {
@@ -146,16 +146,24 @@ export function rebalanceOf(
   return rebalance?.is
 }
 
+const needs = (right: string): string =>
+  `needs the right ${right}, which your key does not hold; an admin gives it with "dropmesh grant KEY --right ${right}"`
+
+/** Whether APs build what services are built of. */
+export function buildsOnAp(services: Services, said: Placed<string> | undefined, rights: Rights): boolean {
+  if (said?.is !== 'on-ap') return false
+  if (![...services.values()].some(({ is }) => is.build)) said.at.refuse('no service has a build')
+  else if (!holdsRight(rights, BUILD_RIGHT)) said.at.refuse(needs(BUILD_RIGHT))
+  return true
+}
+
 /** @param read the same services, as a record has them */
 export function refuseWithoutRight(services: Services, read: readonly ManifestService[], rights: Rights): void {
   for (const spec of read) {
     for (const { right, key, index, isGrantable } of lackingRights(spec, rights)) {
+      if (key === 'build') continue // it stands at the top, once for all services
       const at = [services.get(spec.name)!.is[key] ?? []].flat()[index]!.at
-      at.refuse(
-        isGrantable
-          ? `needs the right ${right}, which your key does not hold; an admin gives it with "dropmesh grant KEY --right ${right}"`
-          : `not supported in a chute: no right gives ${right}`,
-      )
+      at.refuse(isGrantable ? needs(right) : `not supported in a chute: no right gives ${right}`)
     }
   }
 }

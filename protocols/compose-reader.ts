@@ -60,7 +60,11 @@ export class Session {
   interpolated = 0
   private files = 0
 
-  constructor(readonly surroundings: Surroundings) {}
+  /** @param interpolates whether `$X` stands for a variable; else it is text as any other */
+  constructor(
+    readonly surroundings: Surroundings,
+    readonly interpolates = true,
+  ) {}
 
   /** @throws MeshError where it cannot be read */
   readFile(path: string): string | undefined {
@@ -126,7 +130,8 @@ export class Value {
     if (!isScalar(this.node)) return undefined
     const { value, source } = this.node
     const text = typeof value === 'string' ? value : (source ?? String(value))
-    const is = text.includes('$') ? attempt(this, text, (template) => this.interpolate(template)) : text
+    const isTemplate = this.reading.session.interpolates && text.includes('$')
+    const is = isTemplate ? attempt(this, text, (template) => this.interpolate(template)) : text
     if (is === undefined) return undefined
     return is.includes('\0') || /\p{Cs}/u.test(is) ? this.refuse('holds a NUL, or half a character') : is
   }
@@ -146,11 +151,12 @@ export class Value {
     return this.node.items.map((item, i) => this.inside(item as Node | null, item as Node | null, `${this.path}[${i}]`))
   }
 
-  map(): Map<string, Value> {
-    return isMap(this.node) ? this.entries(this.node, 0) : new Map()
+  /** @param takesNumbers whether a key may be a number, as it was written */
+  map(takesNumbers = false): Map<string, Value> {
+    return isMap(this.node) ? this.entries(this.node, 0, takesNumbers) : new Map()
   }
 
-  private entries(map: YAMLMap, depth: number): Map<string, Value> {
+  private entries(map: YAMLMap, depth: number, takesNumbers: boolean): Map<string, Value> {
     const entries = new Map<string, Value>()
     const merges: Value[] = []
     for (const pair of map.items) {
@@ -160,7 +166,8 @@ export class Value {
       const value = this.inside(pair.value as Node | null, pair.key as Node | null, path)
       const earlier = entries.get(name)
       if (name === '<<' && isScalar(key) && key.type === 'PLAIN') merges.push(value)
-      else if (!isScalar(key) || typeof key.value !== 'string') value.refuse('a key must be text: put it in quotes')
+      else if (!isScalar(key) || !(typeof key.value === 'string' || (takesNumbers && typeof key.value === 'number')))
+        value.refuse('a key must be text: put it in quotes')
       else if (earlier) value.refuse(`given twice, first on ${earlier.where(value)}`)
       else entries.set(name, value)
     }
@@ -170,7 +177,8 @@ export class Value {
         merge.refuse(isMap(merge.node) ? 'merged too deeply' : 'a merge takes a map, or a list of maps')
         continue
       }
-      for (const [name, value] of this.entries(merge.node, depth + 1)) if (!entries.has(name)) entries.set(name, value)
+      for (const [name, value] of this.entries(merge.node, depth + 1, takesNumbers))
+        if (!entries.has(name)) entries.set(name, value)
     }
     return entries
   }

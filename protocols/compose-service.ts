@@ -45,10 +45,14 @@ const context = byKind<string>({
 })
 
 const BUILD = fields(
-  { context, dockerfile: text(compose.ownPath), args: parts.variables },
+  {
+    context,
+    dockerfile: text(compose.ownPath),
+    dockerfile_inline: placed(byKind({ text: (value) => value.text() })),
+    args: parts.variables,
+  },
   {
     refused: {
-      dockerfile_inline: 'write it to a file, and name that as dockerfile',
       target: 'the last stage of a Dockerfile is built: reorder it, or give it a Dockerfile of its own',
       ...Object.fromEntries(
         ['additional_contexts', 'entitlements', 'extra_hosts', 'isolation', 'network', 'privileged', 'secrets', 'ssh']

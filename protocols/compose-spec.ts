@@ -6,11 +6,22 @@ import { DEFAULT_LIMITS, DEFAULT_LOGGING, DEFAULT_STOP_GRACE, MAX_LOGS, type Ser
 /** Docker's own defaults of a health check, in milliseconds. */
 export const DEFAULT_HEALTHCHECK = { interval: 30_000, timeout: 30_000, startPeriod: 0, retries: 3 }
 
-/** Where a service's image comes from. A build's paths are relative: the context to the manifest, unless it is the URL of a git
- * repository, the dockerfile to the context. */
-type ImageSource = { image: string } | { build: { context: string; dockerfile: string; args: Record<string, string> } }
+/** What a Dockerfile that the manifest itself has is called among the files of its context. */
+const INLINE_DOCKERFILE = '.dropmesh.Dockerfile'
 
-export type ManifestService = Omit<ServiceSpec, 'image'> & { source: ImageSource }
+/** How an image is built. Paths are relative: the context to the manifest, the dockerfile to the context. */
+interface Build {
+  /** A folder, or the URL of a git repository as `https://…#ref:sub`. */
+  context: string
+  dockerfile: string
+  /** The text of it, where the manifest has it: then no file of the folder is it. */
+  dockerfileInline?: string
+  args: Record<string, string>
+}
+
+type ImageSource = { image: string } | { build: Build }
+
+export type ManifestService = Omit<ServiceSpec, 'images' | 'build'> & { source: ImageSource }
 
 /** What a service is beside what it says of itself. */
 export interface Beside {
@@ -35,15 +46,7 @@ export function manifestService(
   return {
     name,
     // Where there is a build, Compose takes the image for the name to give to it. Here an image is its digest.
-    source: read.build
-      ? {
-          build: {
-            context: read.build.context ?? folder,
-            dockerfile: read.build.dockerfile ?? 'Dockerfile',
-            args: read.build.args ?? {},
-          },
-        }
-      : { image: read.image ?? '' },
+    source: read.build ? { build: buildOf(read.build, folder) } : { image: read.image ?? '' },
     environment,
     ports: bare(read.ports),
     mounts: bare(read.volumes),
@@ -87,6 +90,14 @@ export function manifestService(
       logging: loggingOf(read.logging),
     }),
   }
+}
+
+function buildOf(read: NonNullable<ReadService['build']>, folder: string): Build {
+  const { context = folder, dockerfile, dockerfile_inline: inline, args = {} } = read
+  if (inline && dockerfile !== undefined) inline.at.refuse('contradicts dockerfile: remove one of the two')
+  return inline
+    ? { context, dockerfile: INLINE_DOCKERFILE, dockerfileInline: inline.is, args }
+    : { context, dockerfile: dockerfile ?? 'Dockerfile', args }
 }
 
 function healthcheckOf(read: ReadService['healthcheck']): ServiceSpec['healthcheck'] {

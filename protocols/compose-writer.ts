@@ -5,6 +5,7 @@ import { Document, visit } from 'yaml'
 import { hex } from './bytes.js'
 import { DEFAULT_HEALTHCHECK } from './compose-spec.js'
 import {
+  type BuildSpec,
   type ChuteSpec,
   DEFAULT_LIMITS,
   DEFAULT_SECRET_MODE,
@@ -37,8 +38,13 @@ function escaped(char: string): string {
 
 // A later version may say more of a chute than this one knows; that is shown as well, where a manifest would have it.
 function composeOf(spec: ChuteSpec): unknown {
-  const { services, volumes, replicas, constraints, configs, ...more } = spec
-  const extension = { ...(replicas === 'everywhere' && { everywhere: true }), ...more }
+  const { services, volumes, replicas, constraints, configs, package: _, ...more } = spec
+  const builds = services.some(({ build }) => build !== undefined)
+  const extension = {
+    ...(replicas === 'everywhere' && { everywhere: true }),
+    ...(builds && { build: 'on-ap' }),
+    ...more,
+  }
   return plain({
     services: Object.fromEntries(
       services.map((service, i) => [service.name, serviceOf(service, i === 0 ? { replicas, constraints } : undefined)]),
@@ -52,7 +58,19 @@ function composeOf(spec: ChuteSpec): unknown {
 
 // Compose states the placement of a chute by service, and one is enough.
 function serviceOf(service: ServiceSpec, placement?: Pick<ChuteSpec, 'replicas' | 'constraints'>): object {
-  const { name: _, image, command, entrypoint, environment, ports, mounts, tmpfs, healthcheck, ...others } = service
+  const {
+    name: _,
+    images,
+    build,
+    command,
+    entrypoint,
+    environment,
+    ports,
+    mounts,
+    tmpfs,
+    healthcheck,
+    ...others
+  } = service
   const {
     user,
     workingDir,
@@ -87,7 +105,7 @@ function serviceOf(service: ServiceSpec, placement?: Pick<ChuteSpec, 'replicas' 
     ),
   }
   return {
-    image: hex(image.config).slice(0, 12),
+    ...(build === undefined ? { image: hex(images[0]!.config).slice(0, 12) } : { build: buildOf(build) }),
     ...(entrypoint !== undefined && { entrypoint }),
     ...(command !== undefined && { command }),
     ...given('environment', environment),
@@ -219,3 +237,9 @@ function plain(value: unknown): unknown {
   if (value === null || typeof value !== 'object') return value
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, plain(item)]))
 }
+
+const buildOf = ({ sources, dockerfile, args }: BuildSpec): object => ({
+  context: hex(sources).slice(0, 12),
+  ...(dockerfile !== 'Dockerfile' && { dockerfile }),
+  ...given('args', args),
+})

@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { hex } from './bytes.js'
 import { byteString } from './codec.js'
-import { MAX_IMAGE, MAX_SECRETS } from './limits.js'
+import { MAX_CHUNK, MAX_IMAGE, MAX_SECRETS } from './limits.js'
 
 const MAX_TEXT = 4096
 const text = z.string().max(MAX_TEXT)
@@ -27,21 +27,30 @@ export const MAX_LOGS = 100_000_000
 /** What a service waits for before it is started: that another one runs, is healthy, or has ended with status 0. */
 export const CONDITIONS = ['service_started', 'service_healthy', 'service_completed_successfully'] as const
 
-/** An image, identified by what legacy and containerd image stores share (decision 16). */
+/** An image for one platform, identified by what legacy and containerd image stores share (decision 16). */
 const image = z.object({
-  /** SHA-256 of the image's config JSON. */
+  /** SHA-256 of the image's config JSON, which names the layers. */
   config: byteString(32),
-  /** SHA-256 of each uncompressed layer, lowest first. */
-  diffIds: z.array(byteString(32)).max(128),
   /** `os/architecture` as Docker names them: `linux/amd64`. */
   platform: z
     .string()
     .regex(/^[a-z0-9]+\/[a-z0-9]+(\/[a-z0-9]+)?$/)
     .max(64),
-  /** Bytes of its config and uncompressed layers, as APs send them to each other, at most; left out, all that an image may have. */
+  /** Bytes of its unpacked layers, at most; left out, all that an image may have. */
   size: z.int().min(0).max(MAX_IMAGE).optional(),
-  /** A registry reference with digest, where the manifest named a registry image: what an AP may pull by itself. */
-  pull: z.string().max(512).optional(),
+  /** SHA-256 of its manifest, a blob of the package, by which an engine pulls it. Without it an AP has the image, or cannot get it. */
+  manifest: byteString(32).optional(),
+})
+
+/** Sources of which each AP makes an image of its own, for its own platform. */
+const build = z.object({
+  /** SHA-256 of a tar with the build context, a blob of the package. */
+  sources: byteString(32),
+  /** Path of the Dockerfile within it. */
+  dockerfile: z.string().min(1).max(1024),
+  args: z.record(z.string().min(1).max(256), text),
+  /** It builds on dropmesh/node, which each AP makes itself. */
+  onBaseImage: z.boolean(),
 })
 
 const port = z.int().min(1).max(65535)
@@ -63,7 +72,13 @@ const address = z.union([z.ipv4(), z.ipv6()])
 
 const service = z.object({
   name,
-  image,
+  /** One for each platform that it runs on; an AP takes its own. */
+  images: z
+    .array(image)
+    .max(16)
+    .refine((all) => new Set(all.map(({ platform }) => platform)).size === all.length, 'two images for one platform'),
+  /** In place of images. */
+  build: build.optional(),
   command: z.array(text).max(256).optional(),
   entrypoint: z.array(text).max(256).optional(),
   environment: z.record(z.string().min(1).max(256), text),
@@ -218,6 +233,8 @@ export const chuteSpec = z
     services: z.array(service).min(1).max(32),
     /** An ephemeral volume may be lost with its AP; any other pins its chute to the AP that has the data (decision 13). */
     volumes: z.array(z.object({ name, ephemeral: z.boolean() })).max(64),
+    /** The blob that names all blobs of the images and sources (package.ts); left out where there are none to fetch. */
+    package: z.object({ digest: byteString(32), size: z.int().min(1).max(MAX_CHUNK) }).optional(),
     /** How many instances, or one on every AP that fits. */
     replicas: z.union([z.int().min(0).max(1000), z.literal('everywhere')]),
     /** All must hold for the labels of the AP. */
@@ -237,13 +254,19 @@ export const chuteSpec = z
     'a service mounts a volume that is not declared',
   )
   .refine(
+    (spec) => spec.services.every(({ images, build }) => images.length > 0 !== (build !== undefined)),
+    'a service has images, or sources to build one from',
+  )
+  .refine(
     (spec) => !(spec.exclusive && spec.replicas === 'everywhere'),
     'exclusive and everywhere contradict each other',
   )
 
 export type ChuteSpec = z.infer<typeof chuteSpec>
 export type ServiceSpec = ChuteSpec['services'][number]
-export type ImageSpec = ServiceSpec['image']
+export type ImageSpec = ServiceSpec['images'][number]
+export type BuildSpec = NonNullable<ServiceSpec['build']>
+export type PackageRef = NonNullable<ChuteSpec['package']>
 
 /** Limits of a service whose manifest states none: small enough that a 2 GB box holds several. */
 export const DEFAULT_LIMITS = { cpu: 500, memory: 256 * 1024 ** 2, pids: 256 } as const
@@ -273,9 +296,23 @@ export function resourcesOf(spec: ChuteSpec): Resources {
 
 /** Bytes that the images of one instance take of its AP's disk, at most. Docker gives volumes no limit, so none counts here. */
 export function diskOf(spec: ChuteSpec): number {
-  const sizes = new Map(spec.services.map(({ image }) => [hex(image.config), image.size ?? MAX_IMAGE]))
+  const sizes = new Map<string, number>()
+  for (const { name, images, build } of spec.services) {
+    if (build !== undefined) sizes.set(name, MAX_IMAGE) // nobody knows before it is built
+    // An AP takes the one of its platform: the largest counts.
+    const largest = Math.max(0, ...images.map(({ size = MAX_IMAGE }) => size))
+    if (images[0] !== undefined) sizes.set(hex(images[0].config), largest)
+  }
   return [...sizes.values()].reduce((sum, size) => sum + size, 0)
 }
+
+/** The image of a service for a platform; undefined where it has none, or is built. */
+export const imageFor = ({ images }: Pick<ServiceSpec, 'images'>, platform: string): ImageSpec | undefined =>
+  images.find((image) => image.platform === platform)
+
+/** Whether an AP of a platform can run a service. */
+export const runsOn = (service: Pick<ServiceSpec, 'images' | 'build'>, platform: string): boolean =>
+  service.build !== undefined || imageFor(service, platform) !== undefined
 
 /** Names of the secrets that a chute reads, each once. */
 export const secretsIn = ({ services }: ChuteSpec): string[] =>

@@ -186,7 +186,7 @@ const drain = z.object({ draining: z.boolean() })
  */
 const alive = z.object({ boot, sequence, denies, addresses: z.array(z.string().max(256)).max(8) })
 
-/** Subject: a chute's key. Signer: an AP that has its images, for those who do not hear of it in beacons. */
+/** Subject: a chute's key. Signer: an AP that has its package, for those who do not hear of it in beacons. */
 const origin = z.object({})
 
 /** Subject: a part of the mesh by the prefix of its positions. Signer: any member. */
@@ -234,6 +234,8 @@ const beacon = z.object({
         /** Milliseconds since 1970 at which it came into this state. */
         since: uint,
         reason: z.string().max(256).optional(),
+        /** How much has come of what it runs from, in per cent. */
+        fetched: z.int().min(0).max(100).optional(),
         ports: z.array(z.object({ container: uint, host: uint, protocol: z.enum(['tcp', 'udp']) })).max(64),
       }),
     )
@@ -249,8 +251,10 @@ const beacon = z.object({
       }),
     )
     .max(64),
-  /** Config digests of the images of chutes that this AP can hand out. */
+  /** Config digests of the images of chutes that its engine has. */
   images: z.array(byteString(32)).max(256),
+  /** Packages of which it has all that it would run from: whom to ask for them. */
+  packages: z.array(byteString(32)).max(256),
   /** Digest of this AP's ledger. */
   ledger: byteString(16),
 })

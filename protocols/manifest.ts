@@ -25,12 +25,12 @@ import {
   type Value,
 } from './compose-reader.js'
 import { ManifestError, printable, type Remark } from './compose-remarks.js'
-import { HOST, ownPath, type Services, UNREAD } from './compose-service.js'
+import { HOST, ownPath, type ReadService, type Services, UNREAD } from './compose-service.js'
 import { type ManifestService, manifestService } from './compose-spec.js'
 import * as compose from './compose-values.js'
-import { type ChuteSpec, chuteSpec, type ImageSpec, REBALANCE } from './deployment.js'
+import { type ChuteSpec, chuteSpec, type PackageRef, REBALANCE, type ServiceSpec } from './deployment.js'
 import { MeshError } from './error.js'
-import { MAX_RECORD } from './limits.js'
+import { MAX_IMAGE, MAX_RECORD } from './limits.js'
 import { NO_RIGHTS, type Rights } from './policy.js'
 
 export type { ManifestService }
@@ -41,6 +41,8 @@ export type Manifest = Omit<ChuteSpec, 'services' | 'exclusive'> & {
   services: ManifestService[]
   /** Its voters are chosen when it is published. */
   exclusive: boolean
+  /** Each AP builds what is built, of the sources. */
+  buildsOnAp?: boolean
   /** What of it was passed over, or stands for something else, and why. */
   notes: Remark[]
 }
@@ -131,11 +133,14 @@ const INCLUDE = fields(
 )
 const include = byKind<Fields<typeof INCLUDE>>({ text: (value) => ({ path: ownPath(value) }), map: INCLUDE })
 
-const CHUTE = fields({
+/** What `x-dropmesh` of a chute says, in either manifest. */
+export const CHUTE_KEYS = {
   everywhere: placed(flag),
   exclusive: placed(flag),
   rebalance: placed(text(compose.oneOf(...REBALANCE))),
-})
+  build: placed(text(compose.oneOf('on-ap', 'here'))),
+}
+const CHUTE = fields(CHUTE_KEYS)
 
 const MANIFEST = fields(
   {
@@ -174,7 +179,6 @@ const PARTS = ['services', 'volumes', 'networks', 'secrets', 'configs'] as const
  */
 export function parseManifest(text: string, file: string, circumstances: Circumstances = {}): Manifest {
   const session = new Session(circumstances)
-  const { remarks } = session
   const files = new Files(session, file)
   const root = open(text, file, session)
   const top = MANIFEST(root) ?? {}
@@ -207,7 +211,31 @@ export function parseManifest(text: string, file: string, circumstances: Circums
   checks.refuseStrayConfigs(services, parts.configs)
   checks.refuseSeparation(services, parts.networks)
   checks.refuseDoubleLimits(services)
-  const chute = top['x-dropmesh']
+  return manifestOf(
+    { root, name: top.name, services, dependencies, volumes, configs, chute: top['x-dropmesh'] },
+    (service) => files.environment(service),
+    circumstances.rights ?? NO_RIGHTS,
+  )
+}
+
+/** A chute that was read, whichever file it was written in, before it is a manifest. */
+interface Read {
+  root: Value
+  name: string | undefined
+  services: Services
+  dependencies: ReturnType<typeof checks.dependenciesOf>
+  volumes: Manifest['volumes']
+  configs: ReadonlyMap<string, Placed<string | undefined>>
+  chute: Fields<typeof CHUTE> | undefined
+}
+
+/** @throws ManifestError with all that is wrong, and was found wrong before */
+export function manifestOf(
+  { root, name, services, dependencies, volumes, configs, chute }: Read,
+  environmentOf: (service: ReadService) => Record<string, string>,
+  rights: Rights,
+): Manifest {
+  const { remarks } = root.reading.session
   const awaited = new Set(
     [...dependencies.values()]
       .flat()
@@ -216,23 +244,25 @@ export function parseManifest(text: string, file: string, circumstances: Circums
   const used = new Set(
     [...services.values()].flatMap(({ is }) => (is.configs ?? []).map(({ is: { config } }) => config)),
   )
-  const read = [...services].map(([name, service]) => {
-    const environment = files.environment(service.is)
-    return manifestService(name, service, {
-      environment,
-      dependsOn: dependencies.get(name) ?? [],
-      isAwaited: awaited.has(name),
-    })
-  })
-  checks.refuseWithoutRight(services, read, circumstances.rights ?? NO_RIGHTS)
+  const read = [...services].map(([service, placed]) =>
+    manifestService(service, placed, {
+      environment: environmentOf(placed.is),
+      dependsOn: dependencies.get(service) ?? [],
+      isAwaited: awaited.has(service),
+    }),
+  )
+  checks.refuseWithoutRight(services, read, rights)
   const manifest: Manifest = {
-    ...defined({ name: top.name }),
+    ...defined({ name }),
     services: read,
     volumes,
     replicas: checks.replicasOf(services, chute?.everywhere),
     constraints: checks.constraintsOf(services),
     exclusive: checks.exclusiveOf(chute?.everywhere, chute?.exclusive),
-    ...defined({ rebalance: checks.rebalanceOf(chute?.everywhere, chute?.rebalance) }),
+    ...defined({
+      buildsOnAp: checks.buildsOnAp(services, chute?.build, rights) || undefined,
+      rebalance: checks.rebalanceOf(chute?.everywhere, chute?.rebalance),
+    }),
     ...(used.size > 0 && {
       configs: [...configs].flatMap(([name, { is }]) =>
         used.has(name) && is !== undefined ? [{ name, content: is }] : [],
@@ -241,7 +271,7 @@ export function parseManifest(text: string, file: string, circumstances: Circums
     notes: [],
   }
   // What the readers do not count: how many there may be of each thing, and how long a record may be.
-  const spec = specOf(manifest, () => ANY_IMAGE)
+  const spec = specOf(manifest, () => ANY)
   const { error } = remarks.problems.length > 0 ? {} : chuteSpec.safeParse(spec)
   for (const { path, message } of error?.issues ?? []) {
     const service = path[0] === 'services' ? [...services.values()][Number(path[1])] : undefined
@@ -306,16 +336,15 @@ function contentOf(at: Value, files: Files): string | undefined {
   return where.reading.variables(name) ?? where.refuse(`variable ${name} has no value here`)
 }
 
-/** What the signature, the name and the layers of a usual image add to a record, in bytes. */
+/** What the signature and the name add to a record, and images for further platforms, in bytes. */
 const OVERHEAD = 1024
-const LAYERS = 640
 
 function refuseLongConfigs(spec: ChuteSpec, configs: ReadonlyMap<string, Placed<string | undefined>>): void {
   const { configs: used = [] } = spec
   if (used.length === 0) return
   const sizes = new Map(used.map(({ name, content }) => [name, encode(content).length]))
   const all = [...sizes.values()].reduce((sum, size) => sum + size, 0)
-  const room = MAX_RECORD - OVERHEAD - LAYERS * spec.services.length - (encode(spec).length - all)
+  const room = MAX_RECORD - OVERHEAD - (encode(spec).length - all)
   if (all <= room) return
   for (const [name, size] of sizes)
     configs
@@ -325,30 +354,37 @@ function refuseLongConfigs(spec: ChuteSpec, configs: ReadonlyMap<string, Placed<
       )
 }
 
+/** What a service runs from. */
+export type Made = Pick<ServiceSpec, 'images' | 'build'>
+
 /**
  * The content of a deployment record, but for the voters of an exclusive chute.
- * @param images by name of service
- * @throws MeshError `manifest` where a service has no image, or the record would be refused
+ * @param made what each service runs from, by its name
+ * @param ref the package that has it; without it APs have it already
+ * @throws MeshError `manifest` where a service has nothing to run from, or the record would be refused
  */
-export function toSpec(manifest: Manifest, images: ReadonlyMap<string, ImageSpec>): ChuteSpec {
-  const spec = specOf(manifest, (service) => {
-    const image = images.get(service)
-    if (!image) throw new MeshError('manifest', `service ${service} has no image: it was neither built nor found`)
-    return image
+export function toSpec(manifest: Manifest, made: ReadonlyMap<string, Made>, ref?: PackageRef): ChuteSpec {
+  const spec: ChuteSpec = specOf(manifest, (service) => {
+    const one = made.get(service)
+    if (!one) throw new MeshError('manifest', `service ${service} has no image: it was neither built nor found`)
+    return one
   })
+  if (ref !== undefined) spec.package = ref
   const { data, error } = chuteSpec.safeParse(spec)
   if (data) return data
   const issues = error.issues.map((issue) => printable(issueText(issue)))
   throw new MeshError('manifest', `the manifest makes no valid chute: ${issues.join('; ')}`, { cause: error })
 }
 
-/** Stands in for the images that are not there yet. */
-const ANY_IMAGE: ImageSpec = { config: new Uint8Array(32), diffIds: [], platform: 'linux/amd64' }
+/** Stands in for what is not there yet. */
+const ANY: Made = {
+  images: [{ config: new Uint8Array(32), platform: 'linux/amd64', size: MAX_IMAGE, manifest: new Uint8Array(32) }],
+}
 
 function specOf(
   { services, volumes, replicas, constraints, rebalance, configs }: Manifest,
-  image: (service: string) => ImageSpec,
+  made: (service: string) => Made,
 ): ChuteSpec {
-  const withImage = ({ source: _, ...service }: ManifestService) => ({ ...service, image: image(service.name) })
-  return { services: services.map(withImage), volumes, replicas, constraints, ...defined({ rebalance, configs }) }
+  const complete = ({ source: _, ...service }: ManifestService) => ({ ...service, ...made(service.name) })
+  return { services: services.map(complete), volumes, replicas, constraints, ...defined({ rebalance, configs }) }
 }

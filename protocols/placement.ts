@@ -2,7 +2,7 @@
 // on every AP that knows the same; where two know different things both claim, and the order of claims settles it.
 import { apId, equalBytes, hex, utf8 } from './bytes.js'
 import type { Copy } from './chute.js'
-import { hasFiles, isPinnedByData, type Resources, resourcesOf } from './deployment.js'
+import { hasFiles, isPinnedByData, type Resources, resourcesOf, runsOn, type ServiceSpec } from './deployment.js'
 import { type Chute, type Claims, copiesOf, instanceOf } from './desired.js'
 import { compareRecords } from './envelope.js'
 import type { RecordOf } from './kinds.js'
@@ -301,7 +301,9 @@ const unmetConstraint = (chute: Chute, member: Member) =>
   chute.spec.constraints.find(({ label, value }) => member.labels[label] !== value)
 
 const foreignPlatform = (chute: Chute, platform: string) =>
-  chute.spec.services.find((service) => service.image.platform !== platform)
+  chute.spec.services.find((service) => !runsOn(service, platform))
+
+const platformsOf = ({ images }: ServiceSpec): string => images.map(({ platform }) => platform).join(' or ')
 
 const isWaiting = ({ state }: { state: string }): boolean => state === 'waiting'
 
@@ -356,7 +358,7 @@ export function whyNotClaim(
   const lacked = lackedSecret(chute, of.member.key)
   if (lacked !== undefined) return `waits for secret ${lacked}`
   const foreign = foreignPlatform(chute, engine.platform)
-  if (foreign !== undefined) return `is ${engine.platform}, the image is ${foreign.image.platform}`
+  if (foreign !== undefined) return `is ${engine.platform}, the image is ${platformsOf(foreign)}`
   const cannot = cannotOf(of.beacon, chute, instance, nowMs)
   if (cannot !== undefined) return `cannot: ${cannot.reason}`
   return whatLacks(resourcesOf(chute.spec), free)

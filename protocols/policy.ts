@@ -35,6 +35,9 @@ const LOW_PORTS = 1024
 /** A manifest may ask for less of these. 4096 files is what Linux allows by itself, so that every engine can give it. */
 export const DEFAULT_ULIMITS: Readonly<Record<string, number>> = { nofile: 4096, core: 0 }
 
+/** Who has it may have APs build what it publishes: `x-dropmesh: {build: on-ap}`. */
+export const BUILD_RIGHT = 'build:on-ap'
+
 const OF_THE_HOST = 'a chute has no access to its host'
 
 export const POLICY: readonly Rule[] = [
@@ -113,6 +116,13 @@ export const POLICY: readonly Rule[] = [
     remark: 'what is written counts as memory of the service',
   },
   {
+    what: 'images built on APs',
+    keys: ['x-dropmesh'],
+    byDefault: 'no: they are built where they are published',
+    right: BUILD_RIGHT,
+    remark: "steps of a build have Docker's default capabilities, no network, and no limit on the disk they take",
+  },
+  {
     what: 'CPU, memory, processes',
     keys: ['deploy'],
     byDefault: 'half a CPU, 256 MiB, 256; more where the manifest says so',
@@ -145,14 +155,17 @@ const coversRight = (held: string, asked: string): boolean =>
 export interface Ask {
   readonly right: string
   /** Where a manifest asks for it: the key of the service, and which of the values there. */
-  readonly key: 'cap_add' | 'devices' | 'sysctls' | 'ulimits' | 'ports' | 'read_only'
+  readonly key: 'cap_add' | 'devices' | 'sysctls' | 'ulimits' | 'ports' | 'read_only' | 'build'
   readonly index: number
   /** Whether there is such a right. */
   readonly isGrantable: boolean
 }
 
-export function asksOf(service: Omit<ServiceSpec, 'image'>): Ask[] {
-  const { capabilities = [], devices = [], sysctls = [], ulimits = [], ports, writableRoot } = service
+/** A service, also one that has no images yet. */
+type Asking = Omit<ServiceSpec, 'images'>
+
+export function asksOf(service: Asking): Ask[] {
+  const { capabilities = [], devices = [], sysctls = [], ulimits = [], ports, writableRoot, build } = service
   const asks = <T>(
     values: readonly T[],
     key: Ask['key'],
@@ -188,14 +201,16 @@ export function asksOf(service: Omit<ServiceSpec, 'image'>): Ask[] {
     ...asks(ulimits, 'ulimits', (limit) => (isMore(limit) ? `ulimit:${limit.name}` : undefined)),
     ...asks(ports, 'ports', ({ host }) => (host !== undefined && host < LOW_PORTS ? `port:${host}` : undefined)),
     ...asks(writableRoot ? [true] : [], 'read_only', () => 'root:write'),
+    ...asks(build ? [true] : [], 'build', () => BUILD_RIGHT),
   ]
 }
 
 /** What of it somebody with these rights may not ask for. */
-export const lackingRights = (service: Omit<ServiceSpec, 'image'>, held: Rights): Ask[] =>
-  asksOf(service).filter(
-    ({ right, isGrantable }) => !isGrantable || !held.some((pattern) => coversRight(pattern, right)),
-  )
+export const lackingRights = (service: Asking, held: Rights): Ask[] =>
+  asksOf(service).filter(({ right, isGrantable }) => !isGrantable || !holdsRight(held, right))
+
+/** Whether somebody with these rights has that one. */
+export const holdsRight = (held: Rights, right: string): boolean => held.some((pattern) => coversRight(pattern, right))
 
 /** In a few words, for people. */
 const lackText = ({ right, isGrantable }: Ask): string =>

@@ -29,7 +29,6 @@ export const protocolIds = (mesh: string) => ({
   probe: `/dropmesh/1/${mesh}/probe`,
   reach: `/dropmesh/1/${mesh}/reach`,
   lease: `/dropmesh/1/${mesh}/lease`,
-  image: `/dropmesh/1/${mesh}/image`,
   blob: `/dropmesh/1/${mesh}/blob`,
   beacon: `/dropmesh/1/${mesh}/beacon`,
 })
@@ -134,22 +133,6 @@ export const syncFrame = z.union([
   z.tuple([z.literal('end')]),
 ])
 export type SyncFrame = z.infer<typeof syncFrame>
-
-/**
- * `skip`: how many of the image's lowest layers the receiver has. `spare`: it is for later, and must be no more than so many bytes.
- * The reply is followed by chunks, the last one empty.
- */
-export const imageRequest = z.object({
-  config: byteString(32),
-  skip: z.int().min(0).max(128),
-  spare: uint.optional(),
-})
-export const imageReply = z.union([
-  z.tuple([z.literal('sending')]),
-  z.tuple([z.literal('busy')]),
-  z.tuple([z.literal('too-big'), uint]),
-  z.tuple([z.literal('refused'), reason]),
-])
 
 /** Which chunks of a blob somebody has: a bit each, or left out where it is all of them. And who else asked it for them lately. */
 const blobState = z.object({ has: byteString(0, MAX_CHUNKS / 8).optional(), others: z.array(byteString(32)).max(32) })

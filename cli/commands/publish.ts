@@ -1,25 +1,25 @@
 // `dropmesh publish`: from a folder to a running chute.
 import { createReadStream } from 'node:fs'
 import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import type { Readable } from 'node:stream'
+import { createGzip } from 'node:zlib'
 import type { Command } from 'commander'
 import type { InstanceRow, Status } from '../../node/api/queries.js'
 import { parseLabels } from '../../node/config.js'
-import { hex, sha256, unhex } from '../../protocols/bytes.js'
-import { encode } from '../../protocols/codec.js'
+import { hex, unhex } from '../../protocols/bytes.js'
 import { remarkText } from '../../protocols/compose-remarks.js'
-import { type ChuteSpec, type ImageSpec, NAME } from '../../protocols/deployment.js'
+import { type BuildSpec, type ChuteSpec, type ImageSpec, NAME, type PackageRef } from '../../protocols/deployment.js'
 import { MeshError } from '../../protocols/error.js'
 import { isGitUrl, shownUrl } from '../../protocols/git-url.js'
-import { type Manifest, type ManifestService, toSpec } from '../../protocols/manifest.js'
+import { type Made, type Manifest, type ManifestService, toSpec } from '../../protocols/manifest.js'
 import type { Rights } from '../../protocols/policy.js'
 import type { Client } from '../client.js'
 import { parseDuration } from '../duration.js'
 import { ONLY_SERVICE } from '../image-alone.js'
 import { signerOf, type UserSigner } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
-import { held, paintState, print, printJson, say } from '../output.js'
+import { held, megabytes, paintState, print, printJson, say } from '../output.js'
 import { planOf, planText, takenText } from '../publish-plan.js'
 import { deploy, rightsToPublish } from '../sign.js'
 import { type Source, type SourceOptions, Sources } from '../sources.js'
@@ -32,7 +32,6 @@ interface PublishOptions extends NodeOptions, SourceOptions {
   exclusive?: boolean
   on?: string[]
   detach?: boolean
-  dryRun?: boolean
   wait: string
 }
 
@@ -40,11 +39,14 @@ export function addPublish(program: Command): void {
   const collect = (value: string, before: string[] | undefined) => [...(before ?? []), value]
   const command = program
     .command('publish')
-    .argument('[source]', 'folder with a compose.yaml or such a file, git URL (…#REF:FOLDER), or archive of an image')
+    .argument(
+      '[source]',
+      'folder with a compose.yaml or paradrop.yaml, such a file, git URL (…#REF:FOLDER), or image archive',
+    )
     .description('check, build, sign and publish a chute, and wait until it runs')
     .option('--key <key>', 'name, SSH key file, or agent, to sign with (default: the only named key you have)')
-    .option('--name <name>', 'name of the chute (default: the name in compose.yaml, else of the folder)')
-    .option('--replicas <n>', 'how many instances (default: what compose.yaml says, else 1)')
+    .option('--name <name>', 'name of the chute (default: the name in the manifest, else of the folder)')
+    .option('--replicas <n>', 'how many instances (default: what the manifest says, else 1)')
     .option('--everywhere', 'one instance on every AP that fits')
     .option('--exclusive', 'each instance at most once at any time, by votes of other APs; for ever')
     .option('--image <name>', 'this image alone; of an archive, the one of this name')
@@ -90,12 +92,14 @@ async function publishFrom(source: Source, sources: Sources, client: Client, opt
   const manifest = read(await rightsToPublish(client, signer, name))
   for (const note of manifest.notes) say(remarkText(note))
   if (source.taken.size > 0) say(takenText([...source.taken]))
-  const spec = toSpec(manifest, await imagesOf(client, manifest, source, sources, options.image))
+  const { archive } = source
+  const made =
+    archive === undefined
+      ? await makeServices(client, manifest, (context) => sources.contextOf(source.folder, context))
+      : new Map([[ONLY_SERVICE, { images: await importImages(client, archive, options.image) }]])
+  const spec = toSpec(manifest, made, await packageOf(client, [...made.values()]))
   await publishSpec(client, signer, name, spec, manifest.exclusive, wait, options)
 }
-
-/** One digest for all images of a chute. */
-const packageOf = (spec: ChuteSpec): string => hex(sha256(encode(spec.services.map(({ image }) => image.config))))
 
 /** Publishes a chute that has its images, and waits until it runs. What is `known` of it stands in the answer as well. */
 export async function publishSpec(
@@ -118,7 +122,8 @@ export async function publishSpec(
       ? await rowsOf(client, name, publisher, revision)
       : await waitUntilUp(client, name, publisher, revision, wait)
   const placed = rows.map(({ instance, ap, state }) => ({ instance, ap, state }))
-  if (options.json) printJson({ chute: name, revision, ...known, package: packageOf(spec), placed })
+  const ref = spec.package ? hex(spec.package.digest) : null
+  if (options.json) printJson({ chute: name, revision, ...known, package: ref, placed })
   else
     for (const row of rows)
       print(`${row.instance}  ${row.apName ?? '-'}  ${paintState(row.state)}  ${portsOf(row)}`.trimEnd())
@@ -154,14 +159,11 @@ function withFlags(manifest: Manifest, options: PublishOptions): Manifest {
   return result
 }
 
-/** Builds or finds the image of each service, by the engine of the local node. */
-async function imagesOf(
-  client: Client,
-  manifest: Manifest,
-  { archive, folder }: Source,
-  sources: Sources,
-  wanted: string | undefined,
-): Promise<Map<string, ImageSpec>> {
+/** The folder that a build context is. */
+type FolderOf = (context: string) => Promise<string>
+
+/** Has the local node make what each service runs from, or find it. */
+async function makeServices(client: Client, manifest: Manifest, folderOf: FolderOf): Promise<Map<string, Made>> {
   const { docker, ap } = await client.get<Status>('/v1/status')
   if (docker === null) {
     throw new MeshError(
@@ -169,76 +171,109 @@ async function imagesOf(
       `AP ${ap.name} has no container engine to build with; publish from an AP that has one`,
     )
   }
-  if (archive !== undefined) return new Map([[ONLY_SERVICE, await importImage(client, archive, wanted)]])
-  const images = new Map<string, ImageSpec>()
-  const contextOf = (context: string) => sources.contextOf(folder, context)
-  for (const service of manifest.services) images.set(service.name, await imageOf(client, service, contextOf))
-  return images
+  const made = new Map<string, Made>()
+  for (const service of manifest.services) {
+    const { name, source } = service
+    made.set(
+      name,
+      'build' in source && manifest.buildsOnAp
+        ? { images: [], build: await sendSources(client, name, source.build, folderOf) }
+        : { images: await imagesOf(client, service, folderOf) },
+    )
+  }
+  return made
+}
+
+/** Has the node make one package of all that services run from. */
+async function packageOf(client: Client, made: readonly Made[]): Promise<PackageRef> {
+  const images = made.flatMap(({ images }) => images).flatMap(({ manifest }) => manifest ?? [])
+  const sources = made.flatMap(({ build }) => build?.sources ?? [])
+  const roots = [...new Set([...images, ...sources].map(hex))]
+  const { package: ref } = await resultOf(client.lines('POST', '/v1/packages', {}, { roots }), 'the package')
+  if (ref === undefined) throw new MeshError('package', 'the node ended without a package')
+  return { digest: unhex(ref.digest), size: ref.size }
 }
 
 interface ProgressLine {
   output?: string
-  image?: { config: string; diffIds: string[]; platform: string; pull?: string; size?: number }
-  /** Of an image of an archive: what it is called there. */
-  names?: string[]
+  images?: { config: string; platform: string; size?: number; manifest?: string }[]
+  /** Of each image of an archive: what it is called there. */
+  archive?: { names: string[]; images: NonNullable<ProgressLine['images']> }[]
+  sources?: { digest: string; size: number }
+  package?: { digest: string; size: number }
   error?: { code: string; message: string }
 }
 
-async function imageOf(
-  client: Client,
-  { name, source }: ManifestService,
-  contextOf: (context: string) => Promise<string>,
-): Promise<ImageSpec> {
+/** The last of the lines, once all before it were shown. @throws MeshError of the node */
+async function resultOf(lines: AsyncGenerator<ProgressLine>, what: string): Promise<ProgressLine> {
+  for await (const line of lines) {
+    if (line.output !== undefined) say(`  ${what} | ${line.output}`)
+    else if (line.error !== undefined) throw new MeshError(line.error.code, `${what}: ${line.error.message}`)
+    else return line
+  }
+  throw new MeshError('build-failed', `${what}: the node ended without a result`)
+}
+
+type Build = Extract<ManifestService['source'], { build: object }>['build']
+
+/** The build context of a service as a tar, and whether it builds on the image that nodes make themselves. */
+async function contextOf(
+  { context, dockerfile, dockerfileInline: inline }: Build,
+  folderOf: FolderOf,
+): Promise<{ tar: Readable; onBaseImage: boolean }> {
+  const folder = await folderOf(context)
+  // Loaded only here, since what they need takes longer to load than all the rest.
+  const [{ packContext }, { usesBaseImage }] = await Promise.all([
+    import('../../node/packages/build.js'),
+    import('../../node/packages/base-image.js'),
+  ])
+  const tar = await packContext(folder, dockerfile, inline)
+  return { tar, onBaseImage: usesBaseImage(inline ?? (await readFile(join(folder, dockerfile), 'utf8'))) }
+}
+
+async function sendSources(client: Client, name: string, build: Build, folderOf: FolderOf): Promise<BuildSpec> {
+  say(`sending the sources of ${name}, which each AP builds`)
+  const { tar, onBaseImage } = await contextOf(build, folderOf)
+  const { sources } = await resultOf(client.lines('POST', '/v1/sources', {}, tar.pipe(createGzip())), name)
+  if (sources === undefined) throw new MeshError('build-failed', `service ${name}: the node took no sources`)
+  say(`${name}: sources ${sources.digest.slice(0, 12)}, ${megabytes(sources.size)}`)
+  return { sources: unhex(sources.digest), dockerfile: build.dockerfile, args: build.args, onBaseImage }
+}
+
+async function imagesOf(client: Client, { name, source }: ManifestService, folderOf: FolderOf): Promise<ImageSpec[]> {
   let lines: AsyncGenerator<ProgressLine>
   if ('image' in source) {
     lines = client.lines('POST', '/v1/images/resolve', {}, { ref: source.image })
   } else {
     const { context, dockerfile, args } = source.build
-    const folder = await contextOf(context)
-    say(`building ${name} from ${isGitUrl(context) ? shownUrl(context) : folder}`)
-    // Loaded only here, since what they need takes longer to load than all the rest.
-    const [{ packContext }, { usesBaseImage }] = await Promise.all([
-      import('../../node/packages/build.js'),
-      import('../../node/packages/base-image.js'),
-    ])
-    const tar: Readable = await packContext(folder, dockerfile)
-    const onBaseImage = String(usesBaseImage(await readFile(join(folder, dockerfile), 'utf8')))
-    lines = client.lines('POST', '/v1/images/build', { dockerfile, onBaseImage, args: JSON.stringify(args) }, tar)
+    say(`building ${name} from ${isGitUrl(context) ? shownUrl(context) : await folderOf(context)}`)
+    const { tar, onBaseImage } = await contextOf(source.build, folderOf)
+    const query = { dockerfile, onBaseImage: String(onBaseImage), args: JSON.stringify(args) }
+    lines = client.lines('POST', '/v1/images/build', query, tar)
   }
-  for await (const { output, image, error } of lines) {
-    if (output !== undefined) say(`  ${name} | ${output}`)
-    if (error !== undefined) throw new MeshError(error.code, `service ${name}: ${error.message}`)
-    if (image !== undefined) return readImage(name, image)
-  }
-  throw new MeshError('build-failed', `service ${name}: the node ended the build without a result`)
+  const { images = [] } = await resultOf(lines, name)
+  return readImages(name, images)
 }
 
-/** Gives the node an archive of images. @returns the one that is `wanted`, or the only one */
-async function importImage(client: Client, path: string, wanted: string | undefined): Promise<ImageSpec> {
-  const images: Required<Pick<ProgressLine, 'image' | 'names'>>[] = []
+/** Gives the node an archive of images. @returns those of the one that is `wanted`, or of the only one, for each platform */
+async function importImages(client: Client, path: string, wanted: string | undefined): Promise<ImageSpec[]> {
   say(`sending ${path}`)
-  for await (const { output, image, names = [], error } of client.lines<ProgressLine>(
-    'POST',
-    '/v1/images/import',
-    {},
-    createReadStream(path),
-  )) {
-    if (output !== undefined) say(`  ${ONLY_SERVICE} | ${output}`)
-    if (error !== undefined) throw new MeshError(error.code, `${path}: ${error.message}`)
-    if (image !== undefined) images.push({ image, names })
-  }
-  const found = wanted === undefined ? images : images.filter(({ names }) => names.includes(wanted))
-  if (found.length === 1) return readImage(ONLY_SERVICE, found[0]!.image)
-  const list = images.flatMap(({ names }) => names).join(', ') || 'none with a name'
-  const what = wanted === undefined ? `${images.length} images` : `no image ${wanted}`
+  const file = createReadStream(path)
+  const { archive = [] } = await resultOf(client.lines('POST', '/v1/images/import', {}, file), basename(path))
+  const isWanted = (name: string) => name === wanted || name === `${wanted}:latest`
+  const found = wanted === undefined ? archive : archive.filter(({ names }) => names.some(isWanted))
+  if (found.length === 1) return readImages(ONLY_SERVICE, found[0]!.images)
+  const list = archive.flatMap(({ names }) => names).join(', ') || 'none with a name'
+  const what = wanted === undefined ? `${archive.length} images` : `no image ${wanted}`
   throw new MeshError('source', `${path} has ${what}; say which with --image: it has ${list}`)
 }
 
-function readImage(service: string, image: NonNullable<ProgressLine['image']>): ImageSpec {
-  const { config, diffIds, platform, size, pull } = image
-  say(`${service}: image ${config.slice(0, 12)}${size === undefined ? '' : `, ${(size / 1e6).toFixed(1)} MB`}`)
-  const known = { config: unhex(config), diffIds: diffIds.map(unhex), platform }
-  return { ...known, ...(size !== undefined && { size }), ...(pull !== undefined && { pull }) }
+function readImages(service: string, images: NonNullable<ProgressLine['images']>): ImageSpec[] {
+  return images.map(({ config, manifest, ...image }) => {
+    const of = image.size === undefined ? '' : `, ${megabytes(image.size)}`
+    say(`${service}: image ${config.slice(0, 12)} for ${image.platform}${of}`)
+    return { ...image, config: unhex(config), ...(manifest !== undefined && { manifest: unhex(manifest) }) }
+  })
 }
 
 const isUp = (row: InstanceRow): boolean => row.state === 'healthy' || (row.state === 'running' && !row.hasHealthcheck)
@@ -253,6 +288,16 @@ async function rowsOf(client: Client, name: string, publisher: string, revision:
   )
 }
 
+/** How far a package has come in the mesh; empty where nobody is fetching it. */
+export function spreadOf(rows: readonly Pick<InstanceRow, 'ap' | 'state' | 'fetched'>[]): string {
+  const fetching = rows.filter(({ state }) => state === 'fetching')
+  if (fetching.length === 0) return ''
+  const aps = rows.filter(({ ap }) => ap !== null).length
+  const known = fetching.flatMap(({ fetched }) => fetched ?? [])
+  const share = known.length === 0 ? '' : `: ${Math.floor(known.reduce((a, b) => a + b) / fetching.length)} %`
+  return `${aps - fetching.length} of ${aps} APs have it, ${fetching.length} fetching${share}`
+}
+
 async function waitUntilUp(
   client: Client,
   name: string,
@@ -262,6 +307,7 @@ async function waitUntilUp(
 ): Promise<InstanceRow[]> {
   const until = performance.now() + wait
   const said = new Map<string, string>()
+  let spread = ''
   for (;;) {
     const rows = await rowsOf(client, name, publisher, revision)
     for (const { instance, apName, state, reason } of rows) {
@@ -269,6 +315,9 @@ async function waitUntilUp(
       if (said.get(instance) !== now) say(now)
       said.set(instance, now)
     }
+    const now = spreadOf(rows)
+    if (now !== '' && now !== spread) say(now)
+    spread = now
     if ((rows.length > 0 && rows.every(isUp)) || performance.now() > until) return rows
     await new Promise((resolve) => setTimeout(resolve, 200))
   }

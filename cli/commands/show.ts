@@ -6,7 +6,7 @@ import type { ApRow, ChuteRow, InstanceRow, Status } from '../../node/api/querie
 import type { Client } from '../client.js'
 import { listKeys } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
-import { ago, colour, gib, paintState, print, printJson, printTable } from '../output.js'
+import { ago, colour, gib, megabytes, paintState, print, printJson, printTable } from '../output.js'
 import { saveRecord } from './verify.js'
 
 export function addShow(program: Command): void {
@@ -36,7 +36,7 @@ async function status(options: NodeOptions): Promise<void> {
   const answer = await clientOf(options).get<Status>('/v1/status')
   if (options.json) return printJson(answer)
   const { ap, mesh, state, role, peers, members, ledger, docker, addresses, warnings, version, neighbourhood } = answer
-  const { origin, ownerKey, requests } = answer
+  const { origin, ownerKey, requests, registry } = answer
   const rows = [
     ['AP', `${ap.name}  ${ap.id}`],
     ['Mesh', `${mesh}  ${members} ${members === 1 ? 'member' : 'members'}, ${peers} connected`],
@@ -47,6 +47,10 @@ async function status(options: NodeOptions): Promise<void> {
     ['Origin', `${origin ?? 'in no mesh yet'}${ownerKey ? '; the owner key of the mesh is on this AP' : ''}`],
     ...(requests === 0 ? [] : [['Asking', `${requests} to be let in: see "dropmesh requests"`]]),
     ['Engine', docker === null ? 'none answers' : `Docker ${docker.version}`],
+    [
+      'Packages',
+      `${megabytes(registry.bytes)} of ${megabytes(registry.max)} in ${registry.blobs} blobs, registry at ${registry.address}`,
+    ],
     ['Ledger', `${ledger.records} records, digest ${ledger.digest}`],
     ['Exclusive', answer.exclusive],
     ['Addresses', addresses.map((address) => address.replace(/\/p2p\/.*/, '')).join(' ')],
@@ -120,7 +124,7 @@ async function ps(chute: string | undefined, options: NodeOptions): Promise<void
     rows.map((row) => [
       row.instance,
       row.apName ?? '-',
-      paintState(row.state),
+      paintState(row.state) + (row.fetched === null ? '' : ` ${row.fetched} %`),
       String(row.epoch),
       String(row.revision),
       row.since === null ? '-' : ago(row.since),

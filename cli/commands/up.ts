@@ -25,8 +25,12 @@ interface UpOptions extends NodeOptions {
   listen?: string[]
   label?: string[]
   dockerHost?: string
+  lightBase?: string[]
   mdns: boolean
   prefetchMax?: string
+  packagesMax?: string
+  packageRate?: string
+  registryPort?: string
   http?: string
   socketGroup?: string
   handover?: boolean
@@ -49,8 +53,12 @@ export function addUp(program: Command): void {
     .option('--listen <multiaddr>', 'address to listen on, repeatable (default: /ip4/0.0.0.0/tcp/4010)', collect)
     .option('--label <k=v>', 'label that placement looks at, repeatable', collect)
     .option('--docker-host <url>', 'container engine (default: DOCKER_HOST or unix:///var/run/docker.sock)')
+    .option('--light-base <use=image>', "what ParaDrop's light chutes of a kind are built on, repeatable", collect)
     .option('--no-mdns', 'do not look for the mesh on the LAN')
     .option('--prefetch-max <size>', 'disk for images of chutes that this AP would run next (default: 2g; 0: none)')
+    .option('--packages-max <size>', 'disk for packages, those included that are kept for other APs (default: 8g)')
+    .option('--package-rate <rate>', 'what packages may take of the line, each way, such as 20mbit (default: no cap)')
+    .option('--registry-port <port>', 'of the registry on 127.0.0.1 (default: 5010, or a free one)')
     .option('--http <host:port>', 'serve the API over TCP as well, to who has a token ("dropmesh token")')
     .option('--socket-group <group>', "who else may use this node's socket (default: nobody)")
     .option('--handover', 'take over from the node that runs on this data folder: an upgrade that moves nothing')
@@ -70,12 +78,15 @@ async function up(options: UpOptions): Promise<void> {
     import('../../node/api/tokens.js'),
     import('../../node/store/files.js'),
   ])
-  const { name, join: ticket, listen, label, dockerHost, prefetchMax, http, socketGroup } = options
+  const { name, join: ticket, listen, label, dockerHost, lightBase, prefetchMax, http, socketGroup } = options
   const flags: Settings = { name, join: ticket, listen, http }
   if (label !== undefined) flags.label = parseLabels(label, '--label')
   if (dockerHost !== undefined) flags['docker-host'] = dockerHost
+  if (lightBase !== undefined) flags['light-base'] = parseLabels(lightBase, '--light-base')
   if (socketGroup !== undefined) flags['socket-group'] = socketGroup
   if (prefetchMax !== undefined) flags['prefetch-max'] = prefetchMax
+  const { packagesMax, packageRate, registryPort } = options
+  Object.assign(flags, { 'packages-max': packagesMax, 'package-rate': packageRate, 'registry-port': registryPort })
   if (!options.mdns) flags['no-mdns'] = true
   const { found, ask, open } = options
   Object.assign(flags, { found, ask, open })

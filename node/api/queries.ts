@@ -10,7 +10,7 @@ import { type RevisionState, revisionsOf } from '../../protocols/history.js'
 import type { Body } from '../../protocols/kinds.js'
 import { isDue } from '../../protocols/ledger.js'
 import { MAX_GENERATION } from '../../protocols/limits.js'
-import type { Placed } from '../../protocols/placement.js'
+import type { Candidate, Placed } from '../../protocols/placement.js'
 import { asksOf, lackingRights } from '../../protocols/policy.js'
 import { score } from '../../protocols/rendezvous.js'
 import { whyNotPublish } from '../../protocols/submission.js'
@@ -40,6 +40,10 @@ export interface Status {
   neighbourhood: { prefix: string; members: number }
   ledger: { records: number; digest: string }
   docker: { version: string } | null
+  /** The registry of this AP, and what its packages take of the disk, in bytes. */
+  registry: { address: string; blobs: number; bytes: number; max: number }
+  /** What light chutes are built on here, by what they use, where that is another image than its default. */
+  lightBases: Record<string, string>
   addresses: string[]
   /** Of this AP's watchers that are connected, how many hear it by datagram; the others hear it by stream. */
   datagrams: { watchers: number; heardBy: number }
@@ -60,6 +64,7 @@ export function status(ap: Ap): Status {
   const { membership, neighbourhoods } = ap.outlook
   const home = neighbourhoods.of(ap.id)
   const engine = ap.reconciler.engineInfo()
+  const { packages } = ap.provision
   return {
     ap: { id: ap.id, name: ap.config.name },
     mesh: ap.mesh,
@@ -74,6 +79,8 @@ export function status(ap: Ap): Status {
     neighbourhood: { prefix: home?.prefix ?? '', members: home?.members.length ?? 0 },
     ledger: { records: ap.ledgerStore.ledger.size, digest: hex(ap.ledgerStore.ledger.digest()) },
     docker: engine === undefined ? null : { version: engine.version },
+    registry: { address: packages.address, ...packages.usage(), max: ap.config.packagesMax },
+    lightBases: ap.config.lightBases,
     addresses: ap.addresses(),
     datagrams: ap.datagrams(),
     exclusive: whatExclusiveMeans(ap),
@@ -182,6 +189,8 @@ export interface InstanceRow {
   revision: number
   since: string | null
   reason: string | null
+  /** How much of its package has come, in per cent; null where nothing is on its way. */
+  fetched: number | null
   ports: { container: number; host: number; protocol: string }[]
   publisher: string
   chuteKey: string
@@ -228,6 +237,7 @@ export function instances(ap: Ap): InstanceRow[] {
         revision: report.revision,
         since: new Date(report.since).toISOString(),
         reason: report.reason ?? null,
+        fetched: report.fetched ?? null,
         ports: report.ports,
       })
     }
@@ -242,13 +252,17 @@ export function instances(ap: Ap): InstanceRow[] {
       revision: item.chute.revision,
       since: claim === undefined ? null : new Date(claim.clock[0]).toISOString(),
       reason: holder === undefined ? whyWaiting(item, ap) : null,
+      fetched: null,
       ports: [],
     })
   }
   for (const { chute, copy, why } of beyond(ap)) {
     const nowhere = { ap: null, apName: null, state: 'waiting', epoch: 0, since: null, ports: [] } as const
     const base = baseOf({ chute, copy, claim: undefined }, ap)
-    rows.push({ ...base, ...nowhere, ports: [], revision: chute.revision, reason: `may not be placed: ${why}` })
+    rows.push({
+      ...{ ...base, ...nowhere, ports: [], fetched: null, revision: chute.revision },
+      reason: `may not be placed: ${why}`,
+    })
   }
   return rows
 }
@@ -386,6 +400,7 @@ function inspectChute(ap: Ap, chute: Chute): object {
     secrets: secretsFor(ap, chute),
     instances: instances(ap).filter(({ chuteKey }) => chuteKey === hex(chute.key)),
     successors: successorsTo(ap, chute),
+    package: packageOf(ap, chute),
     claims: ap.outlook.placed
       .filter((placed) => placed.chute === chute)
       .flatMap(({ instance }) => ap.outlook.claims.get(instance) ?? [])
@@ -409,6 +424,15 @@ function inspectChute(ap: Ap, chute: Chute): object {
   }
 }
 
+/** The package of a chute, and which APs say that they have all of it that they would run from. */
+function packageOf(ap: Ap, { spec: { package: ref } }: Chute): object | null {
+  if (ref === undefined) return null
+  const digest = hex(ref.digest)
+  const has = ({ beacon }: Candidate) => beacon?.packages.some((one) => hex(one) === digest)
+  const holders = [...ap.outlook.candidates].filter(([, candidate]) => has(candidate))
+  return { digest, size: ref.size, holders: holders.map(([id]) => ({ id, name: ap.nameOf(id) })) }
+}
+
 /** Each right that a chute needs, and whether its publisher holds it. */
 const rightsFor = (ap: Ap, { spec: { services }, id }: Chute) =>
   services.flatMap((service) => {
@@ -427,14 +451,16 @@ function whyNotRevision(ap: Ap, { subject }: Chute['deployment'], hash: Uint8Arr
 
 /** Who would take over each instance of a chute, the first one first, and whether they have its images already. */
 function successorsTo(ap: Ap, chute: Chute) {
-  const images = chute.spec.services.map(({ image }) => hex(image.config))
   return ap.outlook.placed
     .filter((placed) => placed.chute === chute && placed.holder !== undefined)
     .flatMap((placed) => {
       const next = successorsOf(ap.outlook, placed.holder!, ap.ledgerStore.clock.now()).get(placed.instance) ?? []
       return next.map((id) => {
-        const held = new Set(ap.outlook.candidates.get(id)?.beacon?.images.map(hex))
-        const isReady = images.every((image) => held.has(image))
+        const beacon = ap.outlook.candidates.get(id)?.beacon
+        const held = new Set(beacon?.images.map(hex))
+        const isReady = chute.spec.services.every(({ images }) =>
+          images.some((image) => image.platform === beacon?.engine?.platform && held.has(hex(image.config))),
+        )
         return { instance: baseOf(placed, ap).instance, ap: id, apName: ap.nameOf(id), ready: isReady }
       })
     })

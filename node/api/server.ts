@@ -19,6 +19,7 @@ import { parseGitUrl } from '../../protocols/git-url.js'
 import { MAX_RECORD } from '../../protocols/limits.js'
 import type { Ap } from '../ap.js'
 import { parseHostPort } from '../config.js'
+import { readable } from '../packages/publishing.js'
 import { findKey, grants, proof, stakesOf } from './grants.js'
 import { invites, requests } from './invites.js'
 import { foreignness } from './origin.js'
@@ -59,6 +60,12 @@ const tokenId = z.object({ id: z.string() })
 const nextRequest = z.object({ publisher: hexKey, name: z.string().regex(NAME) })
 const imageRequest = z.object({ ref: z.string().min(1).max(512) })
 const gitRequest = z.object({ url: z.string().min(1).max(4096) })
+const packageRequest = z.object({
+  roots: z
+    .array(z.string().regex(/^[0-9a-f]{64}$/))
+    .min(1)
+    .max(512),
+})
 const buildRequest = z.object({
   dockerfile: z.string().max(1024).default('Dockerfile'),
   onBaseImage: z
@@ -149,20 +156,38 @@ export function addRoutes(app: Hono, ap: Ap): Hono {
     ap.events.add('approved', { ap: id, name, by: hex(record.signer) })
     return context.json({ id, name })
   })
+  const publishing = () => ap.provision.publishing
   app.post('/v1/images/resolve', small, async (context) => {
     const { ref } = imageRequest.parse(readJson(await context.req.text()))
-    return progress(context, (say) => ap.resolveImage(ref, say))
+    return progress(context, async (say) => ({ images: readable(await publishing().resolve(ref, say)) }))
   })
   app.post('/v1/images/build', (context) => {
     const options = buildRequest.parse(context.req.query())
-    const body = context.req.raw.body
-    if (body === null) throw new MeshError('bad-request', 'the request has no build context (a tar as its body)')
-    return progress(context, (say) => ap.buildImage(Readable.fromWeb(body as NodeReadableStream), options, say))
+    const body = bodyOf(context, 'build context')
+    return progress(context, async (say) => ({ images: readable(await publishing().build(body, options, say)) }))
+  })
+  app.post('/v1/images/import', (context) => {
+    const body = bodyOf(context, 'archive of images')
+    return progress(context, async (say) => {
+      const found = await publishing().import(body, say)
+      return { archive: found.map(({ names, images }) => ({ names, images: readable(images) })) }
+    })
   })
   app.post('/v1/sources/git', small, async (context) => {
     const { url } = gitRequest.parse(readJson(await context.req.text()))
     return giveSource(context, ap.sources, parseGitUrl(url))
   })
+  app.post('/v1/sources', (context) => {
+    const body = bodyOf(context, 'build context')
+    return progress(context, async () => ({ sources: await publishing().keep(body) }))
+  })
+  app.post('/v1/packages', small, (context) =>
+    progress(context, async () => {
+      const { roots } = packageRequest.parse(readJson(await context.req.text()))
+      const { digest, size } = await publishing().make(roots)
+      return { package: { digest: hex(digest), size } }
+    }),
+  )
   return app
 }
 
@@ -200,7 +225,14 @@ function readJson(text: string): unknown {
   }
 }
 
-/** Streams lines `{output}` while something runs, and `{image}` or `{error}` as the last one. */
+/** The body of a request that carries an archive. */
+function bodyOf(context: Context, what: string): Readable {
+  const { body } = context.req.raw
+  if (body === null) throw new MeshError('bad-request', `the request has no ${what} (a tar as its body)`)
+  return Readable.fromWeb(body as NodeReadableStream)
+}
+
+/** Streams lines `{output}` while something runs, and what comes of it or `{error}` as the last one. */
 function progress(context: Context, run: (say: (output: string) => void) => Promise<object>): Response {
   context.header('content-type', 'application/x-ndjson')
   return stream(context, async (out) => {
@@ -209,23 +241,13 @@ function progress(context: Context, run: (say: (output: string) => void) => Prom
       last = last.then(() => out.writeln(JSON.stringify(value)))
     }
     try {
-      const image = await run((output) => line({ output }))
-      line({ image: readableImage(image) })
+      line(await run((output) => line({ output })))
     } catch (error) {
       line({ error: { code: error instanceof MeshError ? error.code : 'internal', message: messageOf(error) } })
     }
     await last
   })
 }
-
-// Bytes have no form of their own in JSON; digests travel as hex.
-const readableImage = (image: object): object =>
-  Object.fromEntries(
-    Object.entries(image).map(([key, value]) => [
-      key,
-      value instanceof Uint8Array ? hex(value) : Array.isArray(value) ? value.map((item) => hex(item)) : value,
-    ]),
-  )
 
 async function followEvents(ap: Ap, context: Context): Promise<Response> {
   const since = context.req.query('since') ?? ''

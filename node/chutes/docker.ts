@@ -36,6 +36,7 @@ export class DockerEngine implements Engine {
   private readonly images: Images
   /** Whether the engine is on this machine, and may be kept apart from it. */
   private local = false
+  private platform: string | undefined
 
   /** @param deadline in milliseconds, for questions that a healthy engine answers at once. */
   constructor(
@@ -55,9 +56,10 @@ export class DockerEngine implements Engine {
     const architecture = ARCHITECTURES[version.Arch] ?? version.Arch
     const variant = architecture === 'arm' ? (ARM_VARIANTS[info.Architecture] ?? 'v7') : undefined
     this.local = await this.isLocal(info.Name)
+    this.platform = platformOf(version.Os, architecture, variant)
     return {
       version: version.Version,
-      platform: platformOf(version.Os, architecture, variant),
+      platform: this.platform,
       cpu: info.NCPU * 1000,
       memory: info.MemTotal,
       local: this.local,
@@ -306,11 +308,9 @@ export class DockerEngine implements Engine {
 
   private async createContainer(plan: InstancePlan, service: ServiceSpec, network: string): Promise<void> {
     const what = `create ${plan.instance} (service ${service.name})`
-    const image = await this.images.reference(service.image)
-    if (image === undefined) {
-      const digest = Buffer.from(service.image.config).toString('hex')
-      throw new EngineError('no-image', `cannot ${what}: this engine does not have image ${digest.slice(0, 12)}`)
-    }
+    this.platform ??= (await this.info()).platform
+    const image = await this.images.referenceFor(service, this.platform)
+    if (image === undefined) throw new EngineError('no-image', `cannot ${what}: this engine does not have its image`)
     const { limits, healthcheck } = service
     const tmpfs = new Map([['/tmp', TMP_SIZE], ...service.tmpfs.map(({ path, size }) => [clean(path), size] as const)])
     for (const { path } of service.mounts) tmpfs.delete(clean(path))

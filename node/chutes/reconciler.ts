@@ -3,10 +3,11 @@
 
 import { hex, unhex } from '../../protocols/bytes.js'
 import { chuteOfInstance } from '../../protocols/chute.js'
-import { type ImageSpec, isPinnedByData } from '../../protocols/deployment.js'
+import { isPinnedByData } from '../../protocols/deployment.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import type { Body, InstanceState } from '../../protocols/kinds.js'
 import { SYSTEM_TIME, type Time } from '../clock.js'
+import type { Wanted } from '../packages/supply.js'
 import { type ContainerState, type Engine, EngineError, type EngineInfo, type InstancePlan } from './engine.js'
 import type { Files } from './files.js'
 import { isDone, orderOf } from './order.js'
@@ -39,8 +40,8 @@ export type Cannot = Body<'beacon'>['cannot'][number]
 
 export interface ReconcilerOptions {
   readonly engine: Engine
-  /** Makes an image present, from wherever it is. @throws MeshError with the reason */
-  readonly fetchImage: (image: ImageSpec) => Promise<void>
+  /** Has the engine get what a service runs from, from wherever it is. @throws MeshError with the reason */
+  readonly fetch: (wanted: Wanted) => Promise<void>
   /** Puts the files of an instance where its containers find them, and removes what none uses. `place` throws a MeshError. */
   readonly files?: Pick<Files, 'place' | 'see'>
   /** Of exclusive instances alone. Their containers must not be started where it says no, or throws. */
@@ -49,7 +50,8 @@ export interface ReconcilerOptions {
   readonly onSeen: (actual: ReadonlyMap<string, readonly ContainerState[]>, isBusy: (key: string) => boolean) => void
   /** Containers that should not run here were removed; `volumes`, as the manifest names them, hold data that stays. */
   readonly onStopped: (key: string, instance: string, volumes: readonly string[]) => void
-  readonly hasImage: (image: ImageSpec) => Promise<boolean>
+  /** Whether the engine has it. */
+  readonly has: (wanted: Wanted) => Promise<boolean>
   /** Milliseconds since 1970. */
   readonly now: () => number
   /** Something that the beacon says has changed. */
@@ -325,13 +327,14 @@ export class Reconciler {
   }
 
   private async bringUp(key: string, desired: Desired, replaces: boolean): Promise<void> {
-    const { engine, hasImage, fetchImage } = this.options
+    const { engine, has, fetch } = this.options
     const { plan } = desired
-    for (const { image } of plan.spec.services) {
-      if (await hasImage(image)) continue
+    for (const service of plan.spec.services) {
+      const wanted = { service, package: plan.spec.package }
+      if (await has(wanted)) continue
       // What runs goes on running while the image of the next revision is fetched.
       if (!replaces) this.report(key, desired, 'fetching')
-      await fetchImage(image)
+      await fetch(wanted)
     }
     if (!this.stillWanted(key, desired)) return
     const files = this.options.files?.place(plan)

@@ -353,10 +353,6 @@ export class Network {
     return this.tellers.take(hex(beacon.signer), performance.now())
   }
 
-  get imageProtocol(): string {
-    return this.ids.image
-  }
-
   get blobProtocol(): string {
     return this.ids.blob
   }

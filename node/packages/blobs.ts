@@ -29,6 +29,8 @@ export interface BlobStoreOptions {
   minFree?: number
   /** Whether an instance that is placed here, or ready to be, needs a blob. Of an image the manifest's digest is enough. */
   isNeeded?: (digest: string) => boolean
+  /** Bytes of blobs that are on their way from other APs: they count as if they were here. */
+  coming?: () => number
   log: Logger
   /** Milliseconds since 1970. */
   now?: () => number
@@ -242,11 +244,11 @@ export class BlobStore {
    * @throws MeshError `no-room`
    */
   async makeRoom(bytes: number): Promise<void> {
-    const excess = () => this.blobBytes + this.uploads.bytes + bytes - this.options.maxBytes
+    const { coming = () => 0, maxBytes } = this.options
+    const excess = () => this.blobBytes + this.uploads.bytes + coming() + bytes - maxBytes
     if (excess() > 0) {
       await this.evict(excess)
       if (excess() > 0) {
-        const { maxBytes } = this.options
         const free = `delete tags, or raise the limit of ${Math.floor(maxBytes / 2 ** 20)} MiB`
         throw new MeshError('no-room', `there is no room for packages on this AP: all that is here is kept; ${free}`)
       }
@@ -271,7 +273,8 @@ export class BlobStore {
 
   // --- the files --------------------------------------------------------------------------------------------------
 
-  private pathOf(digest: string): string {
+  /** Where a blob lies, for who only reads it. */
+  pathOf(digest: string): string {
     const hex = digest.slice('sha256:'.length)
     return join(this.dir, 'blobs/sha256', hex.slice(0, 2), hex)
   }

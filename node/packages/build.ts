@@ -5,10 +5,14 @@ import type { Readable } from 'node:stream'
 import dockerignore from '@balena/dockerignore'
 import type Docker from 'dockerode'
 import { pack } from 'tar-fs'
+import { pack as tarPack } from 'tar-stream'
 import { MeshError } from '../../protocols/error.js'
 import { work } from '../chutes/docker-client.js'
 import { EngineError } from '../chutes/engine.js'
 import { ensureBaseImage } from './base-image.js'
+
+/** Microseconds over which the kernel counts CPU time: its own default. */
+const CPU_PERIOD = 100_000
 
 export interface BuildOptions {
   /** Path of the Dockerfile within the context. */
@@ -19,6 +23,8 @@ export interface BuildOptions {
   platform?: string
   /** Whether the Dockerfile builds on dropmesh/node (`usesBaseImage`), so that it has to be there. */
   onBaseImage: boolean
+  /** What its steps may take: thousandths of a CPU, bytes. Without it, as much as there is. */
+  limits?: { cpu: number; memory: number }
 }
 
 /**
@@ -32,7 +38,7 @@ export interface BuildOptions {
 export async function buildImage(
   docker: Docker,
   context: AsyncIterable<Uint8Array>,
-  { dockerfile, args, platform, onBaseImage }: BuildOptions,
+  { dockerfile, args, platform, onBaseImage, limits }: BuildOptions,
   onOutput: (line: string) => void = () => {},
 ): Promise<string> {
   if (onBaseImage) await ensureBaseImage(docker, onOutput)
@@ -50,6 +56,12 @@ export async function buildImage(
           // Containers of steps that failed go as well.
           forcerm: true,
           platform,
+          ...(limits && {
+            memory: limits.memory,
+            memswap: limits.memory,
+            cpuperiod: CPU_PERIOD,
+            cpuquota: Math.ceil((limits.cpu * CPU_PERIOD) / 1000),
+          }),
           abortSignal,
         }),
       ({ stream, status, aux }) => {
@@ -74,20 +86,25 @@ export async function buildImage(
  * The files of a folder that .dockerignore leaves in, and the Dockerfile in any case, as a tar archive. Times and owners
  * are fixed, so that a fresh checkout of the same files builds the same layers. Links stay links.
  * @param dockerfile path within the folder.
+ * @param inline what the Dockerfile says, where it is no file of the folder: then it has that path in the archive.
  * @throws MeshError `build-context` when folder or Dockerfile is not there.
  */
-export async function packContext(dir: string, dockerfile = 'Dockerfile'): Promise<Readable> {
+export async function packContext(dir: string, dockerfile = 'Dockerfile', inline?: string): Promise<Readable> {
   const root = resolve(dir)
   const file = resolve(root, dockerfile)
   const refused = (why: string) => new MeshError('build-context', `cannot build ${root}: ${why}`)
   if (!(await stat(root).catch(() => undefined))?.isDirectory()) throw refused('there is no such folder')
   if (!file.startsWith(root + sep)) throw refused(`the Dockerfile ${file} lies outside of it`)
-  if (!(await stat(file).catch(() => undefined))?.isFile()) throw refused(`there is no Dockerfile ${file}`)
+  if (inline === undefined && !(await stat(file).catch(() => undefined))?.isFile())
+    throw refused(`there is no Dockerfile ${file}`)
 
   const first = posix.normalize(dockerfile)
-  const entries = await filesOf(root)
+  const entries = (await filesOf(root)).filter((path) => path !== first)
+  const archive = tarPack()
+  if (inline !== undefined) archive.entry({ name: first, mode: 0o644, mtime: new Date(0) }, inline)
   return pack(root, {
-    entries: [first, ...entries.filter((path) => path !== first)],
+    pack: archive,
+    entries: inline === undefined ? [first, ...entries] : entries,
     // The entries are all there is: nothing found inside a folder is added to them.
     ignore: () => true,
     umask: 0,

@@ -42,6 +42,8 @@ export interface FetchOptions {
 export class Fetch {
   /** Bytes that came, those of chunks that came twice included. */
   received = 0
+  /** Who sent what is of use. */
+  readonly givers = new Set<string>()
   private readonly blob: Blob
   private readonly picker: Picker
   private readonly sessions = new Map<string, Stream | undefined>()
@@ -173,6 +175,7 @@ export class Fetch {
         throw new Error('it sent what is not the blob')
       }
       this.picker.got(index)
+      this.givers.add(ap)
       this.lastNews = performance.now()
       this.options.onRate(ap, chunk.length / Math.max(1, performance.now() - first.at))
       if (state !== undefined) this.tell(ap, state)

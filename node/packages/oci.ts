@@ -71,11 +71,19 @@ const index = z.object({
   layers: z.undefined('an index has no "layers"').optional(),
 })
 
+export interface Layer {
+  readonly mediaType: string
+  readonly digest: string
+}
+
 /** What a registry has to know of a manifest. */
 export interface Manifest {
   readonly mediaType: string
   /** What must be there for it to be of use: config and layers, without those that lie elsewhere by their own word. */
   readonly blobs: readonly string[]
+  /** Of an image: the digest of its config, and its layers, lowest first. */
+  readonly config: string | undefined
+  readonly layers: readonly Layer[]
   /** Of an index: the manifests it chooses from, one for each architecture. */
   readonly children: readonly string[]
   /** The manifest that this one says something about. */
@@ -110,10 +118,13 @@ export function readManifest(bytes: Uint8Array, contentType?: string): Manifest 
       // As the spec says for referrers: an image that names no type of artifact is of its config's type.
       artifactType: facts.artifactType ?? config!.mediaType,
       blobs: [...new Set([config!, ...here].map((part) => part.digest))],
+      config: config!.digest,
+      layers: here.map(({ mediaType, digest }) => ({ mediaType, digest })),
       children: [],
     }
   }
-  return { ...facts, blobs: [], children: [...new Set(read.data.manifests!.map((child) => child.digest))] }
+  const children = [...new Set(read.data.manifests!.map((child) => child.digest))]
+  return { ...facts, blobs: [], config: undefined, layers: [], children }
 }
 
 const invalid = (why: string): MeshError => new MeshError('manifest-invalid', `the manifest is wrong: ${why}`)

@@ -26,6 +26,8 @@ export interface RegistryOptions {
   port: number
   store: BlobStore
   source?: Source
+  /** What must resolve before the last bytes of a blob leave, for those who ask for it in this repository. */
+  hold?: (name: string) => ((digest: string) => Promise<void>) | undefined
   log: Logger
 }
 
@@ -220,7 +222,7 @@ export class Registry {
   // --- blobs ------------------------------------------------------------------------------------------------------
 
   private async giveBlob(ask: Ask): Promise<Response> {
-    nameOf(ask)
+    const admit = this.options.hold?.(nameOf(ask))
     const { store, source } = this.options
     const digest = digestParam(ask)
     const here = store.size(digest)
@@ -240,10 +242,12 @@ export class Registry {
     ask.header('content-length', String(end - start))
     const head = ask.body(null, range === undefined ? 200 : 206)
     if (ask.req.method === 'HEAD') return head
+    const bytes =
+      remote === undefined ? await store.read(digest, { start, end }) : exactly(end - start, remote.read(start, end))
     const body =
-      remote === undefined
-        ? await store.read(digest, { start, end })
-        : Readable.from(exactly(end - start, remote.read(start, end)), { objectMode: false })
+      bytes instanceof Readable && admit === undefined
+        ? bytes
+        : Readable.from(admit === undefined ? bytes : heldBack(bytes, () => admit(digest)), { objectMode: false })
     // Straight to the socket, which says when it has enough.
     const { outgoing } = ask.env
     outgoing.writeHead(head.status, Object.fromEntries(head.headers))
@@ -427,6 +431,17 @@ function rangeOf(header: string | undefined, size: number): { start: number; end
   const end = last === '' ? size : Math.min(size, Number(last) + 1)
   if (last !== '' && Number(last) < start) return undefined
   return start >= size ? 'none' : { start, end }
+}
+
+/** Passes on all but the last piece, and that one when it may. */
+async function* heldBack(source: AsyncIterable<Uint8Array>, may: () => Promise<void>): AsyncGenerator<Uint8Array> {
+  let last: Uint8Array | undefined
+  for await (const chunk of source) {
+    if (last !== undefined) yield last
+    last = chunk
+  }
+  await may()
+  if (last !== undefined) yield last
 }
 
 /** Passes on so many bytes, and fails where they are fewer or more: the length was promised. */

@@ -1,10 +1,9 @@
 // Images that an AP fetches before it needs them, since it would be the next to run them: one at a time, when nothing else
 // is fetched, and within a limit. Which ones, protocols/successors.ts decides. The engine remembers which they are, by name.
 import { hex } from '../../protocols/bytes.js'
-import type { ImageSpec } from '../../protocols/deployment.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import type { Images } from './images.js'
-import type { Supply } from './supply.js'
+import type { Supply, Wanted } from './supply.js'
 
 /** After something did not work it is left alone for so long, in milliseconds. */
 const RETRY = 60_000
@@ -14,16 +13,16 @@ const SHARE_OF_FREE = 0.1
 /** What this AP has images for. */
 export interface Needs {
   /** Of what it is to run. */
-  readonly own: readonly ImageSpec[]
+  readonly own: readonly Wanted[]
   /** Of what it makes ready for, the most likely first. */
-  readonly inherited: readonly ImageSpec[]
+  readonly inherited: readonly Wanted[]
   /** Of all chutes there are. */
-  readonly all: readonly ImageSpec[]
+  readonly all: readonly Wanted[]
 }
 
 export interface SparesOptions {
   readonly images: Pick<Images, 'spare' | 'spares' | 'keep' | 'removeSpare'>
-  readonly supply: Pick<Supply, 'prepare' | 'holdings'>
+  readonly supply: Pick<Supply, 'prepare' | 'holdings' | 'imageOf'>
   /** Bytes that all of them together may take. With 0 there are none. */
   readonly max: number
   /** @param spares hex of the config digests of those there are */
@@ -63,17 +62,17 @@ export class Spares {
     this.known ??= await images.spares()
     const spares = this.known
     const { own, inherited, all } = needs(new Set(spares.keys()))
-    const used = own.map(({ config }) => hex(config)).find((config) => spares.has(config))
+    const used = own.map((one) => this.configOf(one)).find((config) => spares.has(config))
     if (used !== undefined) {
       await images.keep(used)
       return true
     }
     const held = new Set(supply.holdings().map(hex))
-    const next =
-      max > 0 ? inherited.find(({ config }) => !held.has(hex(config)) && this.mayTouch(hex(config))) : undefined
+    const isNext = (config: string) => !held.has(config) && this.mayTouch(config)
+    const next = max > 0 ? inherited.find((one) => isNext(this.configOf(one))) : undefined
     if (next !== undefined) return this.fetch(next, spares, inherited)
     // Only now: a new revision has most layers of the one before.
-    const named = new Set(all.map(({ config }) => hex(config)))
+    const named = new Set(all.map((one) => this.configOf(one)))
     for (const config of this.notBefore.keys())
       if (!named.has(config) && !spares.has(config)) this.notBefore.delete(config)
     const idle = [...spares.keys()].find((config) => (max === 0 || !named.has(config)) && this.mayTouch(config))
@@ -81,24 +80,25 @@ export class Spares {
   }
 
   private async fetch(
-    image: ImageSpec,
+    wanted: Wanted,
     spares: ReadonlyMap<string, number>,
-    inherited: readonly ImageSpec[],
+    inherited: readonly Wanted[],
   ): Promise<boolean> {
     const { images, supply, max, free, onChange, onEvent } = this.options
+    const image = supply.imageOf(wanted.service)
     const config = hex(image.config)
     const taken = [...spares.values()].reduce((sum, size) => sum + size, 0)
     const room = Math.floor(Math.min(max - taken, (await free()) * SHARE_OF_FREE))
     try {
       if (room <= 0) throw new MeshError('too-big', 'there is no room')
-      await supply.prepare(image, room)
+      await supply.prepare(wanted, room)
       await images.spare(image)
       this.notBefore.delete(config)
       await onChange()
       return true
     } catch (error) {
-      const wanted = new Set(inherited.map(({ config }) => hex(config)))
-      const idle = [...spares.keys()].find((one) => !wanted.has(one) && this.mayTouch(one))
+      const next = new Set(inherited.map((one) => this.configOf(one)))
+      const idle = [...spares.keys()].find((one) => !next.has(one) && this.mayTouch(one))
       if (error instanceof MeshError && error.code === 'too-big' && idle !== undefined) return this.remove(idle)
       if (error instanceof MeshError && error.code === 'busy') return false
       if (!this.notBefore.has(config)) onEvent('image-not-prepared', { image: config, reason: messageOf(error) })
@@ -114,6 +114,10 @@ export class Spares {
     await this.options.images.removeSpare(config)
     await this.options.onChange()
     return true
+  }
+
+  private configOf({ service }: Wanted): string {
+    return hex(this.options.supply.imageOf(service).config)
   }
 
   private mayTouch(config: string): boolean {

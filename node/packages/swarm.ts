@@ -1,7 +1,8 @@
 // Blobs between APs: fetches what is wanted, each blob once however many ask for it, and gives away what is here, also while it is
 // still coming.
 import { createReadStream } from 'node:fs'
-import { open } from 'node:fs/promises'
+import { open, readdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { Connection, Stream } from '@libp2p/interface'
 import { hex } from '../../protocols/bytes.js'
 import { type Blob, describeBlob, spanOf } from '../../protocols/chunks.js'
@@ -32,6 +33,8 @@ export interface SwarmOptions {
     pathOf(digest: string): string
     /** Takes over a file that is the blob. */
     adopt(path: string, digest: string): Promise<void>
+    /** Sees that so many bytes more may come. @throws MeshError `no-room` */
+    makeRoom?(bytes: number): Promise<void>
   }
   /** Whether a blob may be given to other members. */
   readonly mayShare: (digest: string) => boolean
@@ -39,6 +42,10 @@ export interface SwarmOptions {
   readonly sources: (digest: string) => string[]
   readonly isMember: (ap: string) => boolean
   readonly onLie: (ap: string, digest: string) => void
+  /** A blob has come: so many bytes, from these. */
+  readonly onFetched?: (digest: string, arrival: { bytes: number; from: readonly string[] }) => void
+  /** Resolves when nothing is fetched that is more urgent. */
+  readonly turn?: (digest: string) => Promise<void>
   /** Bytes a second, up and down each. */
   readonly rate?: number
   /** Milliseconds after which what nobody has is given up. */
@@ -91,6 +98,23 @@ export class Swarm {
     } else if (start < end) yield* createReadStream(store.pathOf(digest), { start, end: end - 1 })
   }
 
+  /** Bytes of the blobs that are on their way. */
+  get coming(): number {
+    let bytes = 0
+    for (const { size } of this.fetches.values()) bytes += size
+    return bytes
+  }
+
+  /** Removes what came of blobs that nobody wants any more. */
+  async sweep(isWanted: (digest: string) => boolean): Promise<void> {
+    const names = await readdir(this.options.dir).catch(() => [])
+    for (const name of names) {
+      const [digest = ''] = name.split('.')
+      if (this.fetches.has(digest) || isWanted(digest)) continue
+      await rm(join(this.options.dir, name), { force: true })
+    }
+  }
+
   /** Bytes of a blob that are here; undefined where it is not being fetched. */
   progress(digest: string): number | undefined {
     const partial = this.fetches.get(digest)?.fetch?.partial
@@ -102,8 +126,11 @@ export class Swarm {
     const before = this.fetches.get(digest)
     if (before !== undefined) return before
     const turn = this.turns.take(digest)
-    const partial = turn.then(() => Partial.open(this.options.dir, blob))
-    const under: UnderWay = { partial, end: Promise.resolve() }
+    const partial = turn.then(async () => {
+      await this.options.store.makeRoom?.(0) // it counts as coming already
+      return Partial.open(this.options.dir, blob)
+    })
+    const under: UnderWay = { size: blob.size, partial, end: Promise.resolve() }
     this.fetches.set(digest, under)
     under.end = partial
       .then((opened) => this.complete(under, opened))
@@ -124,12 +151,16 @@ export class Swarm {
       isAsked: (ap) => ap !== this.options.self && isMember(ap) && !this.liars.has(ap),
       onRate: (ap, rate) => this.rates.set(ap, 0.7 * (this.rates.get(ap) ?? rate) + 0.3 * rate),
       onLie: (ap) => this.noteLiar(ap, digest),
-      take: (bytes) => this.down.take(bytes),
+      take: async (bytes) => {
+        await this.options.turn?.(digest)
+        await this.down.take(bytes)
+      },
       random: Math.random,
       drought,
     })
     try {
       await under.fetch.run()
+      this.options.onFetched?.(digest, { bytes: under.fetch.received, from: [...under.fetch.givers] })
       await store.adopt(await partial.finish(), digest)
       await partial.release()
     } catch (error) {
@@ -222,6 +253,7 @@ export class Swarm {
 }
 
 interface UnderWay {
+  readonly size: number
   readonly partial: Promise<Partial>
   fetch?: Fetch
   end: Promise<void>

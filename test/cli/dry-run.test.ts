@@ -73,6 +73,67 @@ test('a dry run says what would be built, sent and run, and what was ignored and
   assert.is(byEnvironment.services.length, 3)
 })
 
+const PARADROP = `name: board
+version: 1
+services:
+  main:
+    type: light
+    image: python3
+    command: python3 -u server.py && echo "$PORT"
+    requests: {port-bindings: [{external: 81, internal: 5000}]}
+  db: {type: image, image: "mongo:3.0"}
+web: {service: main, port: 5000}
+source: {type: git, url: "https://example.org/board"}
+`
+
+test('a dry run of a ParaDrop chute shows the Dockerfile that is made for it, and what its repository is for', async () => {
+  const read = async (dir: string) => {
+    const { status, stdout, stderr } = await dryRun(dir)
+    assert.is(status, 0, stderr)
+    return stdout
+      .trim()
+      .split('\n')
+      .map((line) => line.replace(dir, ''))
+  }
+  const lines = await read(chute({ 'paradrop.yaml': PARADROP, 'server.py': '' }))
+  assert.equal(lines, [
+    'board: 1 on any AP',
+    '  service main: build ., 0.5 CPUs, 256 MiB',
+    '    | FROM scratch AS folders',
+    '    | WORKDIR /own/data',
+    '    | FROM dropmesh/light-python3',
+    '    | USER 0:0',
+    '    | COPY --from=folders --chown=999:999 /own/ /',
+    '    | WORKDIR /opt/paradrop/app',
+    '    | COPY --chown=999:999 . ./',
+    '    | RUN if [ -f requirements.txt ]; then PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --no-index --find-links wheels --requirement requirements.txt; fi',
+    '    | ENV HOME=/home/paradrop',
+    '    | USER 999:999',
+    '    runs: /bin/sh -c "python3 -u server.py && echo \\"$PORT\\""',
+    '    ports: 81->5000/tcp',
+    '    volumes: data at /data',
+    '  service db: image mongo:3.0, 0.5 CPUs, 256 MiB',
+    '    volumes: data-db at /data',
+    '  volumes: data (stays on its AP), data-db (stays on its AP)',
+    '  rights it needs: port:81',
+    '/paradrop.yaml:1:1: /data outlives updates, so the chute stays with its AP; x-dropmesh: {ephemeral: true} lets it move without its data',
+    '/paradrop.yaml:2:1: version: ignored: the mesh counts the revisions of a chute, and PARADROP_CHUTE_VERSION is their number',
+    '/paradrop.yaml:11:1: source: ignored: the sources are here, in the folder of the manifest',
+    'nothing was built, and nothing was published',
+  ])
+  const alone = await read(chute({ 'paradrop.yml': PARADROP, 'README.md': '', '.gitignore': '' }))
+  assert.ok(alone.includes('  service main: build https://example.org/board, 0.5 CPUs, 256 MiB'), 'nothing is here')
+})
+
+test('a compose.yaml comes before a paradrop.yaml, a file by its name, and what ParaDrop has no word for is refused', async () => {
+  const dir = chute({ 'compose.yaml': 'name: one\nservices: {a: {image: x}}', 'paradrop.yaml': PARADROP })
+  assert.match((await dryRun(dir)).stdout, /^one: 1 on any AP/)
+  assert.match((await dryRun(join(dir, 'paradrop.yaml'))).stdout, /^board: 1 on any AP/)
+  const profiled = await dryRun(join(dir, 'paradrop.yaml'), '--profile', 'x')
+  assert.is(profiled.status, 1)
+  assert.match(profiled.stderr, /knows no profiles/)
+})
+
 test('a link out of the folder gives no file away, and what is no text is none of the record', async () => {
   const secret = chute({ 'key.txt': 'secret' })
   const dir = chute({

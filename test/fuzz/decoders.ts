@@ -3,9 +3,9 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { gzipSync } from 'node:zlib'
 import type { Stream } from '@libp2p/interface'
 import * as cborg from 'cborg'
-import type Docker from 'dockerode'
 import { Hono } from 'hono'
 import ssh2 from 'ssh2'
 import type { z } from 'zod'
@@ -19,8 +19,8 @@ import { LeaseBook } from '../../node/chutes/lease-book.js'
 import { loadConfig } from '../../node/config.js'
 import { BootCounter, KnownPeers, loadSeed } from '../../node/identity.js'
 import { Frames } from '../../node/mesh/frames.js'
-import { Images } from '../../node/packages/images.js'
 import { tarOf } from '../../node/packages/tar.js'
+import { Unpacked } from '../../node/packages/unpacked.js'
 import { SmallFile } from '../../node/store/files.js'
 import { meta, put, Sum, sort } from '../../node/store/layout.js'
 import {
@@ -49,6 +49,8 @@ import { MeshError } from '../../protocols/error.js'
 import { checkKind, type Kind } from '../../protocols/kinds.js'
 import * as limits from '../../protocols/limits.js'
 import { parseManifest, toSpec } from '../../protocols/manifest.js'
+import { readDescriptor, writeDescriptor } from '../../protocols/package.js'
+import { parseParadrop } from '../../protocols/paradrop.js'
 import { readTicket, writeTicket } from '../../protocols/ticket.js'
 import * as wire from '../../protocols/wire.js'
 import { AP, CLOCK, GOOD, INSTANCE, TICKET } from '../protocols/samples.js'
@@ -219,13 +221,6 @@ const FRAMES: Record<string, [schema: z.ZodType, limit: number, ...seeds: unknow
     limits.MAX_CHUNK,
     ...[['chunk', 7], ['chunk', 7, { has: new Uint8Array(5), others: [] }], ['news', { others: [key(1)] }], ['gone']],
   ],
-  'image-request': [
-    wire.imageRequest,
-    limits.MAX_SMALL_FRAME,
-    { config: key(1), skip: 2 },
-    { config: key(1), skip: 0, spare: 5 },
-  ],
-  'image-reply': [wire.imageReply, limits.MAX_SMALL_FRAME, ['sending'], ['busy'], ['too-big', 5], ['refused', 'no']],
 }
 const frames = Object.entries(FRAMES).map(
   ([name, [schema, limit, ...seeds]]): Decoder => ({
@@ -407,8 +402,57 @@ const manifest: Decoder = {
       readFile: (path: string) => FILES[path],
     }
     const manifest = parseManifest(read, 'compose.yaml', { ...around, rights: RIGHTS })
-    const image = { config: key(1), diffIds: [], platform: 'linux/amd64' }
-    toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, image])))
+    const images = [{ config: key(1), platform: 'linux/amd64' }]
+    toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, { images }])))
+  },
+}
+
+const ONE_SERVICE = `name: &n go-hello
+version: 1
+type: light
+use: go
+command: app $X
+as_root: yes
+config:
+  web: {port: 8080}
+  environment: {A: 1, B: }
+  host_config: {port_bindings: {81: 81, "53/udp": 5353}}
+  net: {wifi: {type: wifi, mode: ap, intfName: wlan0, dhcp: {lease: 12h}}}
+  image_source: *n
+source: {type: git, url: "https://x.org/a", checkout: v1}
+x-dropmesh: {ephemeral: true, base: "b:1"}
+`
+const SERVICES = `services:
+  main:
+    type: light
+    image: node
+    source: web
+    command: [npm, start]
+    dns: [10.0.0.1]
+    build: {packages: [iptables]}
+    interfaces: {wlan0: {type: wifi-ap, dhcp: {leasetime: 12h}}}
+    requests: {as-root: true, port-bindings: [{external: 8081, internal: 81}], network-mode: bridge}
+    x-dropmesh: {cap_add: [NET_RAW]}
+  db: {type: image, image: "mongo:3.0"}
+web: {service: main, port: 5000}
+`
+const SOURCES: Record<string, string> = {
+  'web/package.json': '{"scripts": {"start": "node x"}}',
+  './go.mod': 'require x',
+}
+
+const paradrop: Decoder = {
+  name: 'paradrop',
+  form: 'text',
+  limit: 8 * 1024,
+  seeds: [utf8(ONE_SERVICE), utf8(SERVICES)],
+  reads: ['paradrop', 'paradrop-parts', 'paradrop-service', 'paradrop-light'].map((file) => `protocols/${file}.js`),
+  quick: 100,
+  decode: (input) => {
+    const around = { readFile: (path: string) => SOURCES[path], hasSources: input.length % 2 === 0, rights: RIGHTS }
+    const manifest = parseParadrop(text(input), 'paradrop.yaml', around)
+    const images = [{ config: key(1), platform: 'linux/amd64' }]
+    toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, { images }])))
   },
 }
 
@@ -489,32 +533,10 @@ const collected = async (chunks: AsyncIterable<Uint8Array>): Promise<Uint8Array>
   for await (const chunk of chunks) all.push(chunk)
   return concat(...all)
 }
-const LAYER = utf8('a layer')
-const configOf = (layer: Uint8Array): Uint8Array =>
-  utf8(JSON.stringify({ os: 'linux', architecture: 'amd64', rootfs: { diff_ids: [`sha256:${hex(sha256(layer))}`] } }))
-const imageOf = (config: Uint8Array) => ({ config: sha256(config), diffIds: [sha256(LAYER)], platform: 'linux/amd64' })
 const file = (name: string, content: Uint8Array) => ({ name, size: content.length, body: [content] })
 const archive = await collected(
-  tarOf([
-    file(`${hex(sha256(configOf(LAYER)))}.json`, configOf(LAYER)),
-    file('manifest.json', utf8('[]')),
-    file(`${hex(sha256(LAYER))}.tar`, LAYER),
-  ]),
+  tarOf([file('etc/hosts', utf8('127.0.0.1 localhost')), { name: 'bin', folder: true }, file('bin/empty', utf8(''))]),
 )
-/** An engine that takes everything. That it would be asked for is not what is tried here. */
-const engine = {
-  modem: {},
-  info: async () => ({ DriverStatus: [] }),
-  listImages: async () => [],
-  getImage: () => ({
-    inspect: async () => ({ Id: 'x', RootFS: { Layers: [`sha256:${hex(sha256(LAYER))}`] } }),
-    remove: async () => {},
-  }),
-  loadImage: async (body: Readable) => {
-    for await (const _ of body);
-    return Readable.from([])
-  },
-} as unknown as Docker
 
 /** Right checksums for the headers of an archive, where a header can be: mutants get no further without. */
 function withChecksums(archive: Uint8Array): Uint8Array {
@@ -536,32 +558,45 @@ function headed(type: string, size: Uint8Array): Uint8Array {
   return odd
 }
 
-const imageArchive: Decoder = {
-  name: 'image-archive',
+/** A layer that an engine is to unpack: how big it is then, a peer says. */
+const layer: Decoder = {
+  name: 'layer',
   form: 'bytes',
   limit: 64 * 1024,
   seeds: [
     archive,
-    ...['x', 'g', 'L', 'K', '5', '2'].map((type) => headed(type, utf8('00000000017 '))),
+    gzipSync(archive),
+    ...['x', 'g', 'L', 'K', 'S', '5', '2', '7'].map((type) => headed(type, utf8('00000000017 '))),
     headed('x', Uint8Array.of(0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe, 0)),
   ],
-  reads: ['node/packages/images.js', 'node/packages/tar.js'],
+  reads: ['node/packages/unpacked.js'],
   quick: 100,
   decode: async (input) => {
-    await new Images(engine, 2 ** 20).import(imageOf(configOf(LAYER)), Readable.from([withChecksums(input)]))
+    const bytes = input[0] === 0x1f ? input : withChecksums(input)
+    const read = async (_: string, { start = 0, end = bytes.length } = {}) =>
+      Readable.from([bytes.subarray(start, end)])
+    await new Unpacked({ read, size: () => bytes.length }).sizeOf('', 2 ** 20)
   },
 }
 
-/** The config of an image whose digest it has, so that all that follows is looked at. */
-const imageConfig: Decoder = {
-  ...imageArchive,
-  name: 'image-config',
-  form: 'json',
-  seeds: [configOf(LAYER), utf8('null')],
-  decode: async (input) => {
-    const layer = file(`${hex(sha256(LAYER))}.tar`, LAYER)
-    const made = tarOf([file(`${hex(sha256(input))}.json`, input), layer])
-    await new Images(engine, 2 ** 20).import(imageOf(input), made)
+/** What a package is made of, as a publisher's node wrote it. */
+const packageDescriptor: Decoder = {
+  name: 'package',
+  form: 'cbor',
+  limit: limits.MAX_CHUNK,
+  seeds: [
+    writeDescriptor([
+      { digest: key(1), size: 5 },
+      { digest: key(2), size: 2 ** 20, root: key(3) },
+    ]),
+  ],
+  reads: ['protocols/package.js'],
+  decode: (input) => {
+    const written = writeDescriptor(readDescriptor(input).values())
+    must(
+      hex(writeDescriptor(readDescriptor(written).values())) === hex(written),
+      'is read otherwise than it was written',
+    )
   },
 }
 
@@ -805,6 +840,6 @@ const sshPublic: Decoder = {
 }
 
 export const DECODERS: readonly Decoder[] = [
-  ...[cbor, envelope, payload, ...kinds, ...frames, datagram, stream, ticket, ticketContent, ids, manifest],
-  ...[imageArchive, imageConfig, ...files, store, api, keyFile, { ...sshFile, name: 'ssh-file' }, sshKey, sshPublic],
+  ...[cbor, envelope, payload, ...kinds, ...frames, datagram, stream, ticket, ticketContent, ids, manifest, paradrop],
+  ...[layer, packageDescriptor, ...files, store, api, keyFile, { ...sshFile, name: 'ssh-file' }, sshKey, sshPublic],
 ]

@@ -83,7 +83,7 @@ const spec = (memory: number) =>
     services: [
       {
         name: 'web',
-        image: { config: new Uint8Array(32), diffIds: [], platform: 'linux/amd64' },
+        images: [{ config: new Uint8Array(32), platform: 'linux/amd64' }],
         environment: {},
         ports: [],
         mounts: [],

@@ -408,7 +408,7 @@ const nonsense: Record<string, [reason: RegExp, say: (villain: Villain) => Promi
     },
   ],
   ...Object.fromEntries(
-    (['join', 'sync', 'pulse', 'probe', 'reach', 'lease', 'image', 'beacon'] as const).map((protocol) => [
+    (['join', 'sync', 'pulse', 'probe', 'reach', 'lease', 'blob', 'beacon'] as const).map((protocol) => [
       `no-${protocol}`,
       [/CBOR/, (villain: Villain) => villain.say(villain.ids[protocol], GARBAGE)] as const,
     ]),

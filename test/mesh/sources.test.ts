@@ -1,6 +1,6 @@
 // What can be published beside a folder, through the real command line, a real node, git and Docker.
 
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
@@ -13,6 +13,7 @@ import { Client } from '../../cli/client.js'
 import type { PublishPlan } from '../../cli/publish-plan.js'
 import { unpack } from '../../cli/unpack.js'
 import type { InstanceRow } from '../../node/api/queries.js'
+import { buildImage } from '../../node/packages/build.js'
 import { collect } from '../../node/packages/tar.js'
 import { refusalOf } from '../node/realm.js'
 import { BUSYBOX, ensureBusybox } from '../support/busybox.js'
@@ -209,6 +210,31 @@ test('an archive is known by what is in it, and its only image becomes a chute',
   assert.equal([archive.chute, archive.services[0]!.ports], ['app-1-2', ['80->8080/tcp']])
   assert.is((await plan('app-1.2.tar', '--image', 'alice/web:3')).services[0]!.image, 'alice/web:3')
   assert.is((await plan('not.tar')).services[0]!.name, 'a')
+})
+
+test('what docker save wrote is published by its file, one image of several by its name', async () => {
+  const [ap] = mesh.aps
+  const other = 'dropmesh-test/other:1'
+  await mesh.docker.getImage(BUSYBOX).tag({ repo: 'dropmesh-test/other', tag: '1' })
+  const context = await tarWith([
+    { name: 'Dockerfile', content: `FROM ${BUSYBOX}\nCOPY page /www/index.html\nCMD ${SERVE}\n` },
+    { name: 'page', content: 'from a file' },
+  ])
+  async function* sent() {
+    yield context
+  }
+  const id = await buildImage(mesh.docker, sent(), { dockerfile: 'Dockerfile', args: {}, onBaseImage: false })
+  await mesh.docker.getImage(id).tag({ repo: 'dropmesh-test/page', tag: '1' })
+  const file = join(mesh.dir, 'page.tar')
+  execFileSync('docker', ['save', '--output', file, 'dropmesh-test/page:1', other])
+  for (const name of ['dropmesh-test/page:1', other]) await mesh.docker.getImage(name).remove()
+
+  const which = await ap!.cli('publish', file, '--port', '8080')
+  assert.is(which.status, 1)
+  assert.match(which.stderr, 'has 2 images; say which with --image: it has dropmesh-test/')
+  const published = await ap!.cli('publish', file, '--image', 'dropmesh-test/page:1', '--port', '8080')
+  assert.is(published.status, 0, published.stderr)
+  await served('page', 'from a file')
 })
 
 test('what a node sends of a repository stays in the folder that it is unpacked into', async () => {

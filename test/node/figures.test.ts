@@ -25,7 +25,7 @@ function outlookOf(...servers: [typeof A, RosterState][]): Outlook {
   const candidates = servers.map(([member, state]): [string, Candidate] => {
     const beacon = {
       ...{ boot: 1, sequence: 1, version: '', addresses: [], engine: undefined, instances: [report], cannot: [] },
-      ...{ images: [], ledger: new Uint8Array(16) },
+      ...{ images: [], packages: [], ledger: new Uint8Array(16) },
     }
     return [member.id, { member, state, beacon }]
   })

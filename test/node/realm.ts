@@ -66,6 +66,7 @@ export class Realm {
       instances: [],
       cannot: [],
       images: [],
+      packages: [],
       ledger: new Uint8Array(16),
     })
   }

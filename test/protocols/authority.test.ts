@@ -254,7 +254,7 @@ test('ceilings hold over all chutes of a publisher together, the older ones firs
   assert.equal(copiesBy([grant(0, PIA, 1, { instances: 3 }), ...three]), { old: 2, new: 1 })
   assert.equal(copiesBy([grant(0, PIA, 1, { cpu: 250 }), ...three]), { old: 2, new: 0 })
   assert.equal(copiesBy([grant(0, PIA, 1, { memory: 4 * 64 * 1024 ** 2 }), ...three]), { old: 2, new: 2 })
-  const sized = serviceOf({ image: { ...serviceOf().image, size: 10 } })
+  const sized = serviceOf({ images: [{ ...serviceOf().images[0]!, size: 10 }] })
   const tens = { ...replicas(2, 1000), spec: specOf({ replicas: 2, services: [sized, { ...sized, name: 'twin' }] }) }
   const sizes = [publish(PIA, 'old', 5, tens), publish(PIA, 'new', 4, replicas(1, 2000))]
   assert.equal(copiesBy([grant(0, PIA, 1, { disk: 19 }), ...sizes]), { old: 1, new: 0 })

@@ -13,7 +13,10 @@ const DEFAULTS = { limits: DEFAULT_LIMITS, stopGrace: DEFAULT_STOP_GRACE }
 /** What the reader makes of the text, with the images of the original. */
 function readBack(spec: ChuteSpec): ChuteSpec {
   const manifest = parseManifest(writeManifest(spec), 'compose.yaml', { rights: ['*'] })
-  return toSpec(manifest, new Map(spec.services.map(({ name, image }) => [name, image])))
+  return toSpec(
+    manifest,
+    new Map(spec.services.map(({ name, images, build }) => [name, { images, ...(build && { build }) }])),
+  )
 }
 
 test('a chute is written as its publisher could have written it, without what goes without saying', () => {

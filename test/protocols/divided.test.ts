@@ -138,7 +138,7 @@ function chuteOf(n: number, changes: Partial<ChuteSpec> = {}): Chute {
 const engine = { version: '27', platform: 'linux/amd64', cpu: 8000, memory: 8 * 1024 ** 3, local: true }
 const beacon = {
   ...{ boot: 1, sequence: 1, version: '', addresses: [], engine },
-  ...{ instances: [], cannot: [], images: [] },
+  ...{ instances: [], cannot: [], images: [], packages: [] },
 }
 const BEACON: Body<'beacon'> = { ...beacon, ledger: new Uint8Array(16) }
 

@@ -6,7 +6,7 @@ import { ManifestError } from '../../protocols/compose-remarks.js'
 import { cpus, duration, shellWords, size } from '../../protocols/compose-values.js'
 import { chuteSpec, DEFAULT_LIMITS, DEFAULT_STOP_GRACE, type ImageSpec } from '../../protocols/deployment.js'
 import { MeshError } from '../../protocols/error.js'
-import { type Manifest, parseManifest, toSpec } from '../../protocols/manifest.js'
+import { type Made, type Manifest, parseManifest, toSpec } from '../../protocols/manifest.js'
 
 const FILE = 'compose.yaml'
 const parse = (text: string): Manifest => parseManifest(text, FILE)
@@ -41,7 +41,7 @@ function refused(...body: string[]): string {
   return `${problems[0]!.path}: ${problems[0]!.message}`
 }
 
-const image: ImageSpec = { config: new Uint8Array(32).fill(7), diffIds: [], platform: 'linux/arm64' }
+const image: ImageSpec = { config: new Uint8Array(32).fill(7), platform: 'linux/arm64' }
 
 /** Keys that are passed over somewhere. */
 const IGNORED = new Set([
@@ -202,21 +202,21 @@ test('a manifest of one image gets the defaults, and no key that was not given',
 
 test('images make a manifest the spec of a record', () => {
   const manifest = parse(FULL)
-  const spec = toSpec(manifest, new Map([...'web db'.split(' ')].map((name) => [name, image])))
+  const spec = toSpec(manifest, new Map([...'web db'.split(' ')].map((name) => [name, { images: [image] }])))
   assert.equal(chuteSpec.parse(spec), spec)
-  assert.equal(spec.services[1]!.image, image)
+  assert.equal(spec.services[1]!.images, [image])
   assert.not('source' in spec.services[0]! || 'name' in spec)
 })
 
 test('a service without an image, and an image that is none, are refused with the code of manifests', () => {
-  for (const images of [[], [['web', { ...image, platform: '?' }]]] as [string, ImageSpec][][]) {
+  for (const images of [[], [['web', { images: [{ ...image, platform: '?' }] }]]] as [string, Made][][]) {
     try {
       toSpec(parse(web()), new Map(images))
       assert.unreachable()
     } catch (error) {
       assert.instance(error, MeshError)
       assert.is((error as MeshError).code, 'manifest')
-      assert.match((error as MeshError).message, /service web has no image|services\.0\.image\.platform/)
+      assert.match((error as MeshError).message, /service web has no image|services\.0\.images\.0\.platform/)
     }
   }
 })
@@ -334,7 +334,7 @@ test('no text makes it throw anything but its own error', () => {
       } finally {
         assert.ok(performance.now() - before < 5000)
       }
-      const spec = toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, image])))
+      const spec = toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, { images: [image] }])))
       assert.equal(chuteSpec.parse(spec), spec)
     }),
     { numRuns: 1500 },
@@ -575,6 +575,13 @@ test('a build stays inside the folder of its manifest', () => {
     assert.match(refused(`build: ${path}`), 'is not a path inside the folder of the manifest')
     assert.match(refused(`build: {dockerfile: ${path}}`), 'is not a path inside the folder of the manifest')
   }
+  assert.equal(service('build: {dockerfile_inline: "FROM x$$1"}').source, {
+    build: { context: '.', dockerfile: '.dropmesh.Dockerfile', dockerfileInline: 'FROM x$1', args: {} },
+  })
+  assert.is(
+    refused('build: {dockerfile: x, dockerfile_inline: FROM x}'),
+    'services.web.build.dockerfile_inline: contradicts dockerfile: remove one of the two',
+  )
   assert.match(refused('env_file: https://example.org/x.env'), 'is an address: publish that repository instead')
   assert.equal(lines('services: {web: {user: x}}'), ['compose.yaml:1: services.web: needs an image or a build'])
 })
@@ -599,7 +606,7 @@ test('a chute says when it may be moved, and one on every AP cannot ask to be', 
   for (const mode of ['always', 'overloaded', 'never'] as const) {
     const manifest = parseManifest(of(`rebalance: ${mode}`), 'compose.yaml')
     assert.is(manifest.rebalance, mode)
-    assert.is(toSpec(manifest, new Map([['web', image]])).rebalance, mode)
+    assert.is(toSpec(manifest, new Map([['web', { images: [image] }]])).rebalance, mode)
   }
   assert.equal(lines(of('rebalance: often')), [
     'compose.yaml:2: x-dropmesh.rebalance: "often" is not supported: always or overloaded or never',

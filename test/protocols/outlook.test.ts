@@ -25,7 +25,7 @@ function keptWhile(last: RosterState, isRunningIt: boolean): boolean {
   const candidateOf = (n: number, state: RosterState, instances: Body<'beacon'>['instances']): [string, Candidate] => {
     const engine = { version: '27', platform: 'linux/amd64', cpu: 4000, memory: 2 ** 32 }
     const beacon = {
-      ...{ boot: 1, sequence: 1, version: '', addresses: [], engine, cannot: [], images: [] },
+      ...{ boot: 1, sequence: 1, version: '', addresses: [], engine, cannot: [], images: [], packages: [] },
       ...{ instances, ledger: new Uint8Array(16) },
     }
     return [apId(keyOf(n)), { member: memberOf(n), state, beacon }]

@@ -53,6 +53,7 @@ function candidateOf(ap: Ap): Candidate {
     })),
     cannot: (ap.cannot ?? []).map((one) => ({ ...one, reason: 'no image' })),
     images: [],
+    packages: [],
     ledger: new Uint8Array(16),
   }
   return { member: memberOf(n, { draining, labels }), state, beacon: ap.beacon === false ? undefined : beacon }
@@ -82,7 +83,7 @@ function chuteOf(app: App): Chute {
       serviceOf({
         limits: { cpu, memory: memory * MIB, pids: 64 },
         ports: ports.map((host) => ({ container: 80, host, protocol: 'tcp' })),
-        image: { config: new Uint8Array(32), diffIds: [], platform: app.platform ?? 'linux/amd64' },
+        images: [{ config: new Uint8Array(32), platform: app.platform ?? 'linux/amd64' }],
       }),
     ],
     volumes: volume ? [{ name: 'data', ephemeral: volume === 'ephemeral' }] : [],
@@ -216,7 +217,7 @@ function mayRun({ chute, copy }: Placed, { member, state, beacon }: Candidate): 
     !member.draining &&
     (typeof copy === 'number' || hex(copy) === hex(member.key)) &&
     chute.spec.constraints.every(({ label, value }) => member.labels[label] === value) &&
-    chute.spec.services.every(({ image }) => image.platform === beacon?.engine?.platform)
+    chute.spec.services.every(({ images }) => images.some(({ platform }) => platform === beacon?.engine?.platform))
   )
 }
 

@@ -84,7 +84,16 @@ class TestMesh {
             ...{ instance: subject, epoch: body.epoch, revision: 1, state: 'running' as const, since: NOW, ports: [] },
           }))
         const beacon = {
-          ...{ boot: this.boots.get(n) ?? 1, sequence: 1, version: '', addresses: [], engine, instances, images: [] },
+          ...{
+            boot: this.boots.get(n) ?? 1,
+            sequence: 1,
+            version: '',
+            addresses: [],
+            engine,
+            instances,
+            images: [],
+            packages: [],
+          },
           ...{ cannot: this.cannot.get(idOf(n)) ?? [], ledger: new Uint8Array(16) },
         }
         return [idOf(n), { member: memberOf(n), state: this.states.get(n)!, beacon }]

@@ -74,7 +74,7 @@ class Run {
   beacon(ap: number, boot: number, age: number, away: number | undefined): void {
     const body = {
       ...{ boot, sequence: ++this.sequence - age, version: '', away, addresses: [], instances: [] },
-      ...{ cannot: [], images: [], ledger: new Uint8Array(16) },
+      ...{ cannot: [], images: [], packages: [], ledger: new Uint8Array(16) },
     }
     this.roster.beacon(ids[ap]!, unsigned(keyOf(ap), 'beacon', keyOf(ap), [NOW, 0], body), this.now)
   }

@@ -26,6 +26,7 @@ const beaconOf = (ap: number, boot: number, sequence: number): RecordOf<'beacon'
     instances: [],
     cannot: [],
     images: [],
+    packages: [],
     ledger: new Uint8Array(16),
   })
 const statementOf = (

@@ -78,6 +78,7 @@ export const GOOD: { [K in Kind]: Sample } = {
       instances: [{ instance: INSTANCE, epoch: 1, revision: 1, state: 'running', since: NOW, ports: [] }],
       cannot: [{ instance: INSTANCE, revision: 1, reason: 'no room', until: NOW }],
       images: [new Uint8Array(32)],
+      packages: [new Uint8Array(32)],
       ledger: new Uint8Array(16),
     },
   },

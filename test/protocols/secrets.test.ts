@@ -99,6 +99,7 @@ const BEACON = {
   instances: [],
   cannot: [],
   images: [],
+  packages: [],
   ledger: new Uint8Array(16),
 }
 
@@ -343,12 +344,12 @@ test('Compose names the secrets of a service, and its file, owner and mode; it i
     '[token, {source: key, target: tls.key, uid: "1000", gid: 1001, mode: 0400}]',
     '{token: {external: true}, key: {external: true}}',
   )
-  const spec = toSpec(parseManifest(text, 'compose.yaml'), new Map([['web', serviceOf().image]]))
+  const spec = toSpec(parseManifest(text, 'compose.yaml'), new Map([['web', { images: serviceOf().images }]]))
   assert.equal(spec.services[0]!.secrets, [
     { name: 'token', file: 'token', mode: 0o444 },
     { name: 'key', file: 'tls.key', mode: 0o400, uid: 1000, gid: 1001 },
   ])
-  const again = toSpec(parseManifest(writeManifest(spec), 'again'), new Map([['web', serviceOf().image]]))
+  const again = toSpec(parseManifest(writeManifest(spec), 'again'), new Map([['web', { images: serviceOf().images }]]))
   assert.equal(again, spec)
   assert.match(writeManifest(spec), /secrets:\n {2}key:\n {4}external: true\n {2}token:\n {4}external: true\n/)
 })

@@ -84,7 +84,7 @@ export function specOf(changes: Partial<ChuteSpec> = {}): ChuteSpec {
 export function serviceOf(changes: Partial<ChuteSpec['services'][number]> = {}): ChuteSpec['services'][number] {
   return {
     name: 'web',
-    image: { config: new Uint8Array(32).fill(7), diffIds: [], platform: 'linux/amd64' },
+    images: [{ config: new Uint8Array(32).fill(7), platform: 'linux/amd64' }],
     environment: {},
     ports: [],
     mounts: [],

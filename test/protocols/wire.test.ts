@@ -43,13 +43,6 @@ const FRAMES = {
     word('beacons', some(envelope)),
     word('end'),
   ),
-  imageRequest: object({ config: bytes(32), skip: fc.nat(128), spare: uint }, ['config', 'skip']),
-  imageReply: fc.oneof(
-    word('sending'),
-    word('busy'),
-    word('too-big', uint),
-    word('refused', fc.string({ maxLength: 9 })),
-  ),
   reachCard: object({ port: fc.integer({ min: 1, max: 65535 }), id: fc.nat(2 ** 31 - 1), key: bytes(32) }),
 } satisfies Partial<Record<keyof typeof wire | 'reachCard', fc.Arbitrary<unknown>>>
 const SCHEMAS: Record<keyof typeof FRAMES, z.ZodType> = { ...wire, reachCard }

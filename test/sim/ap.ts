@@ -6,7 +6,6 @@ import { Reconciler } from '../../node/chutes/reconciler.js'
 import { Work } from '../../node/chutes/work.js'
 import { NodeClock, type Time } from '../../node/clock.js'
 import type { LifeSign } from '../../node/mesh/liveness.js'
-import { Supply } from '../../node/packages/supply.js'
 import { LedgerStore } from '../../node/store/ledger-store.js'
 import { apId, equalBytes, hex } from '../../protocols/bytes.js'
 import { MemberTimes } from '../../protocols/clock.js'
@@ -22,6 +21,7 @@ import { authorise } from '../../protocols/submission.js'
 import type { Papers } from '../../protocols/ticket.js'
 import type { Host } from './host.js'
 import { Mesh } from './mesh.js'
+import { Stock } from './stock.js'
 import type { World } from './world.js'
 
 const PROBE_HEAD_START = 100
@@ -39,7 +39,7 @@ export class Ap {
   private work!: Work
   readonly mesh: Mesh
   readonly roster: Roster
-  private readonly supply: Supply
+  private readonly stock: Stock
   private readonly times = new MemberTimes()
   private readonly startedAt: number
   private current: Outlook
@@ -67,10 +67,10 @@ export class Ap {
   ) {
     this.startedAt = time.monotonic()
     this.roster = new Roster(this.id, time.monotonic())
-    this.supply = new Supply({
-      images: { has: async (image) => host.images.has(hex(image.config)), pull: async () => {} },
+    this.stock = new Stock({
+      has: (config) => host.images.has(config),
       holders: (config) => this.holdersOf(config),
-      fetchFrom: (ap, image) => host.fetch(ap, hex(image.config)),
+      fetchFrom: (ap, config) => host.fetch(ap, config),
       onEvent: (kind, fields) => this.tell(kind, fields),
       onChange: () => this.scheduleBeacon(),
       time,
@@ -80,9 +80,9 @@ export class Ap {
       beforeStart: (key, containers) => this.leases.beforeStart(key, containers),
       onSeen: (actual, isBusy) => this.leases.see(actual, isBusy),
       onStopped: (_, instance) => this.tell('stopped', { instance }),
-      hasImage: (image) => this.supply.has(image),
-      fetchImage: async (image) => {
-        await this.supply.ensure(image)
+      has: async ({ service }) => this.stock.has(service),
+      fetch: async ({ service }) => {
+        await this.stock.ensure(service)
         await this.lookAtImages()
       },
       now: () => ledgerStore.clock.now(),
@@ -501,7 +501,8 @@ export class Ap {
       engine: reconciler.engineInfo(),
       instances: this.work.reports(),
       cannot: reconciler.cannot(),
-      images: this.supply.holdings(),
+      images: this.stock.holdings(),
+      packages: [],
       ledger: ledgerStore.ledger.digest(),
     }
     const record = seal(signer, ledgerStore.mesh, ledgerStore.clock.next(), 'beacon', signer.publicKey, body)
@@ -521,12 +522,12 @@ export class Ap {
   // --- images -----------------------------------------------------------------------------------------------------
 
   private wantedImages() {
-    return this.current.chutes.flatMap(({ spec }) => spec.services.map(({ image }) => image))
+    return this.current.chutes.flatMap(({ spec }) => spec.services.flatMap(({ images }) => images))
   }
 
   private async lookAtImages(): Promise<void> {
     this.refresh()
-    await this.supply.look(this.wantedImages())
+    this.stock.look(this.wantedImages())
   }
 
   private holdersOf(config: string): string[] {

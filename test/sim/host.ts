@@ -2,9 +2,7 @@
 // process that runs on it or does not.
 import type { EngineInfo } from '../../node/chutes/engine.js'
 import type { Time } from '../../node/clock.js'
-import { SENT_AT_ONCE, Slots } from '../../node/packages/slots.js'
 import { apId } from '../../protocols/bytes.js'
-import { MeshError } from '../../protocols/error.js'
 import type { Signer } from '../../protocols/keys.js'
 import { Ap } from './ap.js'
 import { Disk } from './disk.js'
@@ -57,7 +55,6 @@ export class Host implements Endpoint {
   private isStarting = false
   private skew: number
   private deferred: (() => void)[] = []
-  private slots = new Slots(SENT_AT_ONCE)
   /** What to do about each image that is sent, where this process ends. */
   private readonly sending = new Set<() => void>()
   private readonly connections = new Map<Connection, Side>()
@@ -177,7 +174,6 @@ export class Host implements Endpoint {
     this.isStarting = false
     this.isPaused = false
     this.deferred = []
-    this.slots = new Slots(SENT_AT_ONCE)
     const sending = [...this.sending]
     this.sending.clear()
     for (const fail of sending) fail()
@@ -276,17 +272,13 @@ export class Host implements Endpoint {
     this.run(this.life, () => this.ap?.mesh.onClosed(connection, side))
   }
 
-  /** Sends bytes to another AP; the process that is to do so may end before. Returns false where it sends to enough others. */
-  private send(to: Host, size: number, done: (isWhole: boolean) => void): boolean {
-    const giveBack = this.slots.take(to.id)
-    if (giveBack === undefined) return false
+  /** Sends bytes to another AP; the process that is to do so may end before. */
+  private send(to: Host, size: number, done: (isWhole: boolean) => void): void {
     const fail = () => done(false)
     this.sending.add(fail)
     this.world.network.transfer(this.index, to.index, size, (isWhole) => {
-      giveBack()
       if (this.sending.delete(fail)) done(isWhole)
     })
-    return true
   }
 
   /** Fetches an image from another AP. @returns its size in bytes */
@@ -301,7 +293,7 @@ export class Host implements Endpoint {
           isWhole ? resolve(size) : reject(new Error('it was cut off'))
         })
       if (from.ap === undefined || !from.images.has(config)) return reject(new Error('it has not'))
-      if (!from.send(this, size, done)) reject(new MeshError('busy', 'it sends to others'))
+      from.send(this, size, done)
     })
   }
 }

@@ -443,8 +443,8 @@ export class Checks {
       return member !== undefined && !member.draining && fits && !waits
     })
     // Nobody has the image any more: a registry is beyond the simulated mesh.
-    const hasImage = chute.spec.services.every(({ image }) =>
-      able.some(({ host }) => host.images.has(hex(image.config))),
+    const hasImage = chute.spec.services.every(({ images }) =>
+      able.some(({ host }) => images.some(({ config }) => host.images.has(hex(config)))),
     )
     if (!hasImage) return false
     const voters = members[0]!.outlook.electorates.get(hex(chute.key))?.voters
@@ -468,7 +468,7 @@ export class Checks {
 /** True where an AP cannot run what it holds any more: the manifest asks for another label, or the image is lost. */
 const isUnfit = ({ build, images }: Host, { constraints, services }: ChuteSpec): boolean =>
   constraints.some(({ label, value }) => build.labels[label] !== value) ||
-  services.some(({ image }) => !images.has(hex(image.config)))
+  services.some((service) => !service.images.some(({ config }) => images.has(hex(config))))
 
 const nameOf = ({ instance }: InstancePlan): string => instance
 

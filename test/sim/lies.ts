@@ -152,7 +152,8 @@ export class Lies {
         const { revision } = chute
         return random.chance(0.3) ? [{ instance, revision, reason: 'no', until: Number.MAX_SAFE_INTEGER }] : []
       }),
-      images: chutes.flatMap(({ spec }) => spec.services.map(({ image }) => image.config)),
+      images: chutes.flatMap(({ spec }) => spec.services.flatMap(({ images }) => images.map(({ config }) => config))),
+      packages: [],
       ledger: random.chance(0.5) ? ap.ledgerStore.ledger.digest() : random.bytes(16),
     }
     const subject = random.chance(0.2) ? random.pick(this.others()).signer : this.host.signer

@@ -54,8 +54,8 @@ async function play(seed: number): Promise<string[]> {
         faults.push(`${scheduler.now} a look does not show it`)
     },
     onStopped: () => {},
-    hasImage: async () => true,
-    fetchImage: async () => {},
+    has: async () => true,
+    fetch: async () => {},
     now: () => scheduler.now,
     onChange: () => {},
     onEvent: () => {},

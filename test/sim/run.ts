@@ -381,7 +381,7 @@ function specOf(image: Uint8Array, { replicas, hasVolume, label }: Shape, exclus
     services: [
       {
         name: 'web',
-        image: { config: image, diffIds: [], platform: 'linux/amd64' },
+        images: [{ config: image, platform: 'linux/amd64' }],
         environment: {},
         ports: [],
         mounts: hasVolume ? [{ volume: 'data', path: '/data', readOnly: false }] : [],

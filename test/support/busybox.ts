@@ -5,7 +5,10 @@ import { existsSync, readFileSync } from 'node:fs'
 import type Docker from 'dockerode'
 import { pack } from 'tar-stream'
 import { work } from '../../node/chutes/docker-client.js'
+import { platformOf } from '../../node/packages/images.js'
 import { tarOf } from '../../node/packages/tar.js'
+import { unhex } from '../../protocols/bytes.js'
+import type { ImageSpec } from '../../protocols/deployment.js'
 
 export const BUSYBOX = 'dropmesh-test/busybox:latest'
 
@@ -34,6 +37,12 @@ export async function ensureBusybox(docker: Docker): Promise<string> {
   ])
   await work('load busybox', archive, (body, abortSignal) => docker.loadImage(body, { abortSignal }))
   return (await docker.getImage(BUSYBOX).inspect()).Id
+}
+
+/** An image that the engine has, as a record names one without a package. For engines whose ids are the digests of configs. */
+export async function imageIn(docker: Docker, name: string): Promise<ImageSpec> {
+  const { Id, Os, Architecture, Variant } = await docker.getImage(name).inspect()
+  return { config: unhex(Id.replace('sha256:', '')), platform: platformOf(Os, Architecture, Variant) }
 }
 
 async function busybox(): Promise<{ config: Buffer; layer: Buffer }> {

@@ -11,10 +11,9 @@ import * as assert from 'uvu/assert'
 import { DockerEngine } from '../../../node/chutes/docker.js'
 import { connectDocker, socketOf } from '../../../node/chutes/docker-client.js'
 import { type ContainerState, EngineError, type InstancePlan } from '../../../node/chutes/engine.js'
-import { Images } from '../../../node/packages/images.js'
 import type { ImageSpec, ServiceSpec } from '../../../protocols/deployment.js'
 import { MeshError } from '../../../protocols/error.js'
-import { BUSYBOX, ensureBusybox } from '../../support/busybox.js'
+import { BUSYBOX, ensureBusybox, imageIn } from '../../support/busybox.js'
 
 const docker = connectDocker()
 const mesh = `test-${randomBytes(6).toString('hex')}`
@@ -25,7 +24,7 @@ let image: ImageSpec
 const test = suite('docker')
 
 test.before(async () => {
-  image = await new Images(docker).inspect(await ensureBusybox(docker))
+  image = await imageIn(docker, await ensureBusybox(docker))
 })
 
 test.after(async () => {
@@ -46,7 +45,7 @@ const volumesWith = async (...label: string[]) =>
 
 const service = (more: Partial<ServiceSpec> = {}): ServiceSpec => ({
   name: 'web',
-  image,
+  images: [image],
   command: ['sleep', '1000'],
   environment: {},
   ports: [],
@@ -568,7 +567,7 @@ test('what lacks a label of this mesh or AP is not touched', async () => {
 
 test('an image that is not there is no-image', async () => {
   const absent = { ...image, config: new Uint8Array(randomBytes(32)) }
-  const error = await rejection(engine.create(plan([service({ image: absent })])))
+  const error = await rejection(engine.create(plan([service({ images: [absent] })])))
   assert.is(error.code, 'no-image')
   assert.match(error.message, new RegExp(Buffer.from(absent.config).toString('hex').slice(0, 12)))
 })

@@ -9,11 +9,10 @@ import type { ContainerState, InstancePlan } from '../../../node/chutes/engine.j
 import { Files } from '../../../node/chutes/files.js'
 import { isDone, orderOf } from '../../../node/chutes/order.js'
 import { Reconciler } from '../../../node/chutes/reconciler.js'
-import { Images } from '../../../node/packages/images.js'
 import { hex, unhex } from '../../../protocols/bytes.js'
 import type { ImageSpec } from '../../../protocols/deployment.js'
 import { parseManifest, toSpec } from '../../../protocols/manifest.js'
-import { BUSYBOX, ensureBusybox } from '../../support/busybox.js'
+import { BUSYBOX, ensureBusybox, imageIn } from '../../support/busybox.js'
 import { until } from '../../support/until.js'
 
 const docker = connectDocker()
@@ -23,8 +22,8 @@ const files = new Files({ self: ap, secretOf: () => assert.unreachable('there is
 const events: { kind: string; reason?: unknown }[] = []
 const reconciler = new Reconciler({
   ...{ engine, files },
-  fetchImage: async () => {},
-  hasImage: async () => true,
+  fetch: async () => {},
+  has: async () => true,
   beforeStart: async () => true,
   onSeen: () => {},
   onStopped: () => {},
@@ -36,7 +35,7 @@ let image: ImageSpec
 
 const test = suite('order')
 test.before(async () => {
-  image = await new Images(docker).inspect(await ensureBusybox(docker))
+  image = await imageIn(docker, await ensureBusybox(docker))
   reconciler.start()
 })
 test.after(async () => {
@@ -52,7 +51,7 @@ test.after(async () => {
 function run(services: string, rest = ''): string {
   const text = `services:\n${services.replaceAll('IMAGE', `image: ${BUSYBOX}`)}\n${rest}`
   const manifest = parseManifest(text, 'compose.yaml', { rights: ['*'] })
-  const spec = toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, image])))
+  const spec = toSpec(manifest, new Map(manifest.services.map(({ name }) => [name, { images: [image] }])))
   const key = hex(randomBytes(24))
   const names = { instance: 'x.0', chute: 'x', chuteKey: key, revision: '1', epoch: '1', generation: '1' }
   const plan: InstancePlan = { key, ...names, spec, environment: {} }

@@ -7,12 +7,11 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { DockerEngine } from '../../../node/chutes/docker.js'
 import { connectDocker } from '../../../node/chutes/docker-client.js'
-import { Images } from '../../../node/packages/images.js'
 import { ManifestError } from '../../../protocols/compose-remarks.js'
 import type { ChuteSpec, ImageSpec } from '../../../protocols/deployment.js'
 import { parseManifest, toSpec } from '../../../protocols/manifest.js'
 import { asksOf, POLICY, whyNotAllowed } from '../../../protocols/policy.js'
-import { BUSYBOX, ensureBusybox } from '../../support/busybox.js'
+import { BUSYBOX, ensureBusybox, imageIn } from '../../support/busybox.js'
 import { until } from '../../support/until.js'
 
 interface Case {
@@ -128,6 +127,8 @@ const CASES: Record<string, Case> = {
     probe: 'df -m /tmp | grep -o "tmpfs *[0-9]*"',
     prints: /^tmpfs *64$/,
   },
+  // Asked for by a chute, and not by a service: test/mesh/packages.test.ts.
+  'images built on APs': { asks: [], probe: 'echo', prints: /^$/ },
   'CPU, memory, processes': {
     asks: [],
     free: ['deploy: {resources: {limits: {cpus: 1, memory: 512m, pids: 500}}}'],
@@ -150,7 +151,7 @@ let image: ImageSpec
 
 const test = suite('policy')
 test.before(async () => {
-  image = await new Images(docker).inspect(await ensureBusybox(docker))
+  image = await imageIn(docker, await ensureBusybox(docker))
 })
 test.after(async () => {
   for (const key of ['default', 'granted']) await engine.remove(key, 0)
@@ -177,7 +178,7 @@ function refusal(text: string, rights?: string[]): string {
 }
 
 const specOf = (text: string, rights: string[]): ChuteSpec =>
-  toSpec(parseManifest(text, FILE, { rights }), new Map([['web', image]]))
+  toSpec(parseManifest(text, FILE, { rights }), new Map([['web', { images: [image] }]]))
 
 test('every row of the table has its case, and README.md shows the table', () => {
   assert.equal(

@@ -6,8 +6,8 @@ import { DockerEngine } from '../../../node/chutes/docker.js'
 import { connectDocker } from '../../../node/chutes/docker-client.js'
 import type { InstancePlan } from '../../../node/chutes/engine.js'
 import { BASE_IMAGE, baseImage, ensureBaseImage, usesBaseImage } from '../../../node/packages/base-image.js'
-import { Images } from '../../../node/packages/images.js'
 import { hex } from '../../../protocols/bytes.js'
+import { imageIn } from '../../support/busybox.js'
 
 const docker = connectDocker()
 const mesh = `test-${randomBytes(6).toString('hex')}`
@@ -27,7 +27,7 @@ test('the same Node.js makes the same image, and the engine has that one', async
   assert.is(one.size, two.size)
   const id = await ensureBaseImage(docker)
   assert.is((await docker.getImage(BASE_IMAGE).inspect()).Id, id)
-  assert.is(hex((await new Images(docker).inspect(BASE_IMAGE)).config), hex(one.config))
+  assert.is(hex((await imageIn(docker, BASE_IMAGE)).config), hex(one.config))
 })
 
 test('an image that is there is not made again, also when it lost its name', async () => {
@@ -41,12 +41,12 @@ test('an image that is there is not made again, also when it lost its name', asy
 
 test('it is for the platform of this engine', async () => {
   await ensureBaseImage(docker)
-  assert.is((await new Images(docker).inspect(BASE_IMAGE)).platform, (await engine.info()).platform)
+  assert.is((await imageIn(docker, BASE_IMAGE)).platform, (await engine.info()).platform)
 })
 
 test('it runs in the hardened container of a chute, and can write to /tmp and to a volume on /data', async () => {
   await ensureBaseImage(docker)
-  const { size: _, ...image } = await new Images(docker).inspect(BASE_IMAGE)
+  const image = await imageIn(docker, BASE_IMAGE)
   const program = `
     const fs = require('fs')
     fs.writeFileSync('/tmp/x', 'x')
@@ -69,7 +69,7 @@ test('it runs in the hardened container of a chute, and can write to /tmp and to
       services: [
         {
           name: 'web',
-          image,
+          images: [image],
           command: ['node', '-e', program],
           environment: {},
           ports: [],

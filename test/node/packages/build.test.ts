@@ -133,9 +133,16 @@ test('a build on dropmesh/node finds it', async () => {
   assert.match(await run(id), 'from the context')
 })
 
-async function namesOf(folder: string, dockerfile?: string): Promise<string[]> {
+test('a Dockerfile that is no file of the folder is built', async () => {
+  const folder = await folderWith({ 'a/file': 'from the context\n' })
+  const text = `FROM ${BUSYBOX}\nLABEL ${label}=\nCOPY a/file /file\nCMD cat /file\n`
+  const context = await packContext(folder, '.inline', text)
+  assert.match(await run(await buildImage(docker, context, { ...options, dockerfile: '.inline' })), 'from the context')
+})
+
+async function namesOf(folder: string, dockerfile?: string, inline?: string): Promise<string[]> {
   const names: string[] = []
-  for await (const { header, body } of entriesOf(await packContext(folder, dockerfile))) {
+  for await (const { header, body } of entriesOf(await packContext(folder, dockerfile, inline))) {
     names.push(header.name.replace(/\/$/, ''))
     await collect(body)
   }
@@ -163,6 +170,16 @@ test('a context leaves out what .dockerignore names, with its exceptions, and ne
     'sub',
   ])
   assert.equal(await namesOf(await ignoring('*\n!deps/own\n')), ['Dockerfile', 'deps/own', 'deps/own/keep'])
+})
+
+test('a Dockerfile that is no file of the folder is first in the context, in place of one that has its name', async () => {
+  const folder = await folderWith({ 'a/b': '', 'my.Dockerfile': 'of the folder' })
+  assert.equal(await namesOf(folder, 'my.Dockerfile', 'FROM x'), ['a', 'a/b', 'my.Dockerfile'])
+  const texts: [string, string][] = []
+  for await (const { header, body } of entriesOf(await packContext(folder, 'my.Dockerfile', 'FROM x')))
+    texts.push([header.name, String(await collect(body))])
+  assert.equal(texts[0], ['my.Dockerfile', 'FROM x'])
+  assert.equal(await namesOf(await folderWith({}), '.inline', 'FROM x'), ['.inline'])
 })
 
 test('a context is the same bytes whenever and by whomever the files were written', async () => {

@@ -347,7 +347,7 @@ test('passes on what only peers have while it comes, and takes a manifest only w
   more()
   await until('the rest', () => answer.complete)
   assert.equal(Buffer.concat(chunks), content)
-  assert.ok(near.store.has(digest))
+  await until('it to be kept', () => near.store.has(digest))
   const part = await near.client.get(`/v2/alice/far/blobs/${digestOf(config)}`, { range: 'bytes=2-4' })
   assert.equal([part.status, String(part.body)], [206, 'far'])
 

@@ -228,7 +228,7 @@ const LEDGER = new Uint8Array(16)
 function beaconOf(key: Uint8Array, boot: number, sequence: number, away: number | undefined): Beacon {
   const body = {
     ...{ boot, sequence, version: '', away },
-    ...{ addresses: [], instances: [], cannot: [], images: [], ledger: LEDGER },
+    ...{ addresses: [], instances: [], cannot: [], images: [], packages: [], ledger: LEDGER },
   }
   return { ...UNSIGNED, kind: 'beacon', signer: key, subject: key, clock: [0, 0], body }
 }

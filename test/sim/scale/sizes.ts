@@ -33,6 +33,7 @@ const beaconBody = (instances: number): Body<'beacon'> => ({
   })),
   cannot: [],
   images: Array.from({ length: instances }, () => new Uint8Array(32)),
+  packages: Array.from({ length: instances }, () => new Uint8Array(32)),
   ledger: new Uint8Array(16),
 })
 const statementBody: Body<'statement'> = {

@@ -1,0 +1,192 @@
+// What this AP has to have of packages, by the ledger and by who lives: it tells the rooms of packages/ which ones there are, what
+// is needed here, and whom to ask for what is not.
+import { join } from 'node:path'
+import type Docker from 'dockerode'
+import type { Logger } from 'pino'
+import { apId, hex } from '../protocols/bytes.js'
+import type { ChuteSpec } from '../protocols/deployment.js'
+import type { Chute } from '../protocols/desired.js'
+import { messageOf } from '../protocols/error.js'
+import { isKind } from '../protocols/kinds.js'
+import type { Outlook } from '../protocols/outlook.js'
+import type { Placed } from '../protocols/placement.js'
+import { inheritanceOf } from '../protocols/successors.js'
+import { monotonic } from './clock.js'
+import type { Config } from './config.js'
+import type { Network } from './mesh/network.js'
+import { Images } from './packages/images.js'
+import { Packages } from './packages/packages.js'
+import { Publishing } from './packages/publishing.js'
+import { type Needs, Spares } from './packages/spares.js'
+import { Supply, type Wanted } from './packages/supply.js'
+import type { LedgerStore } from './store/ledger-store.js'
+
+/** Milliseconds between two looks for what nobody names any more. */
+const SWEEP = 60_000
+
+export interface ProvisionOptions {
+  readonly self: string
+  readonly config: Pick<Config, 'data' | 'prefetchMax' | 'packagesMax' | 'packageRate' | 'registryPort'>
+  readonly docker: Docker
+  readonly ledgerStore: LedgerStore
+  readonly log: Logger
+  readonly outlook: () => Outlook
+  readonly platform: () => string | undefined
+  readonly connected: () => string[]
+  readonly isMember: (ap: string) => boolean
+  /** Something that the beacon says has changed. */
+  readonly onChange: () => void
+  readonly onEvent: (kind: string, fields: Record<string, unknown>) => void
+}
+
+export class Provision {
+  readonly supply: Supply
+  private readonly images: Images
+  private readonly spares: Spares
+  private opened: { packages: Packages; publishing: Publishing } | undefined
+  private sweptAt = monotonic()
+
+  constructor(private readonly options: ProvisionOptions) {
+    const { docker, platform, onEvent, onChange, config } = options
+    this.images = new Images(docker)
+    this.supply = new Supply({
+      ...{ docker, images: this.images, platform, onEvent, onChange },
+      packages: () => this.packages,
+    })
+    this.spares = new Spares({
+      images: this.images,
+      supply: this.supply,
+      max: config.prefetchMax,
+      needs: (spares) => this.needs(spares),
+      free: () => this.images.free(),
+      onChange: () => this.supply.look(this.ownImages()),
+      onEvent,
+      now: monotonic,
+    })
+  }
+
+  /** Opens what is on disk, and the registry. @throws as `Packages.open` does */
+  async open(network: Network): Promise<void> {
+    const { self, config, platform, isMember, onChange, onEvent, log, docker } = this.options
+    const packages = await Packages.open({
+      ...{ self, network, platform, isMember, onChange, onEvent, log, now: monotonic },
+      dir: join(config.data, 'packages'),
+      maxBytes: config.packagesMax,
+      rate: config.packageRate,
+      port: config.registryPort,
+      holders: (ref) => this.holdersOf(ref),
+      turn: (digest) => this.supply.turn(digest),
+      admit: (digest) => this.supply.admit(digest),
+      onFailure: (digest, error) => this.supply.fail(digest, error),
+    })
+    this.opened = { packages, publishing: new Publishing(docker, this.images, packages, log) }
+    await packages.start()
+  }
+
+  async close(): Promise<void> {
+    await this.opened?.packages.close()
+  }
+
+  get packages(): Packages {
+    if (this.opened === undefined) throw new Error('packages are not open')
+    return this.opened.packages
+  }
+
+  get publishing(): Publishing {
+    if (this.opened === undefined) throw new Error('packages are not open')
+    return this.opened.publishing
+  }
+
+  /** Follows what chutes there are, and what of them is this AP's. */
+  follow({ chutes, placed }: Outlook): void {
+    const own = placed.filter(({ holder, chute }) => holder === this.options.self && chute.spec.package !== undefined)
+    const needed = new Set(own.map(({ chute }) => hex(chute.spec.package!.digest)))
+    for (const ref of this.spareRefs) needed.add(ref)
+    this.packages.follow({ specs: chutes.map(({ spec }) => spec), needed })
+  }
+
+  private spareRefs: ReadonlySet<string> = new Set()
+
+  /** Looks what is here, and fetches what may be needed later. */
+  async look(isFree: boolean): Promise<void> {
+    const { log } = this.options
+    await Promise.all([this.supply.look(this.ownImages()), this.packages.look()])
+    if (isFree) this.spares.look().catch((error) => log.debug({ reason: messageOf(error) }, 'images for later: failed'))
+    if (monotonic() - this.sweptAt < SWEEP) return
+    this.sweptAt = monotonic()
+    const deployments = this.options.ledgerStore.ledger.records().filter((record) => isKind(record, 'deployment'))
+    const recorded = new Set(
+      deployments.flatMap(({ body }) => body.spec.package ?? []).map(({ digest }) => hex(digest)),
+    )
+    await this.packages.sweep((ref) => recorded.has(ref))
+  }
+
+  /** How much has come of what an instance runs from, in per cent; undefined where nothing is on its way. */
+  progress(instance: string): number | undefined {
+    const { placed } = this.options.outlook()
+    const spec = placed.find((one) => one.instance === instance)?.chute.spec
+    return spec && this.supply.progress(spec.services)
+  }
+
+  // --- what is needed --------------------------------------------------------------------------------------------
+
+  private wantedOf({ services, package: ref }: ChuteSpec): Wanted[] {
+    const platform = this.options.platform()
+    // What is built is built when it is needed: nobody knows how long that takes a core.
+    const runnable = services.filter(({ images }) => images.some((image) => image.platform === platform))
+    return runnable.map((service) => ({ service, package: ref }))
+  }
+
+  private ownImages() {
+    const platform = this.options.platform()
+    const all = this.options.outlook().chutes.flatMap(({ spec }) => spec.services.flatMap(({ images }) => images))
+    return all.filter((image) => image.platform === platform)
+  }
+
+  private needs(spares: ReadonlySet<string>): Needs {
+    const { self, outlook, ledgerStore } = this.options
+    const look = outlook()
+    const held = new Set(this.supply.holdings().map(hex))
+    const isOfInterest = ({ chute }: Placed) =>
+      chute.spec.services.some(({ images }) =>
+        images.some(({ config }) => !held.has(hex(config)) || spares.has(hex(config))),
+      )
+    const inherited = inheritanceOf(look, self, ledgerStore.clock.now(), isOfInterest)
+    this.spareRefs = new Set(
+      inherited.flatMap(({ chute }) => chute.spec.package ?? []).map(({ digest }) => hex(digest)),
+    )
+    const own = look.placed.filter(({ holder }) => holder === self)
+    const wanted = (of: readonly Placed[]) => of.flatMap(({ chute }) => this.wantedOf(chute.spec))
+    return {
+      own: wanted(own),
+      inherited: wanted(inherited),
+      all: look.chutes.flatMap(({ spec }) => this.wantedOf(spec)),
+    }
+  }
+
+  // --- who has it ------------------------------------------------------------------------------------------------
+
+  /** APs that say that they have a package; else those that should have it; else any that is connected. */
+  private holdersOf(ref: string): string[] {
+    const { connected, outlook } = this.options
+    const near = new Set(connected())
+    const said = [...outlook().candidates]
+      .filter(([ap, { beacon }]) => near.has(ap) && beacon?.packages.some((digest) => hex(digest) === ref))
+      .map(([ap]) => ap)
+    if (said.length > 0) return said
+    const far = this.farHoldersOf(ref)
+    return far.length > 0 ? far : [...near]
+  }
+
+  // Who claimed an instance of a chute has fetched its package, and who published it has it.
+  private farHoldersOf(ref: string): string[] {
+    const { self, ledgerStore, outlook } = this.options
+    const { ledger, clock } = ledgerStore
+    const { chutes, placed, candidates } = outlook()
+    const hasIt = ({ spec }: Chute) => spec.package !== undefined && hex(spec.package.digest) === ref
+    const claimed = placed.filter(({ chute }) => hasIt(chute)).flatMap(({ claim }) => claim ?? [])
+    const origins = chutes.filter(hasIt).flatMap(({ key }) => ledger.effectiveOn('origin', key, clock.now()))
+    const holders = new Set([...claimed, ...origins].map(({ signer }) => apId(signer)))
+    return [...holders].filter((ap) => ap !== self && candidates.get(ap)?.state === 'alive')
+  }
+}
