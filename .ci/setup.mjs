@@ -97,6 +97,7 @@ function build() {
 const packages = {
   'docker-registry': 'docker-registry',
   dockerd: 'docker.io',
+  git: 'git',
   iptables: 'iptables',
   ip: 'iproute2',
   nft: 'nftables',

@@ -1,5 +1,5 @@
 // Talks to the local node: HTTP over the Unix socket in its data folder.
-import { request } from 'node:http'
+import { type IncomingMessage, request } from 'node:http'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { MeshError } from '../protocols/error.js'
@@ -33,9 +33,9 @@ export class Client {
     const type = isStream ? 'application/x-tar' : 'application/json'
     const payload = body === undefined || isStream ? (body as Readable | undefined) : Buffer.from(JSON.stringify(body))
     const answer = await this.send(method, withQuery(path, query), type, payload, true)
-    if (answer.status >= 400) this.json(answer)
+    if (answer.status >= 400) await this.json(answer)
     let rest = ''
-    for await (const chunk of answer.stream) {
+    for await (const chunk of answer.stream.setEncoding('utf8')) {
       rest += chunk
       const lines = rest.split('\n')
       rest = lines.pop()!
@@ -43,9 +43,38 @@ export class Client {
     }
   }
 
+  /**
+   * Has the node fetch a git repository, and yields its files as a tar.
+   * @param say gets what the node says meanwhile, a line each
+   */
+  async *source(url: string, say: (line: string) => void): AsyncGenerator<Uint8Array> {
+    const body = Buffer.from(JSON.stringify({ url }))
+    const answer = await this.send('POST', '/v1/sources/git', 'application/json', body, true)
+    if (answer.status >= 400) await this.json(answer)
+    let head: Buffer | undefined = Buffer.alloc(0)
+    for await (const chunk of answer.stream as AsyncIterable<Buffer>) {
+      if (head === undefined) {
+        yield chunk
+        continue
+      }
+      head = Buffer.concat([head, chunk])
+      for (let end = head.indexOf('\n'); end >= 0; end = head.indexOf('\n')) {
+        const { output, source, error } = JSON.parse(String(head.subarray(0, end))) as SourceLine
+        head = head.subarray(end + 1)
+        if (error !== undefined) throw new MeshError(error.code, error.message)
+        if (output !== undefined) say(output)
+        if (source === undefined) continue
+        if (head.length > 0) yield head
+        head = undefined
+        break
+      }
+    }
+    if (head !== undefined) throw new MeshError('source', 'the node ended without giving what it fetched; try again')
+  }
+
   private async json<T>(answer: Answer): Promise<T> {
     let text = ''
-    for await (const chunk of answer.stream) text += chunk
+    for await (const chunk of answer.stream.setEncoding('utf8')) text += chunk
     const value = JSON.parse(text) as T & { error?: { code: string; message: string } }
     if (answer.status >= 400)
       throw new MeshError(value.error?.code ?? 'http', value.error?.message ?? `HTTP ${answer.status}`)
@@ -69,7 +98,6 @@ export class Client {
           timeout: isLong ? 0 : DEADLINE,
         },
         (response) => {
-          response.setEncoding('utf8')
           resolve({ status: response.statusCode ?? 500, stream: response })
         },
       )
@@ -99,9 +127,16 @@ export class Client {
   }
 }
 
+/** A line before the files of a repository. */
+interface SourceLine {
+  output?: string
+  source?: object
+  error?: { code: string; message: string }
+}
+
 interface Answer {
   status: number
-  stream: AsyncIterable<string>
+  stream: IncomingMessage
 }
 
 const withQuery = (path: string, query: Record<string, string>): string =>

@@ -40,6 +40,7 @@ import { Asks } from './mesh/asks.js'
 import { askOnLan } from './mesh/lan.js'
 import { Network } from './mesh/network.js'
 import { instanceNameOf, News, nameOf } from './news.js'
+import { GitSources } from './packages/git.js'
 import { Provision } from './provision.js'
 import { SmallFile } from './store/files.js'
 import { LedgerStore } from './store/ledger-store.js'
@@ -66,6 +67,8 @@ export type ApState = 'joining' | 'running' | 'leaving'
 export class Ap {
   readonly reconciler: Reconciler
   private readonly docker: Docker
+  /** Git repositories, for who publishes from one. */
+  sources!: GitSources
   readonly provision: Provision
   private readonly roster: Roster
   private readonly news: News
@@ -242,6 +245,7 @@ export class Ap {
         presented,
         founder,
       )
+      ap.sources = await GitSources.open(join(config.data, 'sources'))
       await ap.run()
       return ap
     } catch (error) {

@@ -79,7 +79,7 @@ export class Provision {
       admit: (digest) => this.supply.admit(digest),
       onFailure: (digest, error) => this.supply.fail(digest, error),
     })
-    this.opened = { packages, publishing: new Publishing(docker, this.images, packages) }
+    this.opened = { packages, publishing: new Publishing(docker, this.images, packages, log) }
     await packages.start()
   }
 

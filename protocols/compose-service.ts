@@ -19,6 +19,7 @@ import {
   within,
 } from './compose-reader.js'
 import * as compose from './compose-values.js'
+import { isGitUrl, parseGitUrl } from './git-url.js'
 import { reasonsWhyNever } from './policy.js'
 
 export const HOST = 'a chute has no access to its host'
@@ -33,9 +34,19 @@ export const ownPath = byKind<string>({
   text: (value) => attempt(value, value.text(), (path) => compose.ownPath(path, value.reading.folder)),
 })
 
+/** Such a path, or the URL of a git repository, which is fetched when the chute is published. */
+const context = byKind<string>({
+  text: (value) =>
+    attempt(value, value.text(), (text) => {
+      if (!isGitUrl(text)) return compose.ownPath(text, value.reading.folder)
+      parseGitUrl(text)
+      return text
+    }),
+})
+
 const BUILD = fields(
   {
-    context: ownPath,
+    context,
     dockerfile: text(compose.ownPath),
     dockerfile_inline: placed(byKind({ text: (value) => value.text() })),
     args: parts.variables,
@@ -59,7 +70,7 @@ const BUILD = fields(
     },
   },
 )
-const build = byKind<Fields<typeof BUILD>>({ text: (value) => ({ context: ownPath(value) }), map: BUILD })
+const build = byKind<Fields<typeof BUILD>>({ text: (value) => ({ context: context(value) }), map: BUILD })
 
 const cpus = within(SERVICE_SPEC.limits.shape.cpu, textOrNumber(compose.cpus), 'thousandths of a CPU')
 const memory = within(SERVICE_SPEC.limits.shape.memory, textOrNumber(compose.size), 'bytes')

@@ -1,6 +1,7 @@
 // `dropmesh publish`: from a folder to a running chute.
-import { readdir, readFile, stat } from 'node:fs/promises'
-import { basename, dirname, join, resolve } from 'node:path'
+import { createReadStream } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { createGzip } from 'node:zlib'
 import type { Command } from 'commander'
@@ -10,18 +11,20 @@ import { hex, unhex } from '../../protocols/bytes.js'
 import { remarkText } from '../../protocols/compose-remarks.js'
 import { type BuildSpec, type ChuteSpec, type ImageSpec, NAME, type PackageRef } from '../../protocols/deployment.js'
 import { MeshError } from '../../protocols/error.js'
-import { type Made, type Manifest, type ManifestService, parseManifest, toSpec } from '../../protocols/manifest.js'
+import { isGitUrl, shownUrl } from '../../protocols/git-url.js'
+import { type Made, type Manifest, type ManifestService, toSpec } from '../../protocols/manifest.js'
 import type { Rights } from '../../protocols/policy.js'
 import type { Client } from '../client.js'
 import { parseDuration } from '../duration.js'
+import { ONLY_SERVICE } from '../image-alone.js'
 import { signerOf, type UserSigner } from '../keys.js'
 import { clientOf, forNode, type NodeOptions } from '../options.js'
 import { held, megabytes, paintState, print, printJson, say } from '../output.js'
 import { planOf, planText, takenText } from '../publish-plan.js'
 import { deploy, rightsToPublish } from '../sign.js'
-import { surroundingsOf } from '../surroundings.js'
+import { type Source, type SourceOptions, Sources } from '../sources.js'
 
-interface PublishOptions extends NodeOptions {
+interface PublishOptions extends NodeOptions, SourceOptions {
   key?: string
   name?: string
   replicas?: string
@@ -29,25 +32,27 @@ interface PublishOptions extends NodeOptions {
   exclusive?: boolean
   on?: string[]
   detach?: boolean
-  dryRun?: boolean
-  profile?: string[]
   wait: string
 }
-
-/** In this order: the first two as Compose looks for them. */
-const MANIFESTS = ['compose.yaml', 'compose.yml', 'paradrop.yaml', 'paradrop.yml']
 
 export function addPublish(program: Command): void {
   const collect = (value: string, before: string[] | undefined) => [...(before ?? []), value]
   const command = program
     .command('publish')
-    .argument('[path]', 'folder with a compose.yaml or paradrop.yaml, or such a file', '.')
+    .argument(
+      '[source]',
+      'folder with a compose.yaml or paradrop.yaml, such a file, git URL (…#REF:FOLDER), or image archive',
+    )
     .description('check, build, sign and publish a chute, and wait until it runs')
     .option('--key <key>', 'name, SSH key file, or agent, to sign with (default: the only named key you have)')
     .option('--name <name>', 'name of the chute (default: the name in the manifest, else of the folder)')
     .option('--replicas <n>', 'how many instances (default: what the manifest says, else 1)')
     .option('--everywhere', 'one instance on every AP that fits')
     .option('--exclusive', 'each instance at most once at any time, by votes of other APs; for ever')
+    .option('--image <name>', 'this image alone; of an archive, the one of this name')
+    .option('-p, --port <[host:]port>', 'port of an image alone, as in "docker run", repeatable', collect)
+    .option('-e, --env <k[=v]>', 'variable of an image alone, or of a manifest, repeatable', collect)
+    .option('-v, --volume <name:path>', 'volume of an image alone, repeatable', collect)
     .option('--on <k=v>', 'only on APs with this label, repeatable', collect)
     .option('--profile <name>', 'with the services of this profile, repeatable (or COMPOSE_PROFILES)', collect)
     .option('--detach', 'do not wait until it runs')
@@ -56,14 +61,20 @@ export function addPublish(program: Command): void {
   forNode(command, 'dropmesh publish ./hello --key alice --on site=home').action(publish)
 }
 
-async function publish(path: string, options: PublishOptions): Promise<void> {
+async function publish(path: string | undefined, options: PublishOptions): Promise<void> {
   const client = clientOf(options)
-  const file = await findManifest(path)
-  const taken = new Set<string>()
-  const parse = await parserOf(file, options, client, (name) => taken.add(name))
-  const read = (rights: Rights) => withFlags(parse(rights), options)
+  const sources = new Sources(client)
+  try {
+    await publishFrom(await sources.open(path, options), sources, client, options)
+  } finally {
+    sources.close()
+  }
+}
+
+async function publishFrom(source: Source, sources: Sources, client: Client, options: PublishOptions): Promise<void> {
+  const read = (rights: Rights) => withFlags(source.read(rights), options)
   const asked = read(['*'])
-  const name = options.name ?? asked.name ?? basename(dirname(resolve(file)))
+  const name = options.name ?? asked.name ?? source.name
   if (!NAME.test(name)) {
     throw new MeshError(
       'name',
@@ -71,7 +82,7 @@ async function publish(path: string, options: PublishOptions): Promise<void> {
     )
   }
   if (options.dryRun) {
-    const plan = planOf(name, asked, [...taken])
+    const plan = planOf(name, asked, [...source.taken])
     if (options.json) printJson(plan)
     else for (const line of planText(plan)) print(line)
     return
@@ -80,8 +91,12 @@ async function publish(path: string, options: PublishOptions): Promise<void> {
   const signer = await signerOf(options.key)
   const manifest = read(await rightsToPublish(client, signer, name))
   for (const note of manifest.notes) say(remarkText(note))
-  if (taken.size > 0) say(takenText([...taken]))
-  const made = await makeServices(client, manifest, dirname(file))
+  if (source.taken.size > 0) say(takenText([...source.taken]))
+  const { archive } = source
+  const made =
+    archive === undefined
+      ? await makeServices(client, manifest, (context) => sources.contextOf(source.folder, context))
+      : new Map([[ONLY_SERVICE, { images: await importImages(client, archive, options.image) }]])
   const spec = toSpec(manifest, made, await packageOf(client, [...made.values()]))
   await publishSpec(client, signer, name, spec, manifest.exclusive, wait, options)
 }
@@ -123,69 +138,6 @@ export async function publishSpec(
   )
 }
 
-/** The manifest as it would be for whoever has these rights. */
-type Parse = (rights: Rights) => Manifest
-
-/** @param taken is told of each variable that the manifest has from the environment of the command */
-async function parserOf(
-  file: string,
-  options: PublishOptions,
-  client: Client,
-  taken: (name: string) => void,
-): Promise<Parse> {
-  const text = await readFile(file, 'utf8')
-  const folder = dirname(file)
-  const surroundings = surroundingsOf(folder, process.env, taken)
-  if (isParadrop(file)) {
-    if (options.profile) throw new MeshError('profile', `--profile: ${file} knows no profiles; a compose.yaml does`)
-    const { parseParadrop } = await import('../../protocols/paradrop.js')
-    const around = {
-      readFile: surroundings.readFile,
-      lightBases: await lightBasesOf(client, options),
-      hasSources: await hasSources(folder, file),
-    }
-    return (rights) => parseParadrop(text, file, { ...around, rights })
-  }
-  const profiles = options.profile ?? (process.env.COMPOSE_PROFILES ?? '').split(',').filter((one) => one !== '')
-  return (rights) => parseManifest(text, file, { ...surroundings, profiles, rights })
-}
-
-const isParadrop = (file: string): boolean => /^paradrop\b.*\.ya?ml$/.test(basename(file))
-
-/** What the node builds light chutes on. A dry run needs no node, and then knows the defaults. */
-async function lightBasesOf(client: Client, { dryRun }: PublishOptions): Promise<Status['lightBases']> {
-  try {
-    return (await client.get<Status>('/v1/status')).lightBases
-  } catch (error) {
-    if (dryRun && error instanceof MeshError && error.code === 'no-node') return {}
-    throw error
-  }
-}
-
-/** Whether there is something to build from beside a manifest, and what stands beside any. */
-async function hasSources(folder: string, file: string): Promise<boolean> {
-  const names = await readdir(folder)
-  return names.some((name) => name !== basename(file) && !/^(\.|readme|licen[cs]e)/i.test(name))
-}
-
-async function findManifest(path: string): Promise<string> {
-  if (/^(https?|git|ssh):\/\//.test(path)) {
-    throw new MeshError(
-      'source',
-      `${path}: publishing from a git URL is not possible yet; clone it and publish the folder`,
-    )
-  }
-  const found = await stat(path).catch(() => undefined)
-  if (found === undefined)
-    throw new MeshError('source', `${path} does not exist; name a folder with a compose.yaml or paradrop.yaml`)
-  if (found.isFile()) return path
-  for (const name of MANIFESTS) {
-    const file = join(path, name)
-    if ((await stat(file).catch(() => undefined))?.isFile()) return file
-  }
-  throw new MeshError('source', `${path} has no compose.yaml and no paradrop.yaml; make a chute with "dropmesh init"`)
-}
-
 function withFlags(manifest: Manifest, options: PublishOptions): Manifest {
   const result = { ...manifest }
   if (options.replicas !== undefined) {
@@ -207,8 +159,11 @@ function withFlags(manifest: Manifest, options: PublishOptions): Manifest {
   return result
 }
 
+/** The folder that a build context is. */
+type FolderOf = (context: string) => Promise<string>
+
 /** Has the local node make what each service runs from, or find it. */
-async function makeServices(client: Client, manifest: Manifest, dir: string): Promise<Map<string, Made>> {
+async function makeServices(client: Client, manifest: Manifest, folderOf: FolderOf): Promise<Map<string, Made>> {
   const { docker, ap } = await client.get<Status>('/v1/status')
   if (docker === null) {
     throw new MeshError(
@@ -222,8 +177,8 @@ async function makeServices(client: Client, manifest: Manifest, dir: string): Pr
     made.set(
       name,
       'build' in source && manifest.buildsOnAp
-        ? { images: [], build: await sendSources(client, name, source.build, dir) }
-        : { images: await imagesOf(client, service, dir) },
+        ? { images: [], build: await sendSources(client, name, source.build, folderOf) }
+        : { images: await imagesOf(client, service, folderOf) },
     )
   }
   return made
@@ -242,6 +197,8 @@ async function packageOf(client: Client, made: readonly Made[]): Promise<Package
 interface ProgressLine {
   output?: string
   images?: { config: string; platform: string; size?: number; manifest?: string }[]
+  /** Of each image of an archive: what it is called there. */
+  archive?: { names: string[]; images: NonNullable<ProgressLine['images']> }[]
   sources?: { digest: string; size: number }
   package?: { digest: string; size: number }
   error?: { code: string; message: string }
@@ -262,9 +219,9 @@ type Build = Extract<ManifestService['source'], { build: object }>['build']
 /** The build context of a service as a tar, and whether it builds on the image that nodes make themselves. */
 async function contextOf(
   { context, dockerfile, dockerfileInline: inline }: Build,
-  dir: string,
+  folderOf: FolderOf,
 ): Promise<{ tar: Readable; onBaseImage: boolean }> {
-  const folder = resolve(dir, context)
+  const folder = await folderOf(context)
   // Loaded only here, since what they need takes longer to load than all the rest.
   const [{ packContext }, { usesBaseImage }] = await Promise.all([
     import('../../node/packages/build.js'),
@@ -274,36 +231,49 @@ async function contextOf(
   return { tar, onBaseImage: usesBaseImage(inline ?? (await readFile(join(folder, dockerfile), 'utf8'))) }
 }
 
-async function sendSources(client: Client, name: string, build: Build, dir: string): Promise<BuildSpec> {
+async function sendSources(client: Client, name: string, build: Build, folderOf: FolderOf): Promise<BuildSpec> {
   say(`sending the sources of ${name}, which each AP builds`)
-  const { tar, onBaseImage } = await contextOf(build, dir)
+  const { tar, onBaseImage } = await contextOf(build, folderOf)
   const { sources } = await resultOf(client.lines('POST', '/v1/sources', {}, tar.pipe(createGzip())), name)
   if (sources === undefined) throw new MeshError('build-failed', `service ${name}: the node took no sources`)
   say(`${name}: sources ${sources.digest.slice(0, 12)}, ${megabytes(sources.size)}`)
   return { sources: unhex(sources.digest), dockerfile: build.dockerfile, args: build.args, onBaseImage }
 }
 
-async function imagesOf(client: Client, { name, source }: ManifestService, dir: string): Promise<ImageSpec[]> {
+async function imagesOf(client: Client, { name, source }: ManifestService, folderOf: FolderOf): Promise<ImageSpec[]> {
   let lines: AsyncGenerator<ProgressLine>
   if ('image' in source) {
     lines = client.lines('POST', '/v1/images/resolve', {}, { ref: source.image })
   } else {
-    const { dockerfile, args } = source.build
-    say(`building ${name} from ${resolve(dir, source.build.context)}`)
-    const { tar, onBaseImage } = await contextOf(source.build, dir)
+    const { context, dockerfile, args } = source.build
+    say(`building ${name} from ${isGitUrl(context) ? shownUrl(context) : await folderOf(context)}`)
+    const { tar, onBaseImage } = await contextOf(source.build, folderOf)
     const query = { dockerfile, onBaseImage: String(onBaseImage), args: JSON.stringify(args) }
     lines = client.lines('POST', '/v1/images/build', query, tar)
   }
   const { images = [] } = await resultOf(lines, name)
-  for (const { config, platform, size } of images) {
-    const of = size === undefined ? '' : `, ${megabytes(size)}`
-    say(`${name}: image ${config.slice(0, 12)} for ${platform}${of}`)
-  }
-  return images.map(({ config, manifest, ...image }) => ({
-    ...image,
-    config: unhex(config),
-    ...(manifest !== undefined && { manifest: unhex(manifest) }),
-  }))
+  return readImages(name, images)
+}
+
+/** Gives the node an archive of images. @returns those of the one that is `wanted`, or of the only one, for each platform */
+async function importImages(client: Client, path: string, wanted: string | undefined): Promise<ImageSpec[]> {
+  say(`sending ${path}`)
+  const file = createReadStream(path)
+  const { archive = [] } = await resultOf(client.lines('POST', '/v1/images/import', {}, file), basename(path))
+  const isWanted = (name: string) => name === wanted || name === `${wanted}:latest`
+  const found = wanted === undefined ? archive : archive.filter(({ names }) => names.some(isWanted))
+  if (found.length === 1) return readImages(ONLY_SERVICE, found[0]!.images)
+  const list = archive.flatMap(({ names }) => names).join(', ') || 'none with a name'
+  const what = wanted === undefined ? `${archive.length} images` : `no image ${wanted}`
+  throw new MeshError('source', `${path} has ${what}; say which with --image: it has ${list}`)
+}
+
+function readImages(service: string, images: NonNullable<ProgressLine['images']>): ImageSpec[] {
+  return images.map(({ config, manifest, ...image }) => {
+    const of = image.size === undefined ? '' : `, ${megabytes(image.size)}`
+    say(`${service}: image ${config.slice(0, 12)} for ${image.platform}${of}`)
+    return { ...image, config: unhex(config), ...(manifest !== undefined && { manifest: unhex(manifest) }) }
+  })
 }
 
 const isUp = (row: InstanceRow): boolean => row.state === 'healthy' || (row.state === 'running' && !row.hasHealthcheck)

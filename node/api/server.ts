@@ -15,6 +15,7 @@ import { clockSchema } from '../../protocols/clock.js'
 import { NAME } from '../../protocols/deployment.js'
 import { describe } from '../../protocols/envelope.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
+import { parseGitUrl } from '../../protocols/git-url.js'
 import { MAX_RECORD } from '../../protocols/limits.js'
 import type { Ap } from '../ap.js'
 import { parseHostPort } from '../config.js'
@@ -35,6 +36,7 @@ import {
   status,
 } from './queries.js'
 import { addSecretRoutes } from './secrets.js'
+import { giveSource } from './sources.js'
 import { TOKEN_RIGHTS, type Tokens } from './tokens.js'
 
 const hexKey = z.string().regex(/^[0-9a-f]{64}$/, 'a public key has 64 hexadecimal digits')
@@ -57,6 +59,7 @@ const tokenRequest = z.object({
 const tokenId = z.object({ id: z.string() })
 const nextRequest = z.object({ publisher: hexKey, name: z.string().regex(NAME) })
 const imageRequest = z.object({ ref: z.string().min(1).max(512) })
+const gitRequest = z.object({ url: z.string().min(1).max(4096) })
 const packageRequest = z.object({
   roots: z
     .array(z.string().regex(/^[0-9a-f]{64}$/))
@@ -162,6 +165,17 @@ export function addRoutes(app: Hono, ap: Ap): Hono {
     const options = buildRequest.parse(context.req.query())
     const body = bodyOf(context, 'build context')
     return progress(context, async (say) => ({ images: readable(await publishing().build(body, options, say)) }))
+  })
+  app.post('/v1/images/import', (context) => {
+    const body = bodyOf(context, 'archive of images')
+    return progress(context, async (say) => {
+      const found = await publishing().import(body, say)
+      return { archive: found.map(({ names, images }) => ({ names, images: readable(images) })) }
+    })
+  })
+  app.post('/v1/sources/git', small, async (context) => {
+    const { url } = gitRequest.parse(readJson(await context.req.text()))
+    return giveSource(context, ap.sources, parseGitUrl(url))
   })
   app.post('/v1/sources', (context) => {
     const body = bodyOf(context, 'build context')

@@ -168,6 +168,25 @@ export class BlobStore {
    * @throws MeshError `wrong-digest`, `no-room`, `too-many-uploads`, `disk`; what the source throws
    */
   async write(digest: string, source: AsyncIterable<Uint8Array>): Promise<void> {
+    await this.commit(await this.receive(source), digest)
+  }
+
+  /**
+   * The same of what nobody has named yet.
+   * @returns its digest, and whether it was not here before
+   * @throws as `write` does
+   */
+  async take(source: AsyncIterable<Uint8Array>): Promise<{ digest: string; isNew: boolean }> {
+    const taken = { digest: '', isNew: false }
+    await this.uploads.finish(await this.receive(source), undefined, (path, digest) => {
+      Object.assign(taken, { digest, isNew: !this.has(digest) })
+      return this.adopt(path, digest)
+    })
+    return taken
+  }
+
+  /** @returns the upload */
+  private async receive(source: AsyncIterable<Uint8Array>): Promise<string> {
     const upload = await this.uploads.begin()
     try {
       await this.uploads.append(upload, source)
@@ -175,7 +194,7 @@ export class BlobStore {
       await this.uploads.abort(upload) // nobody knows its name
       throw error
     }
-    await this.commit(upload, digest)
+    return upload
   }
 
   /**

@@ -1,8 +1,9 @@
 // What the node of a publisher does: brings images and sources into the store of packages, and says what a record has to say of
 // them. An image leaves the engine by a push to the registry of this AP, so both kinds of image store do it alike, and layers
 // that are there already are not sent again.
-import { createHash, randomUUID } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import type Docker from 'dockerode'
+import type { Logger } from 'pino'
 import { z } from 'zod'
 import { hex, unhex } from '../../protocols/bytes.js'
 import type { ImageSpec, PackageRef } from '../../protocols/deployment.js'
@@ -10,6 +11,7 @@ import { MeshError } from '../../protocols/error.js'
 import { MAX_BLOB, MAX_IMAGE } from '../../protocols/limits.js'
 import { EngineError } from '../chutes/engine.js'
 import { parseOrNothing } from '../store/files.js'
+import { importArchive } from './archive.js'
 import { type BuildOptions, buildImage } from './build.js'
 import { checkName, type Images, platformOf } from './images.js'
 import { isDigest, MAX_MANIFEST, type Manifest, readManifest } from './oci.js'
@@ -33,6 +35,7 @@ export class Publishing {
     private readonly docker: Docker,
     private readonly images: Images,
     private readonly packages: Packages,
+    private readonly log: Logger,
   ) {}
 
   /**
@@ -70,27 +73,32 @@ export class Publishing {
    * @throws MeshError `sources-too-big`, `no-room`, `disk`
    */
   async keep(context: AsyncIterable<Uint8Array>): Promise<{ digest: string; size: number }> {
-    const { store } = this.packages
-    const upload = await store.uploads.begin()
-    const hash = createHash('sha256')
     let size = 0
-    async function* hashed() {
+    async function* counted() {
       for await (const chunk of context) {
-        hash.update(chunk)
         size += chunk.length
         if (size > MAX_BLOB) throw new MeshError('sources-too-big', `sources have at most ${MAX_BLOB} bytes`)
         yield chunk
       }
     }
-    try {
-      await store.uploads.append(upload, hashed())
-    } catch (error) {
-      await store.uploads.abort(upload)
-      throw error
+    const { digest } = await this.packages.store.take(counted())
+    return { digest: bare(digest), size }
+  }
+
+  /**
+   * Takes in the images of an archive (`docker save`, an OCI layout), for which no engine is needed.
+   * @returns what each is called there, and one for each platform
+   * @throws as `importArchive` and `describe` do
+   */
+  async import(
+    archive: AsyncIterable<Uint8Array>,
+    say: Say,
+  ): Promise<{ names: readonly string[]; images: ImageSpec[] }[]> {
+    const found: { names: readonly string[]; images: ImageSpec[] }[] = []
+    for (const { manifest, names } of await importArchive(this.packages.store, archive, { log: this.log, say })) {
+      found.push({ names, images: await this.describe(manifest) })
     }
-    const digest = hash.digest('hex')
-    await store.commit(upload, `sha256:${digest}`)
-    return { digest, size }
+    return found
   }
 
   /** One package of manifests and sources that are here, by their digests in hex. @throws as `Packages.make` does */

@@ -16,22 +16,10 @@ import type { Logger } from 'pino'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { foreignness } from '../api/origin.js'
 import type { BlobStore } from './blobs.js'
-import type { ManifestNote } from './catalogue.js'
-import { digestOf, INDEX, isDigest, isName, isTag, MAX_MANIFEST, type Manifest, readManifest } from './oci.js'
-import { collect, skip } from './tar.js'
+import { Incomplete, Manifests, type Source } from './manifests.js'
+import { digestOf, INDEX, isDigest, isName, isTag, MAX_MANIFEST, readManifest } from './oci.js'
 
-/** Where blobs and manifests come from that are not here. */
-export interface Source {
-  /** What is read is also kept: when a blob was read to its end, the store has it. Content is checked before it is given. */
-  blob(digest: string): Promise<RemoteBlob | undefined>
-  manifest(digest: string): Promise<Uint8Array | undefined>
-}
-
-interface RemoteBlob {
-  readonly size: number
-  /** From `start` up to, and without, `end`. */
-  read(start: number, end: number): AsyncIterable<Uint8Array>
-}
+export type { Source } from './manifests.js'
 
 export interface RegistryOptions {
   /** 0 for a free one. */
@@ -61,9 +49,6 @@ const MAX_PAGE = 1000
 
 /** Bytes after which an answer of referrers ends, and tells where to go on. */
 const MAX_REFERRERS = 2 ** 20
-
-/** What is named to who pushed a manifest without what it refers to. */
-const MAX_MISSING = 20
 
 /** Status and code of the distribution spec for each error that a client can make. */
 const ANSWERS: Record<string, [400 | 403 | 404 | 405 | 413 | 416 | 429 | 507, string]> = {
@@ -95,11 +80,14 @@ const ANSWERS: Record<string, [400 | 403 | 404 | 405 | 413 | 416 | 429 | 507, st
 
 export class Registry {
   private receiving = 0
+  private readonly manifests: Manifests
 
   private constructor(
     private readonly options: RegistryOptions,
     private readonly server: Server,
-  ) {}
+  ) {
+    this.manifests = new Manifests(options)
+  }
 
   /** @throws MeshError `registry` where it cannot listen */
   static async open(options: RegistryOptions): Promise<Registry> {
@@ -286,7 +274,7 @@ export class Registry {
     const name = nameOf(ask)
     const reference = referenceParam(ask)
     const digest = isDigest(reference) ? reference : await this.options.store.catalogue.tag(name, reference)
-    const found = digest === undefined ? undefined : await this.manifest(digest)
+    const found = digest === undefined ? undefined : await this.manifests.get(digest)
     if (found === undefined) throw new MeshError('no-manifest', `there is no manifest ${name} ${reference}`)
     ask.header('content-type', found.manifest.mediaType)
     ask.header('docker-content-digest', digest)
@@ -295,7 +283,6 @@ export class Registry {
   }
 
   private async takeManifest(ask: Ask): Promise<Response> {
-    const { store } = this.options
     const name = nameOf(ask)
     const reference = referenceParam(ask)
     const bytes = await this.receiveManifest(ask)
@@ -305,9 +292,7 @@ export class Registry {
     if (isDigest(reference) && reference !== digest) {
       throw new MeshError('wrong-digest', `the manifest has the digest ${digest}, and not ${reference}`)
     }
-    await this.complete(manifest)
-    await store.write(digest, Readable.from([bytes]))
-    await store.catalogue.push(name, isDigest(reference) ? undefined : reference, digest, noteOf(manifest))
+    await this.manifests.put(name, isDigest(reference) ? undefined : reference, bytes, manifest)
     if (manifest.subject !== undefined) ask.header('oci-subject', manifest.subject)
     return created(ask, `/v2/${name}/manifests/${digest}`, digest)
   }
@@ -322,7 +307,7 @@ export class Registry {
       await store.catalogue.removeTag(name, reference)
       return ask.body(null, 202)
     }
-    if ((await this.localManifest(reference)) === undefined) throw noManifest(name, reference)
+    if ((await this.manifests.local(reference)) === undefined) throw noManifest(name, reference)
     await store.catalogue.removeManifest(name, reference)
     if (!(await store.isKept(reference))) await store.remove(reference)
     return ask.body(null, 202)
@@ -352,72 +337,6 @@ export class Registry {
     }
   }
 
-  /**
-   * Sees that all is here that a manifest refers to, so that what is acknowledged can be pulled: blobs that only peers have are
-   * fetched. Of an index one manifest is enough: of several architectures an AP takes its own, and others are with who runs them.
-   * @throws Incomplete
-   */
-  private async complete({ blobs, children }: Manifest): Promise<void> {
-    const { store } = this.options
-    const missing: string[] = []
-    for (const digest of blobs) {
-      store.use(digest) // or it could be evicted before the manifest says that it is wanted
-      if (!store.has(digest) && !(await this.fetch(digest))) missing.push(digest)
-      if (missing.length === MAX_MISSING) break
-    }
-    let found = 0
-    for (const digest of children) {
-      store.use(digest)
-      if (store.has(digest) || (found === 0 && (await this.manifest(digest)) !== undefined)) found++
-    }
-    if (children.length > 0 && found === 0) missing.push(...children.slice(0, MAX_MISSING))
-    if (missing.length > 0) throw new Incomplete(missing)
-  }
-
-  /** Has a blob fetched from peers. @returns whether it is here then */
-  private async fetch(digest: string): Promise<boolean> {
-    const { store, source, log } = this.options
-    try {
-      const remote = await source?.blob(digest)
-      if (remote !== undefined) await skip(remote.read(0, remote.size))
-    } catch (error) {
-      log.warn({ digest, reason: messageOf(error) }, 'a blob of a manifest that was pushed could not be fetched')
-    }
-    return store.has(digest)
-  }
-
-  /** A manifest from here or from peers; of peers it is kept. */
-  private async manifest(digest: string): Promise<{ bytes: Uint8Array; manifest: Manifest } | undefined> {
-    const { store, source, log } = this.options
-    const local = await this.localManifest(digest)
-    if (local !== undefined) return local
-    const bytes = await source?.manifest(digest)
-    if (bytes === undefined || digestOf(bytes) !== digest) return undefined
-    const manifest = readManifest(bytes)
-    try {
-      await store.write(digest, Readable.from([bytes]))
-      await store.catalogue.noteManifest(digest, noteOf(manifest))
-    } catch (error) {
-      log.warn({ digest, reason: messageOf(error) }, 'a manifest from a peer could not be kept')
-    }
-    return { bytes, manifest }
-  }
-
-  private async localManifest(digest: string): Promise<{ bytes: Uint8Array; manifest: Manifest } | undefined> {
-    const { store } = this.options
-    if ((store.size(digest) ?? Number.POSITIVE_INFINITY) > MAX_MANIFEST) return undefined
-    try {
-      const bytes = await collect(await store.read(digest))
-      const manifest = readManifest(bytes)
-      // One that a peer gave is a file like any other, until it is asked for.
-      if (!(await store.catalogue.knowsManifest(digest))) await store.catalogue.noteManifest(digest, noteOf(manifest))
-      return { bytes, manifest }
-    } catch (error) {
-      if (error instanceof MeshError && ['no-blob', 'manifest-invalid'].includes(error.code)) return undefined
-      throw error
-    }
-  }
-
   // --- lists ------------------------------------------------------------------------------------------------------
 
   private async listNames(ask: Ask): Promise<Response> {
@@ -444,7 +363,7 @@ export class Registry {
     const manifests: object[] = []
     let size = 0
     for (const digest of await catalogue.referrers(name, subject, last)) {
-      const found = await this.localManifest(digest)
+      const found = await this.manifests.local(digest)
       if (found === undefined) continue
       const { bytes, manifest } = found
       if (artifactType !== undefined && manifest.artifactType !== artifactType) continue
@@ -462,15 +381,6 @@ export class Registry {
     return ask.body(JSON.stringify({ schemaVersion: 2, mediaType: INDEX, manifests }))
   }
 }
-
-/** A manifest refers to what cannot be had. */
-class Incomplete extends MeshError {
-  constructor(readonly missing: readonly string[]) {
-    super('manifest-incomplete', 'the manifest refers to what is neither here nor with any peer')
-  }
-}
-
-const noteOf = ({ blobs, children, subject }: Manifest): ManifestNote => ({ refers: [...blobs, ...children], subject })
 
 const noManifest = (name: string, reference: string): MeshError =>
   new MeshError('no-manifest', `there is no manifest ${name} ${reference}`)

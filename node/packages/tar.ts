@@ -62,20 +62,29 @@ const BLOCK = 512
  * An archive as it comes, up to the first header that is none of a plain file, or of a link or folder without content: what
  * `tarOf` writes. Others hold attributes of the next one, in megabytes that are kept, or a length below zero, at which the
  * library reads one header for ever.
+ * @param maxAttributes bytes of attributes that an entry may have all the same: names and times, as other writers note them
  * @throws Error at that one
  */
-export async function* plain(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+export async function* plain(source: AsyncIterable<Uint8Array>, maxAttributes = 0): AsyncGenerator<Uint8Array> {
   const header = new Uint8Array(BLOCK)
   let held = 0
   let content = 0
+  let attributes: Uint8Array[] | undefined
   for await (const chunk of source) {
     for (let at = 0; at < chunk.length; ) {
       const size = Math.min(content > 0 ? content : BLOCK - held, chunk.length - at)
-      if (content > 0) content -= size
-      else {
-        header.set(chunk.subarray(at, at + size), held)
+      const part = chunk.subarray(at, at + size)
+      if (content > 0) {
+        content -= size
+        attributes?.push(part)
+        if (content === 0) checkAttributes(attributes)
+      } else {
+        header.set(part, held)
         held = (held + size) % BLOCK
-        if (held === 0) content = contentOf(header)
+        if (held === 0) {
+          content = contentOf(header, maxAttributes)
+          attributes = header[156] === 0x78 || header[156] === 0x67 ? [] : undefined
+        }
       }
       at += size
     }
@@ -83,14 +92,22 @@ export async function* plain(source: AsyncIterable<Uint8Array>): AsyncGenerator<
   }
 }
 
+/** What is said of the next entry must not be another length than its header says, or what follows is read as something else. */
+function checkAttributes(parts: readonly Uint8Array[] = []): void {
+  if (/ (size|GNU\.sparse[^=]*)=/.test(Buffer.concat(parts).toString('latin1'))) {
+    throw new Error('the archive has a file of more than 8 GiB, or with holes')
+  }
+}
+
 /** Bytes that follow a header, in whole blocks. */
-function contentOf(header: Uint8Array): number {
+function contentOf(header: Uint8Array, maxAttributes: number): number {
   const isEnd = header.every((byte, i) => byte === 0 || (i >= 148 && i < 156))
   if (isEnd) return 0
   const type = header[156] === 0 ? '0' : String.fromCharCode(header[156]!)
   const octal = /^([0-7]{11})[ \0]$/.exec(Buffer.from(header.subarray(124, 136)).toString('latin1'))?.[1]
   const size = Number.parseInt(octal ?? '', 8)
-  if (octal === undefined || !/^[0-6]$/.test(type) || (type !== '0' && size > 0)) {
+  const most = type === '0' ? size : /^[1-6]$/.test(type) ? 0 : /^[xgLK]$/.test(type) ? maxAttributes : -1
+  if (octal === undefined || size > most) {
     throw new Error('the archive has a header of something else than a plain file')
   }
   return Math.ceil(size / BLOCK) * BLOCK

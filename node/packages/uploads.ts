@@ -140,13 +140,14 @@ export class Uploads {
    * @param take gets the file, synced to disk, and takes it away
    * @throws MeshError `no-upload`, `upload-busy`, `disk`; `wrong-digest` where it is not what it is named for
    */
-  finish(id: string, digest: string, take: (path: string) => Promise<void>): Promise<void> {
+  finish(id: string, digest: string | undefined, take: (path: string, digest: string) => Promise<void>): Promise<void> {
     return this.alone(id, async (upload) => {
       try {
         const file = await this.openFile(upload)
+        let found: string
         try {
-          const found = `sha256:${(await this.hashOf(upload)).digest('hex')}`
-          if (found !== digest) {
+          found = `sha256:${(await this.hashOf(upload)).digest('hex')}`
+          if (found !== (digest ?? found)) {
             throw new MeshError('wrong-digest', `what was sent has the digest ${found}, and not ${digest}`)
           }
           // The hash is of what was written; whether that is what lies there is another question.
@@ -156,7 +157,7 @@ export class Uploads {
         } finally {
           await file.close()
         }
-        await take(upload.path)
+        await take(upload.path, found)
       } catch (error) {
         throw asDiskError(error, this.dir)
       } finally {

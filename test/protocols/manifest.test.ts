@@ -555,6 +555,16 @@ test('a command is words or a list; null leaves the image’s own, an empty one 
   assert.match(refused(`command: ${'x '.repeat(257)}`), 'services.web.command: Too big')
 })
 
+test('a build may take its context from a git repository', () => {
+  const url = 'https://example.org/x.git#v1:sub'
+  assert.equal(service(`build: ${url}`).source, { build: { context: url, dockerfile: 'Dockerfile', args: {} } })
+  assert.equal(service(`build: {context: "git@example.org:x", dockerfile: a/b}`).source, {
+    build: { context: 'git@example.org:x', dockerfile: 'a/b', args: {} },
+  })
+  assert.match(refused('build: https://example.org/x.git#v1:../y'), 'is no folder inside the repository')
+  assert.match(refused('build: "ext://sh"'), 'is no URL of a git repository')
+})
+
 test('a build stays inside the folder of its manifest', () => {
   assert.equal(service('build: ./app/').source, { build: { context: 'app', dockerfile: 'Dockerfile', args: {} } })
   assert.equal(service('build: .').source, { build: { context: '.', dockerfile: 'Dockerfile', args: {} } })
@@ -572,7 +582,7 @@ test('a build stays inside the folder of its manifest', () => {
     refused('build: {dockerfile: x, dockerfile_inline: FROM x}'),
     'services.web.build.dockerfile_inline: contradicts dockerfile: remove one of the two',
   )
-  assert.match(refused('build: https://example.org/x.git'), 'is an address: publish that repository instead')
+  assert.match(refused('env_file: https://example.org/x.env'), 'is an address: publish that repository instead')
   assert.equal(lines('services: {web: {user: x}}'), ['compose.yaml:1: services.web: needs an image or a build'])
 })
 

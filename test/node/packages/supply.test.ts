@@ -52,7 +52,7 @@ test.before(async () => {
     admit: (digest) => supply.admit(digest),
     onFailure: (digest, error) => supply.fail(digest, error),
   })
-  publishing = new Publishing(docker, images, packages)
+  publishing = new Publishing(docker, images, packages, log)
   client = new Client(Number(packages.address.split(':')[1]))
 })
 test.after(async () => {
