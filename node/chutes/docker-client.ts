@@ -210,27 +210,6 @@ export async function work(
   }
 }
 
-/** The chunks of a source, until the engine hangs amid them. */
-export async function* unhung<T>(what: string, source: AsyncIterable<T>): AsyncGenerator<T> {
-  const idle = new Idle(what)
-  const chunks = source[Symbol.asyncIterator]()
-  try {
-    for (;;) {
-      idle.touch()
-      const next = await unlessAborted(chunks.next(), idle.signal)
-      if (next.done) return
-      idle.stop()
-      yield next.value
-    }
-  } catch (error) {
-    throw engineError(what, error)
-  } finally {
-    idle.stop()
-    // Not awaited: a source that hangs would hold up its own end as well.
-    void Promise.resolve(chunks.return?.()).catch(() => {})
-  }
-}
-
 class Idle {
   private readonly controller = new AbortController()
   private timer: NodeJS.Timeout | undefined

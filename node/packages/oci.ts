@@ -71,7 +71,7 @@ const index = z.object({
   layers: z.undefined('an index has no "layers"').optional(),
 })
 
-export interface Layer {
+interface Layer {
   readonly mediaType: string
   readonly digest: string
 }

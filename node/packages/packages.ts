@@ -12,8 +12,9 @@ import { MeshError } from '../../protocols/error.js'
 import { readDescriptor, writeDescriptor } from '../../protocols/package.js'
 import type { Network } from '../mesh/network.js'
 import { BlobStore } from './blobs.js'
-import { digestOf, MAX_MANIFEST, type Manifest, readManifest } from './oci.js'
-import { Registry, type Source } from './registry.js'
+import { Manifests, type Source } from './manifests.js'
+import { digestOf, type Manifest, readManifest } from './oci.js'
+import { Registry } from './registry.js'
 import { describeFile, Swarm } from './swarm.js'
 import { collect } from './tar.js'
 import { Unpacked } from './unpacked.js'
@@ -75,6 +76,7 @@ const bare = (digest: string): string => digest.slice('sha256:'.length)
 
 export class Packages {
   readonly unpacked: Unpacked
+  private readonly manifests: Manifests
   private readonly swarm: Swarm
   private registry!: Registry
   private readonly descriptors = new Map<string, Descriptor>()
@@ -94,6 +96,7 @@ export class Packages {
     readonly store: BlobStore,
   ) {
     this.unpacked = new Unpacked(store)
+    this.manifests = new Manifests({ store, log: options.log })
     this.swarm = new Swarm({
       ...{ self: options.self, network: options.network, isMember: options.isMember },
       ...{ dir: join(options.dir, 'partial'), turn: options.turn },
@@ -337,13 +340,7 @@ export class Packages {
   }
 
   private async localManifest(digest: string): Promise<Manifest | undefined> {
-    if ((this.store.size(oci(digest)) ?? 0) > MAX_MANIFEST) return undefined
-    try {
-      return readManifest(await collect(await this.store.read(oci(digest))))
-    } catch (error) {
-      if (error instanceof MeshError && ['no-blob', 'manifest-invalid'].includes(error.code)) return undefined
-      throw error
-    }
+    return (await this.manifests.local(oci(digest)))?.manifest
   }
 
   private source(): Source {

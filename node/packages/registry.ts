@@ -19,8 +19,6 @@ import type { BlobStore } from './blobs.js'
 import { Incomplete, Manifests, type Source } from './manifests.js'
 import { digestOf, INDEX, isDigest, isName, isTag, MAX_MANIFEST, readManifest } from './oci.js'
 
-export type { Source } from './manifests.js'
-
 export interface RegistryOptions {
   /** 0 for a free one. */
   port: number
