@@ -28,6 +28,8 @@ export interface FetchOptions {
   sources(): string[]
   /** What an AP is worth as a source, in bytes a millisecond. */
   onRate(ap: string, rate: number): void
+  /** So many bytes came. */
+  onReceived(bytes: number): void
   /** An AP sent what is not the blob. */
   onLie(ap: string): void
   /** Whether one that is named as a source is asked at all. */
@@ -50,6 +52,7 @@ export class Fetch {
   private readonly heardOf = new Set<string>()
   private readonly failures = new Map<string, string>()
   private isOver = false
+  private broken: Error | undefined
   private lastNews = performance.now()
 
   constructor(
@@ -72,6 +75,7 @@ export class Fetch {
   async run(): Promise<void> {
     try {
       for (; !this.partial.here.isFull; await this.pause()) {
+        if (this.broken !== undefined) throw this.broken
         this.engage()
         if (this.sessions.size > 0 || performance.now() - this.lastNews < this.options.drought) continue
         const why = [...this.failures].map(([ap, reason]) => `${ap}: ${reason}`).join('; ') || 'no reachable AP has it'
@@ -166,16 +170,28 @@ export class Fetch {
       const [, index, state] = reply
       const first = asked.shift()
       if (first?.index !== index) throw new MeshError('malformed', 'a chunk that nobody asked for')
-      const chunk = await frames.readBytes()
-      this.received += chunk.length
-      if (!(await this.partial.put(index, chunk))) {
+      const chunk = await frames.readPieces()
+      const bytes = chunk.reduce((sum, piece) => sum + piece.length, 0)
+      this.received += bytes
+      this.options.onReceived(bytes)
+      if (!(await this.put(index, chunk))) {
         this.options.onLie(ap)
         throw new Error('it sent what is not the blob')
       }
       this.picker.got(index)
       this.lastNews = performance.now()
-      this.options.onRate(ap, chunk.length / Math.max(1, performance.now() - first.at))
+      this.options.onRate(ap, bytes / Math.max(1, performance.now() - first.at))
       if (state !== undefined) this.tell(ap, state)
+    }
+  }
+
+  private async put(index: number, chunk: Uint8Array[]): Promise<boolean> {
+    try {
+      return await this.partial.put(index, ...chunk)
+    } catch (error) {
+      // It is this AP that fails, and another source would be no help.
+      this.broken = error as Error
+      throw error
     }
   }
 

@@ -46,6 +46,7 @@ export interface SeedingOptions {
   /** An AP asked for a blob: what of it it has, it will give as well. */
   readonly onAsked: (ap: string, digest: string) => void
   readonly rate: Rate
+  readonly onSent: (bytes: number) => void
   readonly now: () => number
 }
 
@@ -121,9 +122,9 @@ export class Seeding {
         return false
       }
       await this.options.rate.take(chunk.length)
-      await frames.write(state === undefined ? ['chunk', index] : ['chunk', index, state])
-      await frames.writeBytes(chunk)
+      await frames.writeWithBytes(state === undefined ? ['chunk', index] : ['chunk', index, state], chunk)
       this.sent += chunk.length
+      this.options.onSent(chunk.length)
       return true
     } finally {
       clearTimeout(timer)

@@ -13,6 +13,7 @@ import { DROUGHT, Fetch } from './fetch.js'
 import { Partial } from './partial.js'
 import { Rate } from './rate.js'
 import { Seeding, type Shared } from './seeding.js'
+import { Sweeper } from './sweeper.js'
 
 /** Blobs that are fetched at a time. */
 const FETCHED_AT_ONCE = 4
@@ -53,6 +54,7 @@ export class Swarm {
   private readonly leaves = new Map<string, Promise<Uint8Array>>()
   private readonly turns = new FairQueue(FETCHED_AT_ONCE)
   private readonly down: Rate
+  private readonly sweeper = new Sweeper()
   readonly seeding: Seeding
 
   constructor(private readonly options: SwarmOptions) {
@@ -62,6 +64,7 @@ export class Swarm {
       share: (digest) => this.share(digest),
       onAsked: (ap, digest) => this.fetches.get(digest)?.fetch?.hear(ap),
       rate: new Rate(options.rate),
+      onSent: (bytes) => this.sweeper.note(bytes),
       now: () => performance.now(),
     })
   }
@@ -125,6 +128,7 @@ export class Swarm {
       onRate: (ap, rate) => this.rates.set(ap, 0.7 * (this.rates.get(ap) ?? rate) + 0.3 * rate),
       onLie: (ap) => this.noteLiar(ap, digest),
       take: (bytes) => this.down.take(bytes),
+      onReceived: (bytes) => this.sweeper.note(bytes),
       random: Math.random,
       drought,
     })
@@ -200,7 +204,7 @@ export class Swarm {
       leaves: () => this.leavesOf(digest),
       async read(index) {
         const { start, end } = spanOf(size, index)
-        const bytes = new Uint8Array(end - start)
+        const bytes = Buffer.allocUnsafeSlow(end - start)
         const { bytesRead } = await file.read(bytes, 0, bytes.length, start)
         return bytesRead === bytes.length ? bytes : undefined
       },

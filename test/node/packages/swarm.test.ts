@@ -1,78 +1,18 @@
 // Blobs between APs: real connections and real files. What an AP decides is left out.
-import { randomBytes } from 'node:crypto'
-import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { describeFile, Swarm, type SwarmOptions } from '../../../node/packages/swarm.js'
+import type { SwarmOptions } from '../../../node/packages/swarm.js'
 import { hex } from '../../../protocols/bytes.js'
 import type { Blob } from '../../../protocols/chunks.js'
 import { MAX_CHUNK } from '../../../protocols/limits.js'
-import { scratch } from '../../support/scratch.js'
 import { until } from '../../support/until.js'
-import { type Peer, Peers } from '../mesh/support.js'
+import { Peers } from '../mesh/support.js'
 import { refusalOf } from '../realm.js'
+import { Holder } from './holder.js'
 
 const peers = new Peers()
 test.after(() => peers.stop())
-
-/** A peer that holds blobs in a folder, and knows of nobody but those that a test tells it of. */
-class Holder {
-  readonly dir = scratch('holder')
-  readonly sizes = new Map<string, number>()
-  readonly lies: string[] = []
-  sources: Holder[] = []
-  readonly swarm: Swarm
-
-  constructor(
-    readonly peer: Peer,
-    options: Partial<SwarmOptions> = {},
-  ) {
-    this.swarm = new Swarm({
-      self: peer.id,
-      network: peer.network,
-      dir: join(this.dir, 'partial'),
-      store: {
-        size: (digest) => this.sizes.get(digest),
-        pathOf: (digest) => this.pathOf(digest),
-        adopt: async (path, digest) => {
-          await rename(path, this.pathOf(digest))
-          this.sizes.set(digest, (await stat(this.pathOf(digest))).size)
-        },
-      },
-      mayShare: () => true,
-      sources: () => this.sources.map(({ peer }) => peer.id),
-      isMember: () => true,
-      drought: 3000,
-      onLie: (ap) => this.lies.push(ap),
-      ...options,
-    })
-  }
-
-  pathOf(digest: string): string {
-    return join(this.dir, digest)
-  }
-
-  async make(size: number): Promise<Blob> {
-    const path = join(this.dir, 'new')
-    await writeFile(path, randomBytes(size))
-    const { blob } = await describeFile(path)
-    await rename(path, this.pathOf(hex(blob.digest)))
-    this.sizes.set(hex(blob.digest), size)
-    return blob
-  }
-
-  has({ digest }: Blob): boolean {
-    return this.sizes.has(hex(digest))
-  }
-
-  /** As if its node had been started anew. */
-  reborn(options: Partial<SwarmOptions> = {}): Holder {
-    const next = new Holder(this.peer, { dir: join(this.dir, 'partial'), ...options })
-    next.sources = this.sources
-    return next
-  }
-}
 
 async function holders(n: number, options: Partial<SwarmOptions> = {}): Promise<Holder[]> {
   const members = await peers.members(n)
