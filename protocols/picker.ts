@@ -6,10 +6,14 @@ export class Picker {
   /** What is here. */
   readonly here: ChunkSet
   private readonly sources = new Map<string, ChunkSet>()
+  /** How many of the sources have all. */
+  private whole = 0
   /** How many of the sources have each chunk. */
   private readonly copies: Uint16Array
   /** Who was asked for a chunk, in the order in which they were. */
   private readonly asked = new Map<number, Set<string>>()
+  /** Of a single source the next chunk is taken, so that disks read and write in order. */
+  private next: number
 
   /** @param random a number in [0, 1): chunks that are equally rare are asked for in no order that all peers share */
   constructor(
@@ -18,6 +22,7 @@ export class Picker {
     here = new ChunkSet(count),
   ) {
     this.here = here
+    this.next = Math.floor(random() * count)
     this.copies = new Uint16Array(count)
   }
 
@@ -25,7 +30,8 @@ export class Picker {
   tell(source: string, has: ChunkSet): void {
     const before = this.sources.get(source)
     for (let index = 0; index < has.count; index++)
-      if (has.has(index) && before?.has(index) !== true) this.copies[index]!++
+      this.copies[index]! += Number(has.has(index)) - Number(before?.has(index) ?? false)
+    this.whole += Number(has.isFull) - Number(before?.isFull ?? false)
     this.sources.set(source, has)
   }
 
@@ -33,6 +39,7 @@ export class Picker {
   drop(source: string): void {
     const has = this.sources.get(source)
     for (let index = 0; index < this.copies.length; index++) if (has?.has(index)) this.copies[index]!--
+    if (has?.isFull) this.whole--
     this.sources.delete(source)
     for (const [index, who] of this.asked) if (who.delete(source) && who.size === 0) this.asked.delete(index)
   }
@@ -52,15 +59,24 @@ export class Picker {
     return this.here.add(index)
   }
 
+  /** True where others have all that a source was asked for. */
+  canSpare(source: string): boolean {
+    for (const [index, who] of this.asked) if (who.has(source) && this.copies[index]! < 2) return false
+    return true
+  }
+
   private rarest(has: ChunkSet): number | undefined {
+    const { count } = has
+    const start = this.sources.size > 1 ? Math.floor(this.random() * count) : this.next
     let best: number | undefined
-    let ties = 0
-    for (let index = 0; index < has.count; index++) {
+    for (let i = 0; i < count; i++) {
+      const index = (start + i) % count
       if (!has.has(index) || this.here.has(index) || this.asked.has(index)) continue
-      if (best !== undefined && this.copies[index]! > this.copies[best]!) continue
-      ties = best === undefined || this.copies[index]! < this.copies[best]! ? 1 : ties + 1
-      if (this.random() * ties < 1) best = index
+      if (best !== undefined && this.copies[index]! >= this.copies[best]!) continue
+      best = index
+      if (this.copies[index]! <= Math.max(1, this.whole)) break // there is no rarer one
     }
+    if (best !== undefined) this.next = (best + 1) % count
     return best
   }
 

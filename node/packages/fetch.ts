@@ -9,6 +9,7 @@ import { Picker } from '../../protocols/picker.js'
 import { type BlobState, blobOpened, blobReply } from '../../protocols/wire.js'
 import { exchange, Frames } from '../mesh/frames.js'
 import type { Partial } from './partial.js'
+import type { Worth } from './worth.js'
 
 /** APs that are asked at a time. */
 const SOURCES = 6
@@ -17,6 +18,15 @@ const AHEAD = 4
 /** One that sends nothing for so long is given up, in milliseconds, and asked again after so long. */
 const PATIENCE = 30_000
 const RETRY_AFTER = 2000
+/**
+ * One that lets a chunk wait so many times longer than the others do, and so long in any case, in milliseconds, is given up where they
+ * have what it was asked for, and asked again after so long.
+ */
+const SLOWER = 4
+const SLOW = 2000
+const SLOW_RETRY = 30_000
+/** One that waits takes the place of one that is asked, and can be spared, where it is worth so many times more. */
+const BETTER = 2
 /** Without a source and without a chunk for so long it is given up, in milliseconds. What came stays. */
 export const DROUGHT = 15_000
 const LOOK_EVERY = 500
@@ -24,10 +34,10 @@ const LOOK_EVERY = 500
 export interface FetchOptions {
   /** Opens a stream about blobs on a connection for bulk. */
   open(ap: string): Promise<Stream>
-  /** APs that are believed to have it, the best first. */
+  /** APs that are believed to have it. */
   sources(): string[]
-  /** What an AP is worth as a source, in bytes a millisecond. */
-  onRate(ap: string, rate: number): void
+  /** What APs are worth as sources. */
+  readonly worth: Worth
   /** So many bytes came. */
   onReceived(bytes: number): void
   /** An AP sent what is not the blob. */
@@ -41,12 +51,21 @@ export interface FetchOptions {
   random(): number
 }
 
+/** One AP that is asked. */
+interface Session {
+  stream?: Stream
+  /** What it was asked for and has not sent, the oldest first, and when. */
+  readonly asked: { index: number; at: number }[]
+  /** Milliseconds that its last chunk took from when it was asked for. */
+  took?: number
+}
+
 export class Fetch {
   /** Bytes that came, those of chunks that came twice included. */
   received = 0
   private readonly blob: Blob
   private readonly picker: Picker
-  private readonly sessions = new Map<string, Stream | undefined>()
+  private readonly sessions = new Map<string, Session>()
   private readonly notBefore = new Map<string, number>()
   /** Named by other sources, or asked for it here. */
   private readonly heardOf = new Set<string>()
@@ -83,7 +102,7 @@ export class Fetch {
       }
     } finally {
       this.isOver = true
-      for (const stream of this.sessions.values()) stream?.abort(new Error('the blob is here'))
+      for (const { stream } of this.sessions.values()) stream?.abort(new Error('the blob is here'))
     }
   }
 
@@ -97,37 +116,70 @@ export class Fetch {
   }
 
   private engage(): void {
+    this.partWithTheSlow()
+    const { sources, isAsked, worth } = this.options
     const now = performance.now()
-    for (const ap of new Set([...this.options.sources(), ...this.heardOf])) {
-      if (this.sessions.size >= SOURCES) return
-      if (this.sessions.has(ap) || !this.options.isAsked(ap) || now < (this.notBefore.get(ap) ?? 0)) continue
-      this.sessions.set(ap, undefined)
-      this.fetchFrom(ap)
-        .then(
-          () => this.failures.delete(ap),
-          (error) => {
-            if (!this.isOver) this.failures.set(ap, messageOf(error))
-          },
-        )
-        .finally(() => {
-          this.picker.drop(ap)
-          this.sessions.delete(ap)
-          this.notBefore.set(ap, performance.now() + RETRY_AFTER)
-        })
-    }
+    const waiting = [...new Set([...sources(), ...this.heardOf])].filter(
+      (ap) => !this.sessions.has(ap) && isAsked(ap) && now >= (this.notBefore.get(ap) ?? 0),
+    )
+    waiting.sort((a, b) => worth.of(b) - worth.of(a))
+    for (const ap of waiting.splice(0, SOURCES - this.sessions.size)) this.ask(ap)
+    if (waiting.length > 0) this.makeRoomFor(waiting[0]!)
   }
 
-  private async fetchFrom(ap: string): Promise<void> {
+  private ask(ap: string): void {
+    const session: Session = { asked: [] }
+    this.sessions.set(ap, session)
+    this.fetchFrom(ap, session)
+      .then(
+        () => this.failures.delete(ap),
+        (error) => {
+          if (!this.isOver) this.failures.set(ap, messageOf(error))
+        },
+      )
+      .finally(() => {
+        this.picker.drop(ap)
+        this.sessions.delete(ap)
+        this.notBefore.set(ap, Math.max(this.notBefore.get(ap) ?? 0, performance.now() + RETRY_AFTER))
+      })
+  }
+
+  private partWithTheSlow(): void {
+    const now = performance.now()
+    const times = [...this.sessions.values()].flatMap(({ took }) => took ?? []).sort((a, b) => a - b)
+    if (times.length === 0) return
+    const most = Math.max(SLOW, SLOWER * times[times.length >> 1]!)
+    for (const [ap, { asked }] of this.sessions)
+      if (asked[0] !== undefined && now - asked[0].at > most) this.part(ap, 'it is slower than others')
+  }
+
+  private makeRoomFor(better: string): void {
+    const { worth } = this.options
+    const [worst] = [...this.sessions.keys()].sort((a, b) => worth.of(a) - worth.of(b))
+    if (worst !== undefined && worth.of(better) > BETTER * worth.of(worst)) this.part(worst, 'others are faster')
+  }
+
+  /** Gives up an AP where others have what it was asked for. */
+  private part(ap: string, why: string): void {
+    const { stream } = this.sessions.get(ap)!
+    if (stream === undefined || !this.picker.canSpare(ap)) return
+    this.notBefore.set(ap, performance.now() + SLOW_RETRY)
+    stream.abort(new Error(why))
+  }
+
+  private async fetchFrom(ap: string, session: Session): Promise<void> {
     const stream = await this.options.open(ap)
     if (this.isOver) return stream.abort(new Error('the blob is here'))
-    this.sessions.set(ap, stream)
+    session.stream = stream
     await exchange(stream, async () => {
       const frames = new Frames(stream, MAX_CHUNK, PATIENCE)
+      const before = performance.now()
       await frames.write({ blob: this.blob.digest })
       const [word, answer] = await frames.read(blobOpened)
+      this.options.worth.noteLatency(ap, performance.now() - before)
       if (word === 'refused') throw new Error(answer)
       this.tell(ap, answer)
-      await this.exchangeChunks(ap, frames)
+      await this.exchangeChunks(ap, frames, session)
     })
   }
 
@@ -147,15 +199,18 @@ export class Fetch {
     })
   }
 
-  private async exchangeChunks(ap: string, frames: Frames): Promise<void> {
-    const asked: { index: number; at: number }[] = []
+  private async exchangeChunks(ap: string, frames: Frames, session: Session): Promise<void> {
+    const { asked } = session
+    let last = 0
     while (!this.isOver && !this.partial.here.isFull) {
       if (this.partial.leaves === undefined) await this.learn(ap, frames)
       while (asked.length < AHEAD && this.partial.leaves !== undefined) {
         const index = this.picker.take(ap)
         if (index === undefined) break
         const { start, end } = spanOf(this.blob.size, index)
+        const before = performance.now()
         await this.options.take(end - start)
+        for (const each of asked) each.at += performance.now() - before // it is not the source that was waited for
         await frames.write(['chunk', index])
         asked.push({ index, at: performance.now() })
       }
@@ -168,9 +223,10 @@ export class Fetch {
         continue
       }
       const [, index, state] = reply
-      const first = asked.shift()
+      const [first] = asked
       if (first?.index !== index) throw new MeshError('malformed', 'a chunk that nobody asked for')
       const chunk = await frames.readPieces()
+      asked.shift()
       const bytes = chunk.reduce((sum, piece) => sum + piece.length, 0)
       this.received += bytes
       this.options.onReceived(bytes)
@@ -180,7 +236,10 @@ export class Fetch {
       }
       this.picker.got(index)
       this.lastNews = performance.now()
-      this.options.onRate(ap, bytes / Math.max(1, performance.now() - first.at))
+      const now = performance.now()
+      session.took = now - first.at
+      this.options.worth.noteRate(ap, bytes / Math.max(1, now - Math.max(first.at, last)))
+      last = now
       if (state !== undefined) this.tell(ap, state)
     }
   }
