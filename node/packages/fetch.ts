@@ -13,8 +13,13 @@ import type { Worth } from './worth.js'
 
 /** APs that are asked at a time. */
 const SOURCES = 6
-/** Chunks that one is asked for ahead: 1 MiB, enough for 100 Mbit/s at 80 ms. */
+/**
+ * Chunks that one is asked for ahead: 1 MiB, enough for 100 Mbit/s at 80 ms. Where one takes so many milliseconds it stands in a queue, and
+ * asking for more makes only that longer: the fewer, the sooner what is rare is passed on.
+ */
 const AHEAD = 4
+const QUEUED = 400
+const AHEAD_QUEUED = 2
 /** One that sends nothing for so long is given up, in milliseconds, and asked again after so long. */
 const PATIENCE = 30_000
 const RETRY_AFTER = 2000
@@ -24,6 +29,8 @@ const RETRY_AFTER = 2000
  */
 const SLOWER = 4
 const SLOW = 2000
+/** What was asked for, and has been on its way so many times longer than what came lately, is asked of another one as well. */
+const LATE = 2
 const SLOW_RETRY = 30_000
 /** One that waits takes the place of one that is asked, and can be spared, where it is worth so many times more. */
 const BETTER = 2
@@ -146,11 +153,17 @@ export class Fetch {
 
   private partWithTheSlow(): void {
     const now = performance.now()
-    const times = [...this.sessions.values()].flatMap(({ took }) => took ?? []).sort((a, b) => a - b)
-    if (times.length === 0) return
-    const most = Math.max(SLOW, SLOWER * times[times.length >> 1]!)
+    const usual = this.usual()
+    if (usual === undefined) return
+    const most = Math.max(SLOW, SLOWER * usual)
     for (const [ap, { asked }] of this.sessions)
       if (asked[0] !== undefined && now - asked[0].at > most) this.part(ap, 'it is slower than others')
+  }
+
+  /** Milliseconds that a chunk takes from when it is asked for; undefined until some have come. */
+  private usual(): number | undefined {
+    const times = [...this.sessions.values()].flatMap(({ took }) => took ?? []).sort((a, b) => a - b)
+    return times[times.length >> 1]
   }
 
   private makeRoomFor(better: string): void {
@@ -204,8 +217,9 @@ export class Fetch {
     let last = 0
     while (!this.isOver && !this.partial.here.isFull) {
       if (this.partial.leaves === undefined) await this.learn(ap, frames)
-      while (asked.length < AHEAD && this.partial.leaves !== undefined) {
-        const index = this.picker.take(ap)
+      const ahead = (session.took ?? 0) > QUEUED ? AHEAD_QUEUED : AHEAD
+      while (asked.length < ahead && this.partial.leaves !== undefined) {
+        const index = this.picker.take(ap, performance.now(), LATE * (this.usual() ?? SLOW))
         if (index === undefined) break
         const { start, end } = spanOf(this.blob.size, index)
         const before = performance.now()
@@ -213,6 +227,10 @@ export class Fetch {
         for (const each of asked) each.at += performance.now() - before // it is not the source that was waited for
         await frames.write(['chunk', index])
         asked.push({ index, at: performance.now() })
+      }
+      if (asked.length === 0 && this.partial.leaves !== undefined && this.picker.isWhole(ap)) {
+        await this.pause() // it has no news, but others may fail
+        continue
       }
       if (asked.length === 0) await frames.write(['news'])
       const reply = await frames.read(blobReply)
@@ -254,9 +272,10 @@ export class Fetch {
     }
   }
 
-  private tell(ap: string, { has, others }: BlobState): void {
+  private tell(ap: string, { has, given, others }: BlobState): void {
     const count = chunksOf(this.blob.size)
-    this.picker.tell(ap, has === undefined ? ChunkSet.full(count) : new ChunkSet(count, has))
+    const full = has === undefined ? ChunkSet.full(count) : new ChunkSet(count, has)
+    this.picker.tell(ap, full, given && new ChunkSet(count, given))
     for (const key of others) this.hear(apId(key))
   }
 }

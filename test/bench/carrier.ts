@@ -1,7 +1,7 @@
 // One AP in a process of its own, for the benchmark of transfers: network, swarm and files, nothing else of a node. What it is
 // comes as JSON in its only argument, what it is to do over the channel to its parent (carriers.ts).
 import { readFileSync, writeFileSync } from 'node:fs'
-import { readFile, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { hex, unhex } from '../../protocols/bytes.js'
 import type { Blob } from '../../protocols/chunks.js'
 import { open } from '../../protocols/envelope.js'
@@ -37,16 +37,19 @@ export type Order =
   /** Sends chunks of nothing from now on. */
   | { do: 'lie' }
   | { do: 'usage' }
+  /** How much of a blob that it fetches is here, in bytes. */
+  | { do: 'progress'; blob: BlobName }
 
 /** What a process used since it last began anew: milliseconds on a core, and bytes beyond what it had then. */
 export interface Usage {
   cpu: number
   memory: number
+  /** Bytes of chunks that it has sent since it started. */
+  sent: number
 }
 
 export interface Fetched extends Usage {
   ms: number
-  sent: number
   lies: string[]
 }
 
@@ -88,7 +91,6 @@ const orders: { [D in Order['do']]: (order: Extract<Order, { do: D }>) => Promis
     return {
       ms: performance.now() - before,
       ...end(),
-      sent: holder.swarm.seeding.sent,
       lies: holder.lies,
     }
   },
@@ -108,6 +110,7 @@ const orders: { [D in Order['do']]: (order: Extract<Order, { do: D }>) => Promis
       return Object.create(shared, { read: { value: lie }, bits: { get: () => Reflect.get(shared, 'bits') } })
     })
   },
+  progress: async ({ blob }) => holder.swarm.progress(blob.digest),
   async usage(): Promise<Usage> {
     const used = end()
     end = measure()
@@ -123,7 +126,8 @@ function measure(): () => Usage {
   const resident = memory('VmRSS')
   return () => {
     const { user, system } = process.cpuUsage(before)
-    return { cpu: (user + system) / 1000, memory: memory('VmHWM') - resident }
+    const { sent } = holder.swarm.seeding
+    return { cpu: (user + system) / 1000, memory: memory('VmHWM') - resident, sent }
   }
 }
 

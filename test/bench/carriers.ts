@@ -20,6 +20,8 @@ export class Carrier {
   private constructor(
     readonly ap: string,
     private readonly child: ChildProcess,
+    /** Starts it anew, with what its disk has. */
+    readonly reborn: () => Promise<Carrier>,
   ) {
     child.on('message', ({ id, result, error }: { id: number; result: never; error?: string }) => {
       const order = this.waiting.get(id)
@@ -36,11 +38,10 @@ export class Carrier {
   /** Starts one in the network of a host, or in the machine's own. */
   static async start(ap: string, options: CarrierOptions, host?: Host): Promise<Carrier> {
     mkdirSync(options.dir, { recursive: true })
-    const profile = process.env.DROPMESH_BENCH_PROFILE ? ['--cpu-prof', `--cpu-prof-dir=${process.env.DROPMESH_BENCH_PROFILE}`] : []
-    const argv = [process.execPath, ...profile, program, JSON.stringify(options)]
+    const argv = [process.execPath, program, JSON.stringify(options)]
     const how: SpawnOptions = { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }
     const child = host === undefined ? spawn(argv[0]!, argv.slice(1), how) : host.exec(argv, how)
-    const carrier = new Carrier(ap, child)
+    const carrier = new Carrier(ap, child, () => Carrier.start(ap, options, host))
     await new Promise<void>((resolve, reject) => {
       child.once('message', (said: { addresses: string[] }) => {
         carrier.addresses = said.addresses
@@ -55,6 +56,7 @@ export class Carrier {
   make = (size: number): Promise<BlobName> => this.order({ do: 'make', size })
   forget = (blobs: BlobName[]): Promise<void> => this.order({ do: 'forget', blobs })
   usage = (): Promise<Usage> => this.order({ do: 'usage' })
+  progress = (blob: BlobName): Promise<number | undefined> => this.order({ do: 'progress', blob })
   lie = (): Promise<void> => this.order({ do: 'lie' })
   fetch = (blobs: BlobName[], sources: readonly Carrier[]): Promise<Fetched> =>
     this.order({ do: 'fetch', blobs, sources: sources.map(({ ap }) => ap) })
