@@ -28,9 +28,9 @@ export class Worth {
    * that are, so that each is tried some time.
    */
   of(ap: string): number {
-    const own = valueOf(this.known.get(ap))
+    const own = worthOf(this.known.get(ap))
     if (own !== undefined) return own
-    const others = [...this.known.values()].flatMap((known) => valueOf(known) ?? []).sort((a, b) => a - b)
+    const others = [...this.known.values()].flatMap((known) => worthOf(known) ?? []).sort((a, b) => a - b)
     return others[others.length >> 1] ?? 0
   }
 
@@ -41,5 +41,5 @@ export class Worth {
   }
 }
 
-const valueOf = ({ latency = 0, rate }: Known = {}): number | undefined =>
+const worthOf = ({ latency = 0, rate }: Known = {}): number | undefined =>
   rate === undefined ? undefined : LOAD / (latency + LOAD / rate)
