@@ -101,7 +101,7 @@ export class Partial {
       throw asDiskError(error, this.path)
     }
     if (!this.here.add(index)) return true
-    if (index === this.hashed && this.hashing === undefined) this.hash(...chunk)
+    if (index === this.hashed) this.hash(...chunk)
     this.hashOn().catch(() => {}) // `finish` hears of it
     this.syncOn(end - start)
     this.wake()

@@ -1,12 +1,11 @@
-// One peer in a process of its own, for the benchmark of pulses: pulses to another one, hands out an endless image or fetches
-// it, and prints a line for each pulse that it hears. What it is comes as JSON in its only argument.
-import type { Images } from '../../node/packages/images.js'
-import { fetchImage, serveImages } from '../../node/packages/transfer.js'
-import { unhex } from '../../protocols/bytes.js'
+// One peer in a process of its own, for the benchmark of pulses: pulses to another one, gives away a blob, or fetches the one that
+// it is told of on its stdin, and prints a line for each pulse that it hears. What it is comes as JSON in its only argument.
+import { hex, unhex } from '../../protocols/bytes.js'
+import type { Blob } from '../../protocols/chunks.js'
 import { open } from '../../protocols/envelope.js'
-import { MAX_CHUNK } from '../../protocols/limits.js'
 import { TIMING } from '../../protocols/roster.js'
 import { Peer } from '../node/mesh/support.js'
+import { Holder } from '../node/packages/holder.js'
 import type { Realm } from '../node/realm.js'
 
 export interface PulserOptions {
@@ -20,6 +19,10 @@ export interface PulserOptions {
   /** The other one, and where it is. */
   other: string
   addresses: string[]
+  /** Bytes of the blob that it gives away. */
+  gives: number
+  /** Bytes a second at which it gives and fetches at the most. */
+  rate: number
 }
 
 const options = JSON.parse(process.argv[2]!) as PulserOptions
@@ -34,25 +37,22 @@ const peer = await Peer.start(
   },
 )
 
-let fetched = 0
-const images = {
-  has: async () => true,
-  held: async () => 0,
-  async *export() {
-    for (;;) yield new Uint8Array(MAX_CHUNK)
-  },
-  async import(_image: unknown, chunks: AsyncIterable<Uint8Array>) {
-    for await (const chunk of chunks) fetched += chunk.length
-  },
-} as unknown as Images
-const image = { config: new Uint8Array(32), layers: [] } as never
-await serveImages({ network: peer.network, images, imageOf: () => image })
-process.stdin.on('data', () => void fetchImage(peer.network, images, options.other, image))
+const holder = new Holder(peer, { sources: () => [options.other], drought: 600_000, rate: options.rate })
+await holder.swarm.start()
+let wanted: Blob | undefined
+process.stdin.setEncoding('utf8').on('data', (text: string) => {
+  const { digest, size, root } = JSON.parse(text)
+  wanted = { digest: unhex(digest), size, root: unhex(root) }
+  void holder.swarm.fetch(wanted)
+})
 
 setInterval(() => peer.network.sendPulses([options.other]), TIMING.pulse)
 let told = 0
 setInterval(() => {
+  const fetched = wanted === undefined ? 0 : holder.swarm.progress(hex(wanted.digest))
   for (const { at } of peer.pulses.slice(told)) console.log(JSON.stringify({ at, fetched }))
   told = peer.pulses.length
 }, 100)
-console.log(JSON.stringify({ addresses: peer.addresses }))
+const { digest, size, root } = await holder.make(options.gives)
+const blob = { digest: hex(digest), size, root: root && hex(root) }
+console.log(JSON.stringify({ addresses: peer.addresses, blob }))

@@ -177,7 +177,8 @@ test('whatever sources told before, the rarest is what fewest have by what they 
 })
 
 test('a single source is asked for one chunk after the other', () => {
-  const picker = new Picker(5, () => 0.5)
+  const randoms = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2]
+  const picker = new Picker(5, () => randoms.shift()!)
   picker.tell('a', ChunkSet.full(5))
   assert.equal(
     [1, 2, 3, 4, 5].map((now) => picker.take('a', now, 0)),
