@@ -124,14 +124,16 @@ export class Fetch {
 
   private engage(): void {
     this.partWithTheSlow()
-    const { sources, isAsked, worth } = this.options
+    const { sources, isAsked, worth, random } = this.options
     const now = performance.now()
     const waiting = [...new Set([...sources(), ...this.heardOf])].filter(
       (ap) => !this.sessions.has(ap) && isAsked(ap) && now >= (this.notBefore.get(ap) ?? 0),
     )
-    waiting.sort((a, b) => worth.of(b) - worth.of(a))
-    for (const ap of waiting.splice(0, SOURCES - this.sessions.size)) this.ask(ap)
-    if (waiting.length > 0) this.makeRoomFor(waiting[0]!)
+    // Of those that are worth as much each asks others, or all would ask the same few.
+    const ranked = waiting.map((ap) => ({ ap, worth: worth.of(ap), lot: random() }))
+    ranked.sort((a, b) => b.worth - a.worth || a.lot - b.lot)
+    for (const { ap } of ranked.splice(0, SOURCES - this.sessions.size)) this.ask(ap)
+    if (ranked.length > 0) this.makeRoomFor(ranked[0]!.ap)
   }
 
   private ask(ap: string): void {
