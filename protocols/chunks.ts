@@ -32,7 +32,8 @@ export const spanOf = (size: number, index: number): { start: number; end: numbe
 const LEAF = Uint8Array.of(0)
 const NODE = Uint8Array.of(1)
 
-export const leafOf = (chunk: Uint8Array): Uint8Array => sha256(LEAF, chunk)
+/** @param chunk in one piece or several */
+export const leafOf = (...chunk: Uint8Array[]): Uint8Array => sha256(LEAF, ...chunk)
 
 /**
  * The root of the tree of RFC 6962 over leaves.
@@ -68,12 +69,12 @@ export class Leaves {
     return new Leaves(blob, new Uint8Array())
   }
 
-  /** True where a chunk is the one that the blob has there. */
-  matches(index: number, chunk: Uint8Array): boolean {
+  /** True where a chunk, in one piece or several, is the one that the blob has there. */
+  matches(index: number, ...chunk: Uint8Array[]): boolean {
     const { start, end } = spanOf(this.blob.size, index)
-    if (chunk.length !== end - start) return false
-    if (this.bytes.length === 0) return equalBytes(sha256(chunk), this.blob.digest)
-    return equalBytes(leafOf(chunk), this.bytes.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES))
+    if (chunk.reduce((sum, piece) => sum + piece.length, 0) !== end - start) return false
+    if (this.bytes.length === 0) return equalBytes(sha256(...chunk), this.blob.digest)
+    return equalBytes(leafOf(...chunk), this.bytes.subarray(index * HASH_BYTES, (index + 1) * HASH_BYTES))
   }
 }
 

@@ -134,8 +134,12 @@ export const syncFrame = z.union([
 ])
 export type SyncFrame = z.infer<typeof syncFrame>
 
-/** Which chunks of a blob somebody has: a bit each, or left out where it is all of them. And who else asked it for them lately. */
-const blobState = z.object({ has: byteString(0, MAX_CHUNKS / 8).optional(), others: z.array(byteString(32)).max(32) })
+/**
+ * Which chunks of a blob somebody has: a bit each, or left out where it is all of them. Which of them others have asked it for lately, and
+ * will have soon. And who they are.
+ */
+const chunkBits = byteString(0, MAX_CHUNKS / 8).optional()
+const blobState = z.object({ has: chunkBits, given: chunkBits, others: z.array(byteString(32)).max(32) })
 
 /** A stream is about one blob. The first frame says which, the answer what of it is there. */
 export const blobOpening = z.object({ blob: byteString(32) })

@@ -9,15 +9,24 @@ import { readFrame } from '../../protocols/wire.js'
 
 /** Bytes of the longest length prefix: four hold 2^28, far above any frame. */
 const MAX_PREFIX = 4
+/**
+ * What comes is kept as it came, uncopied, but for pieces of fewer bytes than this, which are put together in blocks of so many: else who
+ * sends it byte by byte would make it a hundred times as large here.
+ */
+const SMALL = 2048
+const BLOCK = 16_384
 /** When this side is done, the other one has so long to be done as well, in milliseconds. */
 const CLOSING_PATIENCE = 5000
 
 // libp2p's own length-prefixed stream takes in whatever comes while nobody reads, and gives up beyond its buffer, so that a
 // fast sender ends every long exchange; it also reads on for ever in a prefix that has no end.
 export class Frames {
-  private bytes = new Uint8Array()
+  /** What has come and was not read yet, in pieces, from `from` on in the first one. */
+  private pieces: Uint8Array[] = []
   private from = 0
-  private to = 0
+  private held = 0
+  /** Where small pieces are put together: the last of the pieces lies in it from `start` to `end`, unless that is nothing. */
+  private block = { bytes: new Uint8Array(), start: 0, end: 0 }
   private isResuming = false
   private wake: (() => void) | undefined
   private readonly mustEndAt: number
@@ -35,7 +44,7 @@ export class Frames {
   ) {
     this.mustEndAt = performance.now() + total
     stream.addEventListener('message', ({ data }) => {
-      this.append(data.subarray())
+      for (const piece of data instanceof Uint8Array ? [data] : data) this.append(piece)
       if (!this.isResuming) this.pauseWhenFull()
       this.wake?.()
     })
@@ -49,18 +58,25 @@ export class Frames {
   }
 
   async readBytes(): Promise<Uint8Array> {
+    return concat(...(await this.readPieces()))
+  }
+
+  /** The bytes of a frame in the pieces in which they came, for what is large. */
+  async readPieces(): Promise<Uint8Array[]> {
     const endsAt = this.endsAt()
     let length = 0
     for (let i = 0; ; i++) {
       if (i === MAX_PREFIX) throw new MeshError('malformed', 'a frame whose length has no end')
-      const byte = (await this.take(1, endsAt))[0]!
+      await this.waitFor(1, endsAt)
+      const byte = this.take(1)[0]![0]!
       length += (byte & 0x7f) << (7 * i)
       if (byte < 0x80) break
     }
     if (length > this.maxFrame) {
       throw new MeshError('malformed', `a frame of ${length} bytes; ${this.maxFrame} are allowed`)
     }
-    return this.take(length, endsAt)
+    await this.waitFor(length, endsAt)
+    return this.take(length)
   }
 
   async write(message: unknown): Promise<void> {
@@ -68,8 +84,18 @@ export class Frames {
   }
 
   async writeBytes(bytes: Uint8Array): Promise<void> {
+    await this.send(concat(prefix(bytes.length), bytes))
+  }
+
+  /** Writes a message and a frame of bytes, which are not copied, and must stay as they are. */
+  async writeWithBytes(message: unknown, bytes: Uint8Array): Promise<void> {
+    const head = encode(message)
+    await this.send(concat(prefix(head.length), head, prefix(bytes.length)), bytes)
+  }
+
+  private async send(...parts: Uint8Array[]): Promise<void> {
     const endsAt = this.endsAt()
-    if (this.stream.send(concat(prefix(bytes.length), bytes))) return
+    for (const part of parts) this.stream.send(part)
     while (this.stream.writableNeedsDrain) {
       if (this.stream.status !== 'open') throw new Error('the stream ended before all was written')
       await this.news(endsAt)
@@ -80,23 +106,25 @@ export class Frames {
     return Math.min(performance.now() + this.deadline, this.mustEndAt)
   }
 
-  private get held(): number {
-    return this.to - this.from
-  }
-
-  private append(data: Uint8Array): void {
-    if (this.to + data.length > this.bytes.length) {
-      const held = this.bytes.subarray(this.from, this.to)
-      this.bytes = new Uint8Array(2 * (held.length + data.length))
-      this.bytes.set(held)
-      this.from = 0
-      this.to = held.length
+  private append(piece: Uint8Array): void {
+    this.held += piece.length
+    const { block } = this
+    if (piece.length >= SMALL) {
+      this.pieces.push(piece)
+      block.start = block.end
+      return
     }
-    this.bytes.set(data, this.to)
-    this.to += data.length
+    if (block.end + piece.length > block.bytes.length) {
+      block.bytes = new Uint8Array(Math.max(piece.length, Math.min(BLOCK, 2 * (block.end + piece.length))))
+      block.start = block.end = 0
+    }
+    if (block.start < block.end) this.pieces.pop()
+    block.bytes.set(piece, block.end)
+    block.end += piece.length
+    this.pieces.push(block.bytes.subarray(block.start, block.end))
   }
 
-  private async take(size: number, endsAt: number): Promise<Uint8Array> {
+  private async waitFor(size: number, endsAt: number): Promise<void> {
     while (this.held < size) {
       this.resume()
       if (this.held >= size) break
@@ -105,9 +133,25 @@ export class Frames {
       }
       await this.news(endsAt)
     }
-    const taken = this.bytes.slice(this.from, this.from + size)
-    this.from += size
-    if (this.from === this.to) this.from = this.to = 0
+  }
+
+  /** Of what is held. */
+  private take(size: number): Uint8Array[] {
+    const taken: Uint8Array[] = []
+    let count = 0
+    for (let left = size; left > 0; ) {
+      const piece = this.pieces[count]!
+      const part = piece.subarray(this.from, this.from + left)
+      taken.push(part)
+      left -= part.length
+      this.from += part.length
+      if (this.from < piece.length) break
+      this.from = 0
+      count++
+    }
+    this.pieces.splice(0, count)
+    this.held -= size
+    if (this.pieces.length === 0) this.block.start = this.block.end
     return taken
   }
 

@@ -9,14 +9,31 @@ import { Picker } from '../../protocols/picker.js'
 import { type BlobState, blobOpened, blobReply } from '../../protocols/wire.js'
 import { exchange, Frames } from '../mesh/frames.js'
 import type { Partial } from './partial.js'
+import type { Worth } from './worth.js'
 
 /** APs that are asked at a time. */
 const SOURCES = 6
-/** Chunks that one is asked for ahead: 1 MiB, enough for 100 Mbit/s at 80 ms. */
+/**
+ * Chunks that one is asked for ahead: 1 MiB, enough for 100 Mbit/s at 80 ms. Where one takes so many milliseconds it stands in a queue, and
+ * asking for more makes only that longer: the fewer, the sooner what is rare is passed on.
+ */
 const AHEAD = 4
+const QUEUED = 400
+const AHEAD_QUEUED = 2
 /** One that sends nothing for so long is given up, in milliseconds, and asked again after so long. */
 const PATIENCE = 30_000
 const RETRY_AFTER = 2000
+/**
+ * One that lets a chunk wait so many times longer than the others do, and so long in any case, in milliseconds, is given up where they
+ * have what it was asked for, and asked again after so long.
+ */
+const SLOWER = 4
+const SLOW = 2000
+/** What was asked for, and has been on its way so many times longer than what came lately, is asked of another one as well. */
+const LATE = 2
+const SLOW_RETRY = 30_000
+/** One that waits takes the place of one that is asked, and can be spared, where it is worth so many times more. */
+const BETTER = 2
 /** Without a source and without a chunk for so long it is given up, in milliseconds. What came stays. */
 export const DROUGHT = 15_000
 const LOOK_EVERY = 500
@@ -24,10 +41,12 @@ const LOOK_EVERY = 500
 export interface FetchOptions {
   /** Opens a stream about blobs on a connection for bulk. */
   open(ap: string): Promise<Stream>
-  /** APs that are believed to have it, the best first. */
+  /** APs that are believed to have it. */
   sources(): string[]
-  /** What an AP is worth as a source, in bytes a millisecond. */
-  onRate(ap: string, rate: number): void
+  /** What APs are worth as sources. */
+  readonly worth: Worth
+  /** So many bytes came. */
+  onReceived(bytes: number): void
   /** An AP sent what is not the blob. */
   onLie(ap: string): void
   /** Whether one that is named as a source is asked at all. */
@@ -39,6 +58,15 @@ export interface FetchOptions {
   random(): number
 }
 
+/** One AP that is asked. */
+interface Session {
+  stream?: Stream
+  /** What it was asked for and has not sent, the oldest first, and when. */
+  readonly asked: { index: number; at: number }[]
+  /** Milliseconds that its last chunk took from when it was asked for. */
+  took?: number
+}
+
 export class Fetch {
   /** Bytes that came, those of chunks that came twice included. */
   received = 0
@@ -46,12 +74,13 @@ export class Fetch {
   readonly givers = new Set<string>()
   private readonly blob: Blob
   private readonly picker: Picker
-  private readonly sessions = new Map<string, Stream | undefined>()
+  private readonly sessions = new Map<string, Session>()
   private readonly notBefore = new Map<string, number>()
   /** Named by other sources, or asked for it here. */
   private readonly heardOf = new Set<string>()
   private readonly failures = new Map<string, string>()
   private isOver = false
+  private broken: Error | undefined
   private lastNews = performance.now()
 
   constructor(
@@ -74,6 +103,7 @@ export class Fetch {
   async run(): Promise<void> {
     try {
       for (; !this.partial.here.isFull; await this.pause()) {
+        if (this.broken !== undefined) throw this.broken
         this.engage()
         if (this.sessions.size > 0 || performance.now() - this.lastNews < this.options.drought) continue
         const why = [...this.failures].map(([ap, reason]) => `${ap}: ${reason}`).join('; ') || 'no reachable AP has it'
@@ -81,7 +111,7 @@ export class Fetch {
       }
     } finally {
       this.isOver = true
-      for (const stream of this.sessions.values()) stream?.abort(new Error('the blob is here'))
+      for (const { stream } of this.sessions.values()) stream?.abort(new Error('the blob is here'))
     }
   }
 
@@ -95,37 +125,78 @@ export class Fetch {
   }
 
   private engage(): void {
+    this.partWithTheSlow()
+    const { sources, isAsked, worth, random } = this.options
     const now = performance.now()
-    for (const ap of new Set([...this.options.sources(), ...this.heardOf])) {
-      if (this.sessions.size >= SOURCES) return
-      if (this.sessions.has(ap) || !this.options.isAsked(ap) || now < (this.notBefore.get(ap) ?? 0)) continue
-      this.sessions.set(ap, undefined)
-      this.fetchFrom(ap)
-        .then(
-          () => this.failures.delete(ap),
-          (error) => {
-            if (!this.isOver) this.failures.set(ap, messageOf(error))
-          },
-        )
-        .finally(() => {
-          this.picker.drop(ap)
-          this.sessions.delete(ap)
-          this.notBefore.set(ap, performance.now() + RETRY_AFTER)
-        })
-    }
+    const waiting = [...new Set([...sources(), ...this.heardOf])].filter(
+      (ap) => !this.sessions.has(ap) && isAsked(ap) && now >= (this.notBefore.get(ap) ?? 0),
+    )
+    // Of those that are worth as much each asks others, or all would ask the same few.
+    const ranked = waiting.map((ap) => ({ ap, worth: worth.of(ap), lot: random() }))
+    ranked.sort((a, b) => b.worth - a.worth || a.lot - b.lot)
+    for (const { ap } of ranked.splice(0, SOURCES - this.sessions.size)) this.ask(ap)
+    if (ranked.length > 0) this.makeRoomFor(ranked[0]!.ap)
   }
 
-  private async fetchFrom(ap: string): Promise<void> {
+  private ask(ap: string): void {
+    const session: Session = { asked: [] }
+    this.sessions.set(ap, session)
+    this.fetchFrom(ap, session)
+      .then(
+        () => this.failures.delete(ap),
+        (error) => {
+          if (!this.isOver) this.failures.set(ap, messageOf(error))
+        },
+      )
+      .finally(() => {
+        this.picker.drop(ap)
+        this.sessions.delete(ap)
+        this.notBefore.set(ap, Math.max(this.notBefore.get(ap) ?? 0, performance.now() + RETRY_AFTER))
+      })
+  }
+
+  private partWithTheSlow(): void {
+    const now = performance.now()
+    const usual = this.usual()
+    if (usual === undefined) return
+    const most = Math.max(SLOW, SLOWER * usual)
+    for (const [ap, { asked }] of this.sessions)
+      if (asked[0] !== undefined && now - asked[0].at > most) this.part(ap, 'it is slower than others')
+  }
+
+  /** Milliseconds that a chunk takes from when it is asked for; undefined until some have come. */
+  private usual(): number | undefined {
+    const times = [...this.sessions.values()].flatMap(({ took }) => took ?? []).sort((a, b) => a - b)
+    return times[times.length >> 1]
+  }
+
+  private makeRoomFor(better: string): void {
+    const { worth } = this.options
+    const [worst] = [...this.sessions.keys()].sort((a, b) => worth.of(a) - worth.of(b))
+    if (worst !== undefined && worth.of(better) > BETTER * worth.of(worst)) this.part(worst, 'others are faster')
+  }
+
+  /** Gives up an AP where others have what it was asked for. */
+  private part(ap: string, why: string): void {
+    const { stream } = this.sessions.get(ap)!
+    if (stream === undefined || !this.picker.canSpare(ap)) return
+    this.notBefore.set(ap, performance.now() + SLOW_RETRY)
+    stream.abort(new Error(why))
+  }
+
+  private async fetchFrom(ap: string, session: Session): Promise<void> {
     const stream = await this.options.open(ap)
     if (this.isOver) return stream.abort(new Error('the blob is here'))
-    this.sessions.set(ap, stream)
+    session.stream = stream
     await exchange(stream, async () => {
       const frames = new Frames(stream, MAX_CHUNK, PATIENCE)
+      const before = performance.now()
       await frames.write({ blob: this.blob.digest })
       const [word, answer] = await frames.read(blobOpened)
+      this.options.worth.noteLatency(ap, performance.now() - before)
       if (word === 'refused') throw new Error(answer)
       this.tell(ap, answer)
-      await this.exchangeChunks(ap, frames)
+      await this.exchangeChunks(ap, frames, session)
     })
   }
 
@@ -145,17 +216,25 @@ export class Fetch {
     })
   }
 
-  private async exchangeChunks(ap: string, frames: Frames): Promise<void> {
-    const asked: { index: number; at: number }[] = []
+  private async exchangeChunks(ap: string, frames: Frames, session: Session): Promise<void> {
+    const { asked } = session
+    let last = 0
     while (!this.isOver && !this.partial.here.isFull) {
       if (this.partial.leaves === undefined) await this.learn(ap, frames)
-      while (asked.length < AHEAD && this.partial.leaves !== undefined) {
-        const index = this.picker.take(ap)
+      const ahead = (session.took ?? 0) > QUEUED ? AHEAD_QUEUED : AHEAD
+      while (asked.length < ahead && this.partial.leaves !== undefined) {
+        const index = this.picker.take(ap, performance.now(), LATE * (this.usual() ?? SLOW))
         if (index === undefined) break
         const { start, end } = spanOf(this.blob.size, index)
+        const before = performance.now()
         await this.options.take(end - start)
+        for (const each of asked) each.at += performance.now() - before // it is not the source that was waited for
         await frames.write(['chunk', index])
         asked.push({ index, at: performance.now() })
+      }
+      if (asked.length === 0 && this.partial.leaves !== undefined && this.picker.isWhole(ap)) {
+        await this.pause() // it has no news, but others may fail
+        continue
       }
       if (asked.length === 0) await frames.write(['news'])
       const reply = await frames.read(blobReply)
@@ -166,25 +245,42 @@ export class Fetch {
         continue
       }
       const [, index, state] = reply
-      const first = asked.shift()
+      const [first] = asked
       if (first?.index !== index) throw new MeshError('malformed', 'a chunk that nobody asked for')
-      const chunk = await frames.readBytes()
-      this.received += chunk.length
-      if (!(await this.partial.put(index, chunk))) {
+      const chunk = await frames.readPieces()
+      asked.shift()
+      const bytes = chunk.reduce((sum, piece) => sum + piece.length, 0)
+      this.received += bytes
+      this.options.onReceived(bytes)
+      if (!(await this.put(index, chunk))) {
         this.options.onLie(ap)
         throw new Error('it sent what is not the blob')
       }
       this.picker.got(index)
       this.givers.add(ap)
       this.lastNews = performance.now()
-      this.options.onRate(ap, chunk.length / Math.max(1, performance.now() - first.at))
+      const now = performance.now()
+      session.took = now - first.at
+      this.options.worth.noteRate(ap, bytes / Math.max(1, now - Math.max(first.at, last)))
+      last = now
       if (state !== undefined) this.tell(ap, state)
     }
   }
 
-  private tell(ap: string, { has, others }: BlobState): void {
+  private async put(index: number, chunk: Uint8Array[]): Promise<boolean> {
+    try {
+      return await this.partial.put(index, ...chunk)
+    } catch (error) {
+      // It is this AP that fails, and another source would be no help.
+      this.broken = error as Error
+      throw error
+    }
+  }
+
+  private tell(ap: string, { has, given, others }: BlobState): void {
     const count = chunksOf(this.blob.size)
-    this.picker.tell(ap, has === undefined ? ChunkSet.full(count) : new ChunkSet(count, has))
+    const full = has === undefined ? ChunkSet.full(count) : new ChunkSet(count, has)
+    this.picker.tell(ap, full, given && new ChunkSet(count, given))
     for (const key of others) this.hear(apId(key))
   }
 }

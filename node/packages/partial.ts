@@ -7,6 +7,10 @@ import { equalBytes, hex } from '../../protocols/bytes.js'
 import { type Blob, ChunkSet, chunksOf, Leaves, spanOf } from '../../protocols/chunks.js'
 import { MeshError } from '../../protocols/error.js'
 import { MAX_CHUNK } from '../../protocols/limits.js'
+import { asDiskError } from '../store/store.js'
+
+/** Bytes after which what was written is sent to the disk. */
+const SYNC_EVERY = 16 * 2 ** 20
 
 export class Partial {
   readonly here: ChunkSet
@@ -15,6 +19,12 @@ export class Partial {
   private failure: Error | undefined
   private readers = 0
   private isOver = false
+  /** Of the first `hashed` chunks. What comes in its turn is hashed as it is, the rest read again as soon as all before it is here. */
+  private readonly digest = createHash('sha256')
+  private hashed = 0
+  private hashing: Promise<void> | undefined
+  private unsynced = 0
+  private syncing: Promise<void> | undefined
 
   private constructor(
     readonly blob: Blob,
@@ -75,22 +85,67 @@ export class Partial {
     this.known = known
   }
 
-  /** @returns false where it is not the chunk that belongs there: whoever sent it lies */
-  async put(index: number, chunk: Uint8Array): Promise<boolean> {
-    if (this.known?.matches(index, chunk) !== true) return false
+  /**
+   * Takes a chunk, in one piece or several.
+   * @returns false where it is not the chunk that belongs there: whoever sent it lies
+   * @throws MeshError `disk`
+   */
+  async put(index: number, ...chunk: Uint8Array[]): Promise<boolean> {
+    if (this.known?.matches(index, ...chunk) !== true) return false
     if (this.here.has(index)) return true
-    const { start } = spanOf(this.blob.size, index)
-    await this.file.write(chunk, 0, chunk.length, start)
-    this.here.add(index)
+    const { start, end } = spanOf(this.blob.size, index)
+    try {
+      const { bytesWritten } = await this.file.writev(chunk, start)
+      if (bytesWritten !== end - start) throw new Error(`it took ${bytesWritten} of ${end - start} bytes`)
+    } catch (error) {
+      throw asDiskError(error, this.path)
+    }
+    if (!this.here.add(index)) return true
+    if (index === this.hashed) this.hash(...chunk)
+    this.hashOn().catch(() => {}) // `finish` hears of it
+    this.syncOn(end - start)
     this.wake()
     return true
   }
 
-  /** A chunk that is here. */
-  async readAt(index: number): Promise<Uint8Array> {
+  private hash(...chunk: Uint8Array[]): void {
+    for (const piece of chunk) this.digest.update(piece)
+    this.hashed++
+  }
+
+  /** Hashes what is here up to the first chunk that is not. */
+  private hashOn(): Promise<void> {
+    if (!this.here.has(this.hashed) || this.hashed === this.here.count) return this.hashing ?? Promise.resolve()
+    this.hashing ??= this.hashFromDisk().finally(() => {
+      this.hashing = undefined
+    })
+    return this.hashing
+  }
+
+  private async hashFromDisk(): Promise<void> {
+    const buffer = Buffer.allocUnsafeSlow(MAX_CHUNK)
+    while (this.hashed < this.here.count && this.here.has(this.hashed))
+      this.hash(await this.readAt(this.hashed, buffer))
+  }
+
+  // Little by little, or there would be much to wait for at the end.
+  private syncOn(bytes: number): void {
+    this.unsynced += bytes
+    if (this.unsynced < SYNC_EVERY || this.syncing !== undefined) return
+    this.unsynced = 0
+    this.syncing = this.file
+      .datasync()
+      .catch(() => {}) // `finish` syncs all of it once more
+      .finally(() => {
+        this.syncing = undefined
+      })
+  }
+
+  /** A chunk that is here, read into a buffer where one is given. */
+  async readAt(index: number, buffer?: Uint8Array): Promise<Uint8Array> {
     const { start, end } = spanOf(this.blob.size, index)
-    const bytes = new Uint8Array(end - start)
-    const { bytesRead } = await this.file.read(bytes, 0, bytes.length, start)
+    const bytes = buffer ?? Buffer.allocUnsafeSlow(end - start)
+    const { bytesRead } = await this.file.read(bytes, 0, end - start, start)
     return bytes.subarray(0, bytesRead)
   }
 
@@ -139,13 +194,13 @@ export class Partial {
    * @throws MeshError `blob-refused` where who signed for it named a root that is not that of the digest
    */
   async finish(): Promise<string> {
-    const hash = createHash('sha256')
-    for (let index = 0; index < this.here.count; index++) hash.update(await this.readAt(index))
-    const digest = new Uint8Array(hash.digest())
+    while (this.hashed < this.here.count) await this.hashOn()
+    const digest = new Uint8Array(this.digest.digest())
     if (!equalBytes(digest, this.blob.digest)) {
       await this.discard()
       throw new MeshError('blob-refused', `blob ${hex(this.blob.digest)} was signed with the hashes of another one`)
     }
+    await this.syncing
     await this.file.sync()
     return this.path
   }
@@ -165,7 +220,9 @@ export class Partial {
   }
 
   private async closeIfIdle(): Promise<void> {
-    if (this.isOver && this.readers === 0) await this.file.close()
+    if (!this.isOver || this.readers > 0) return
+    await Promise.allSettled([this.hashing, this.syncing])
+    await this.file.close()
   }
 
   private get leavesPath(): string {

@@ -1,7 +1,7 @@
 // Gives blobs to other APs, chunk by chunk: those that are here, and those that are still coming.
 import type { Connection, Stream } from '@libp2p/interface'
-import { apKey, hex } from '../../protocols/bytes.js'
-import { chunksOf, LEAVES_AT_ONCE } from '../../protocols/chunks.js'
+import { apKey, equalBytes, hex } from '../../protocols/bytes.js'
+import { ChunkSet, chunksOf, LEAVES_AT_ONCE } from '../../protocols/chunks.js'
 import { MAX_SMALL_FRAME } from '../../protocols/limits.js'
 import { type BlobState, blobOpening, blobRequest } from '../../protocols/wire.js'
 import { exchange, Frames } from '../mesh/frames.js'
@@ -46,13 +46,14 @@ export interface SeedingOptions {
   /** An AP asked for a blob: what of it it has, it will give as well. */
   readonly onAsked: (ap: string, digest: string) => void
   readonly rate: Rate
+  readonly onSent: (bytes: number) => void
   readonly now: () => number
 }
 
 export class Seeding {
   private readonly turns = new FairQueue(SENT_AT_ONCE)
-  /** When each AP last asked for a blob, by the blob's digest. */
-  private readonly asked = new Map<string, Map<string, number>>()
+  /** By a blob's digest: when each AP last asked for it, and for which chunks they did. */
+  private readonly asked = new Map<string, { aps: Map<string, number>; chunks: ChunkSet }>()
   /** Bytes of chunks that were sent. */
   sent = 0
 
@@ -77,14 +78,14 @@ export class Seeding {
     const shared = await this.options.share(digest)
     if (shared === undefined) return frames.write(['refused', 'this AP does not have that blob'])
     try {
-      this.note(ap, digest)
+      this.note(ap, digest, shared)
       this.options.onAsked(ap, digest)
       let told = this.stateOf(shared, ap, digest)
       await frames.write(['open', told])
       for (;;) {
         const request = await frames.read(blobRequest).catch(() => undefined)
         if (request === undefined) return // it has what it wants, or is gone
-        this.note(ap, digest)
+        this.note(ap, digest, shared)
         if (request[0] === 'news') {
           await this.waitForNews(shared, told, ap, digest)
           told = this.stateOf(shared, ap, digest)
@@ -94,6 +95,7 @@ export class Seeding {
           await frames.writeBytes(leaves.subarray(request[1] * 32, (request[1] + LEAVES_AT_ONCE) * 32))
         } else {
           const state = this.stateOf(shared, ap, digest)
+          if (request[1] < chunksOf(shared.size)) this.asked.get(digest)?.chunks.add(request[1])
           const isNew = !isSame(state, told)
           if (!(await this.send(frames, shared, ap, request[1], isNew ? state : undefined))) return
           if (isNew) told = state
@@ -121,9 +123,9 @@ export class Seeding {
         return false
       }
       await this.options.rate.take(chunk.length)
-      await frames.write(state === undefined ? ['chunk', index] : ['chunk', index, state])
-      await frames.writeBytes(chunk)
+      await frames.writeWithBytes(state === undefined ? ['chunk', index] : ['chunk', index, state], chunk)
       this.sent += chunk.length
+      this.options.onSent(chunk.length)
       return true
     } finally {
       clearTimeout(timer)
@@ -138,28 +140,38 @@ export class Seeding {
       await Promise.race([shared.news(), pause(endsAt - performance.now())])
   }
 
-  private note(ap: string, digest: string): void {
+  private note(ap: string, digest: string, { size }: Shared): void {
     const { now } = this.options
-    for (const [other, aps] of this.asked) {
+    for (const [other, { aps }] of this.asked) {
       for (const [id, at] of aps) if (now() - at > NAMED_FOR) aps.delete(id)
       if (aps.size === 0) this.asked.delete(other)
     }
-    const aps = this.asked.get(digest) ?? new Map<string, number>()
-    this.asked.set(digest, aps)
-    aps.delete(ap)
-    aps.set(ap, now())
+    const asked = this.asked.get(digest) ?? { aps: new Map(), chunks: new ChunkSet(chunksOf(size)) }
+    this.asked.set(digest, asked)
+    asked.aps.delete(ap)
+    asked.aps.set(ap, now())
   }
 
   private stateOf({ bits }: Shared, ap: string, digest: string): BlobState {
-    const others = [...(this.asked.get(digest)?.keys() ?? [])].filter((other) => other !== ap).slice(-NAMED)
-    return { ...(bits !== undefined && { has: bits.slice() }), others: others.sort().map(apKey) }
+    const asked = this.asked.get(digest)
+    const others = [...(asked?.aps.keys() ?? [])].filter((other) => other !== ap).slice(-NAMED)
+    return {
+      ...(bits !== undefined && { has: bits.slice() }),
+      // To one that is alone it would say what it knows.
+      ...(asked !== undefined && others.length > 0 && { given: asked.chunks.bits.slice() }),
+      others: others.sort().map(apKey),
+    }
   }
 }
 
 const isSame = (a: BlobState, b: BlobState): boolean =>
-  hex(a.has ?? new Uint8Array()) === hex(b.has ?? new Uint8Array()) &&
+  isSameBytes(a.has, b.has) &&
+  isSameBytes(a.given, b.given) &&
   a.others.length === b.others.length &&
-  a.others.every((key, i) => hex(key) === hex(b.others[i]!))
+  a.others.every((key, i) => equalBytes(key, b.others[i]!))
+
+const isSameBytes = (a?: Uint8Array, b?: Uint8Array): boolean =>
+  a === undefined || b === undefined ? a === b : equalBytes(a, b)
 
 const pause = (ms: number): Promise<void> =>
   new Promise((resolve) => {

@@ -14,6 +14,8 @@ import { DROUGHT, Fetch } from './fetch.js'
 import { Partial } from './partial.js'
 import { Rate } from './rate.js'
 import { Seeding, type Shared } from './seeding.js'
+import { Sweeper } from './sweeper.js'
+import { Worth } from './worth.js'
 
 /** Blobs that are fetched at a time. */
 const FETCHED_AT_ONCE = 4
@@ -55,11 +57,12 @@ export interface SwarmOptions {
 export class Swarm {
   private readonly fetches = new Map<string, UnderWay>()
   private readonly connections = new Map<string, { connection: Promise<Connection>; users: number }>()
-  private readonly rates = new Map<string, number>()
+  private readonly worth = new Worth()
   private readonly liars = new Set<string>()
   private readonly leaves = new Map<string, Promise<Uint8Array>>()
   private readonly turns = new FairQueue(FETCHED_AT_ONCE)
   private readonly down: Rate
+  private readonly sweeper = new Sweeper()
   readonly seeding: Seeding
 
   constructor(private readonly options: SwarmOptions) {
@@ -69,6 +72,7 @@ export class Swarm {
       share: (digest) => this.share(digest),
       onAsked: (ap, digest) => this.fetches.get(digest)?.fetch?.hear(ap),
       rate: new Rate(options.rate),
+      onSent: (bytes) => this.sweeper.note(bytes),
       now: () => performance.now(),
     })
   }
@@ -147,14 +151,15 @@ export class Swarm {
     const digest = hex(partial.blob.digest)
     under.fetch = new Fetch(partial, {
       open: (ap) => this.open(ap),
-      sources: () => [...sources(digest)].sort((a, b) => this.worth(b) - this.worth(a)),
+      sources: () => sources(digest),
+      worth: this.worth,
       isAsked: (ap) => ap !== this.options.self && isMember(ap) && !this.liars.has(ap),
-      onRate: (ap, rate) => this.rates.set(ap, 0.7 * (this.rates.get(ap) ?? rate) + 0.3 * rate),
       onLie: (ap) => this.noteLiar(ap, digest),
       take: async (bytes) => {
         await this.options.turn?.(digest)
         await this.down.take(bytes)
       },
+      onReceived: (bytes) => this.sweeper.note(bytes),
       random: Math.random,
       drought,
     })
@@ -167,12 +172,6 @@ export class Swarm {
       await partial.fail(error as Error)
       throw error
     }
-  }
-
-  // Who is not known yet is worth as much as the middle of those that are, so that each is tried some time.
-  private worth(ap: string): number {
-    const known = [...this.rates.values()].sort((a, b) => a - b)
-    return this.rates.get(ap) ?? known[known.length >> 1] ?? 0
   }
 
   private noteLiar(ap: string, digest: string): void {
@@ -231,7 +230,7 @@ export class Swarm {
       leaves: () => this.leavesOf(digest),
       async read(index) {
         const { start, end } = spanOf(size, index)
-        const bytes = new Uint8Array(end - start)
+        const bytes = Buffer.allocUnsafeSlow(end - start)
         const { bytesRead } = await file.read(bytes, 0, bytes.length, start)
         return bytesRead === bytes.length ? bytes : undefined
       },

@@ -11,6 +11,7 @@ import { pulses } from './pulses.js'
 import { registry } from './registry.js'
 import { restart } from './restart.js'
 import { standstill } from './standstill.js'
+import { transfer } from './transfer.js'
 
 const benches: Record<string, () => Promise<void>> = {
   failover,
@@ -24,6 +25,7 @@ const benches: Record<string, () => Promise<void>> = {
   neighbourhood,
   flood,
   registry,
+  transfer,
 }
 const chosen = process.argv.slice(2)
 const unknown = chosen.filter((name) => !Object.hasOwn(benches, name))

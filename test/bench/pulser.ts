@@ -1,15 +1,12 @@
-// One peer in a process of its own, for the benchmark of pulses: pulses to another one, gives a package away or fetches it, and
-// prints a line for each pulse that it hears. What it is comes as JSON in its only argument.
-import { open as openFile, rename, stat } from 'node:fs/promises'
-import { join } from 'node:path'
-import { describeFile, Swarm } from '../../node/packages/swarm.js'
+// One peer in a process of its own, for the benchmark of pulses: pulses to another one, gives away a blob, or fetches the one that
+// it is told of on its stdin, and prints a line for each pulse that it hears. What it is comes as JSON in its only argument.
 import { hex, unhex } from '../../protocols/bytes.js'
 import type { Blob } from '../../protocols/chunks.js'
 import { open } from '../../protocols/envelope.js'
 import { TIMING } from '../../protocols/roster.js'
 import { Peer } from '../node/mesh/support.js'
+import { Holder } from '../node/packages/holder.js'
 import type { Realm } from '../node/realm.js'
-import { scratch } from '../support/scratch.js'
 
 export interface PulserOptions {
   /** Hex. */
@@ -22,10 +19,11 @@ export interface PulserOptions {
   /** The other one, and where it is. */
   other: string
   addresses: string[]
+  /** Bytes of the blob that it gives away. */
+  gives: number
+  /** Bytes a second at which it gives and fetches at the most. */
+  rate: number
 }
-
-/** Bytes of the package: more than a window lets pass. */
-const SIZE = 256 * 1024 ** 2
 
 const options = JSON.parse(process.argv[2]!) as PulserOptions
 const mesh = unhex(options.mesh)
@@ -39,48 +37,22 @@ const peer = await Peer.start(
   },
 )
 
-const dir = scratch('pulser')
-const sizes = new Map<string, number>()
-const pathOf = (digest: string) => join(dir, digest)
-const swarm = new Swarm({
-  ...{ self: peer.id, network: peer.network, dir: join(dir, 'partial') },
-  store: {
-    size: (digest) => sizes.get(digest),
-    pathOf,
-    adopt: async (path, digest) => {
-      await rename(path, pathOf(digest))
-      sizes.set(digest, (await stat(pathOf(digest))).size)
-    },
-  },
-  mayShare: () => true,
-  sources: () => [options.other],
-  isMember: () => true,
-  onLie: () => {},
-})
-await swarm.start()
-
-/** The same on both sides: nothing but zeroes. */
-async function made(): Promise<Blob> {
-  const path = join(dir, 'made')
-  const file = await openFile(path, 'w')
-  await file.truncate(SIZE)
-  await file.close()
-  const { blob } = await describeFile(path)
-  await rename(path, pathOf(hex(blob.digest)))
-  return blob
-}
-const blob = await made()
-sizes.set(hex(blob.digest), SIZE)
-process.stdin.on('data', () => {
-  sizes.delete(hex(blob.digest)) // what it lacks it fetches
-  void swarm.fetch(blob)
+const holder = new Holder(peer, { sources: () => [options.other], drought: 600_000, rate: options.rate })
+await holder.swarm.start()
+let wanted: Blob | undefined
+process.stdin.setEncoding('utf8').on('data', (text: string) => {
+  const { digest, size, root } = JSON.parse(text)
+  wanted = { digest: unhex(digest), size, root: unhex(root) }
+  void holder.swarm.fetch(wanted)
 })
 
 setInterval(() => peer.network.sendPulses([options.other]), TIMING.pulse)
 let told = 0
 setInterval(() => {
-  const fetched = swarm.progress(hex(blob.digest)) ?? 0
+  const fetched = wanted === undefined ? 0 : holder.swarm.progress(hex(wanted.digest))
   for (const { at } of peer.pulses.slice(told)) console.log(JSON.stringify({ at, fetched }))
   told = peer.pulses.length
 }, 100)
-console.log(JSON.stringify({ addresses: peer.addresses }))
+const { digest, size, root } = await holder.make(options.gives)
+const blob = { digest: hex(digest), size, root: root && hex(root) }
+console.log(JSON.stringify({ addresses: peer.addresses, blob }))

@@ -15,6 +15,9 @@ const RUNS = 5
 const WINDOW_MS = 20_000
 const MBITS = 10
 const LOSS = 25
+/** Bytes that are fetched meanwhile: more than come in all windows, and at twice the rate of the link in between. */
+const PACKAGE = 1000e6
+const RATE = (2 * MBITS * 1e6) / 8
 const pulser = fileURLToPath(new URL('pulser.js', import.meta.url))
 
 export async function pulses(): Promise<void> {
@@ -31,7 +34,7 @@ export async function pulses(): Promise<void> {
       const options: PulserOptions = {
         ...{ mesh: hex(mesh), text, owner: hex(owner.publicKey), seed: hex(seeds[i]) },
         ...{ records: records.map(({ bytes }) => hex(bytes)), listen: `/ip4/${host.address}/tcp/0` },
-        ...{ other: ids[1 - i]!, addresses },
+        ...{ other: ids[1 - i]!, addresses, gives: i === 0 ? PACKAGE : 0, rate: RATE },
       }
       const child = host.exec([process.execPath, pulser, JSON.stringify(options)], {
         stdio: ['pipe', 'pipe', 'inherit'],
@@ -102,7 +105,7 @@ export async function pulses(): Promise<void> {
       () => lan.lose(LOSS),
     )
     lan.heal()
-    watcher.child.stdin!.write('fetch\n')
+    watcher.child.stdin!.write(JSON.stringify(watched.blob))
     await compare(
       `Pulses of an AP of which a package is fetched over its ${MBITS} Mbit/s (${RUNS} windows of ${WINDOW_MS / 1000} s each)`,
       { [stream!]: () => lan.drop('udp'), [both!]: () => {} },
@@ -123,7 +126,7 @@ interface Sample {
 
 async function listenTo(child: ChildProcess) {
   const arrivals: { at: number; fetched: number }[] = []
-  let addresses: string[] | undefined
+  let start: { addresses: string[]; blob: object } | undefined
   let rest = ''
   child.stdout!.setEncoding('utf8').on('data', (text: string) => {
     const lines = (rest + text).split('\n')
@@ -131,10 +134,10 @@ async function listenTo(child: ChildProcess) {
     for (const line of lines) {
       const said = JSON.parse(line)
       if (said.addresses === undefined) arrivals.push(said)
-      else addresses = said.addresses
+      else start = said
     }
   })
-  return { arrivals, addresses: await until('a peer to listen', () => addresses, { deadlineMs: 30_000 }) }
+  return { arrivals, ...(await until('a peer to listen', () => start, { deadlineMs: 60_000 })) }
 }
 
 const rest = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))

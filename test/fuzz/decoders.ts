@@ -211,7 +211,7 @@ const FRAMES: Record<string, [schema: z.ZodType, limit: number, ...seeds: unknow
   'blob-opened': [
     wire.blobOpened,
     limits.MAX_CHUNK,
-    ['open', { has: new Uint8Array(5), others: [key(1), key(2)] }],
+    ['open', { has: new Uint8Array(5), given: new Uint8Array(5), others: [key(1), key(2)] }],
     ['open', { others: [] }],
     ['refused', 'no'],
   ],

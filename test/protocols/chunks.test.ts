@@ -112,7 +112,7 @@ test('whatever sources have, come with and leave with, all that some have is had
           for (const [i, { dropsAt, reliable }] of sources.entries()) {
             if (i !== last && step === dropsAt) picker.drop(`s${i}`)
             if (i !== last && step >= dropsAt) continue
-            const index = picker.take(`s${i}`)
+            const index = picker.take(`s${i}`, step, 10)
             if (index === undefined) continue
             assert.ok(sets[i]!.has(index), 'it was asked for what it does not have')
             assert.not(here.has(index), 'what is here was asked for')
@@ -126,14 +126,88 @@ test('whatever sources have, come with and leave with, all that some have is had
       },
     ),
   )
+})
+
+const setOf = (count: number, ...indices: number[]): ChunkSet => {
+  const set = new ChunkSet(count)
+  for (const index of indices) set.add(index)
+  return set
+}
+
+test('what fewest have is asked for first, and what was given to others counts as theirs', () => {
   const picker = new Picker(3, () => 0.5)
-  const all = ChunkSet.full(3)
-  const some = new ChunkSet(3)
-  some.add(0)
-  some.add(2)
-  picker.tell('a', all)
-  picker.tell('b', some)
-  assert.is(picker.take('a'), 1, 'the one that b does not have')
+  picker.tell('a', ChunkSet.full(3))
+  picker.tell('b', setOf(3, 0, 2))
+  assert.is(picker.take('a', 0, 0), 1, 'the one that b does not have')
+  const among = new Picker(4, () => 0.99)
+  among.tell('a', ChunkSet.full(4), setOf(4, 0, 2, 3))
+  assert.is(among.take('a', 0, 0), 1, 'the one that a gave to nobody')
+  among.tell('a', ChunkSet.full(4), setOf(4, 0, 1, 3))
+  assert.is(among.take('a', 0, 0), 2, 'it goes by what was told last')
+})
+
+test('whatever sources told before, the rarest is what fewest have by what they told last', () => {
+  const told = fc.record({
+    who: fc.nat(3),
+    has: fc.uniqueArray(fc.nat(9)),
+    given: fc.uniqueArray(fc.nat(9)),
+    gone: fc.boolean(),
+  })
+  fc.assert(
+    fc.property(fc.array(told, { minLength: 1, maxLength: 12 }), fc.double({ min: 0, max: 0.999 }), (all, random) => {
+      const picker = new Picker(10, () => random)
+      const last = new Map<number, { has: number[]; given: number[] }>()
+      for (const { who, has, given, gone } of all) {
+        if (gone) picker.drop(`${who}`)
+        else picker.tell(`${who}`, setOf(10, ...has), setOf(10, ...given))
+        if (gone) last.delete(who)
+        else last.set(who, { has, given })
+      }
+      const copies = (index: number) =>
+        [...last.values()].reduce((n, { has, given }) => n + +has.includes(index) + +given.includes(index), 0)
+      for (const [who, { has }] of last) {
+        const index = picker.take(`${who}`, 0, 1)
+        if (index === undefined) continue
+        picker.got(index)
+        const least = Math.min(...has.filter((other) => other === index || !picker.here.has(other)).map(copies))
+        assert.is(copies(index), least)
+      }
+    }),
+  )
+})
+
+test('a single source is asked for one chunk after the other', () => {
+  const randoms = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2]
+  const picker = new Picker(5, () => randoms.shift()!)
+  picker.tell('a', ChunkSet.full(5))
+  assert.equal(
+    [1, 2, 3, 4, 5].map((now) => picker.take('a', now, 0)),
+    [2, 3, 4, 0, 1],
+  )
+})
+
+test('what one was asked for is asked of another once it is late, and of no third', () => {
+  const picker = new Picker(1, () => 0)
+  for (const source of ['a', 'b', 'c']) picker.tell(source, ChunkSet.full(1))
+  assert.is(picker.take('a', 1000, 500), 0)
+  assert.is(picker.take('b', 1400, 500), undefined, 'it may still come')
+  assert.is(picker.take('a', 2000, 500), undefined, 'the same one was asked again')
+  assert.is(picker.take('b', 2000, 500), 0)
+  assert.is(picker.take('c', 9000, 500), undefined)
+  picker.drop('a')
+  assert.is(picker.take('c', 9000, 500), 0)
+})
+
+test('a source can be spared where others have what it was asked for', () => {
+  const picker = new Picker(2, () => 0)
+  picker.tell('a', ChunkSet.full(2))
+  picker.tell('b', setOf(2, 0))
+  assert.ok(picker.canSpare('a'))
+  assert.is(picker.take('a', 0, 0), 1)
+  assert.not(picker.canSpare('a'), 'it alone has chunk 1')
+  picker.got(1)
+  assert.is(picker.take('a', 0, 0), 0)
+  assert.ok(picker.canSpare('a'))
 })
 
 test.run()

@@ -77,6 +77,8 @@ export interface Hosts {
   block(from: Host, to: Host): void
   /** Lets the host send no more than so many megabits a second, with a queue of a tenth of a second before that. */
   slow(host: Host, mbits: number): void
+  /** Lets the host send, and be sent, no more than so many megabits a second each, by HTB, with short queues before that. */
+  limit(host: Host, mbits: number): void
   /** Loses so many percent of all packets between hosts, at random. */
   lose(percent: number): void
   /** Drops all that hosts send each other by a protocol, as a firewall may. */
@@ -159,6 +161,9 @@ export function removeLeftovers(): string[] {
 
 const addressOf = (i: number) => `10.77.0.${i}`
 
+/** Bytes that wait before a limit, by its megabits a second: 80 ms. Packets between these hosts have up to 64 kB each. */
+const QUEUE = 10_000
+
 // The package of `ip` has `tc` as well.
 const tools = ['ip', 'nft', 'nsenter', 'unshare']
 const dockerTools = ['dockerd', 'iptables']
@@ -174,9 +179,10 @@ const filters = `table bridge dmt {
 function makeSwitch(
   namespace: string,
   hosts: readonly Host[],
-): Pick<Hosts, 'cut' | 'block' | 'slow' | 'lose' | 'drop' | 'heal'> {
+): Pick<Hosts, 'cut' | 'block' | 'slow' | 'limit' | 'lose' | 'drop' | 'heal'> {
   const blocks = new Set<string>()
   const slowed = new Set<Host>()
+  const limited = new Set<Host>()
   const portOf = (host: Host) => {
     const index = hosts.indexOf(host)
     if (index < 0) throw new Error(`${host.name} is not on this network`)
@@ -191,8 +197,34 @@ function makeSwitch(
       blocks.add(pair)
     },
     slow: (host, mbits) => {
-      shape(host, ['replace', 'tbf', 'rate', `${mbits}mbit`, 'burst', '32kb', 'latency', '100ms'])
+      shape(host.name, 'eth0', ['replace', 'tbf', 'rate', `${mbits}mbit`, 'burst', '32kb', 'latency', '100ms'])
       slowed.add(host)
+    },
+    limit: (host, mbits) => {
+      for (const [where, device] of [
+        [host.name, 'eth0'],
+        [namespace, portOf(host)],
+      ] as const) {
+        shape(where, device, ['replace', 'handle', '1:', 'htb', 'default', '1'])
+        const rate = ['rate', `${mbits}mbit`, 'burst', '64kb', 'cburst', '64kb']
+        command('tc', [
+          '-n',
+          where,
+          'class',
+          'replace',
+          'dev',
+          device,
+          'parent',
+          '1:',
+          'classid',
+          '1:1',
+          'htb',
+          ...rate,
+        ])
+        const queue = ['parent', '1:1', 'handle', '2:', 'bfifo', 'limit', `${Math.ceil(mbits * QUEUE)}`]
+        command('tc', ['-n', where, 'qdisc', 'replace', 'dev', device, ...queue])
+      }
+      limited.add(host)
     },
     lose: (percent) => {
       nft(namespace, `flush chain bridge dmt loss; add rule bridge dmt loss numgen random mod 100 < ${percent} drop`)
@@ -206,8 +238,13 @@ function makeSwitch(
         blocks.delete(pair)
       }
       for (const each of [...slowed].filter((other) => host === undefined || other === host)) {
-        shape(each, ['del'])
+        shape(each.name, 'eth0', ['del'])
         slowed.delete(each)
+      }
+      for (const each of [...limited].filter((other) => host === undefined || other === host)) {
+        shape(each.name, 'eth0', ['del'])
+        shape(namespace, portOf(each), ['del'])
+        limited.delete(each)
       }
       ip(
         ports.map((port) => `link set ${port} up`),
@@ -222,9 +259,9 @@ function ip(lines: string[], namespace?: string): void {
   command('ip', [...(namespace ? ['-n', namespace] : []), '-batch', '-'], `${lines.join('\n')}\n`)
 }
 
-/** Changes the root queue by which a host sends: what is to be done with it, then its kind and parameters. */
-function shape({ name }: Host, [action, ...queue]: [string, ...string[]]): void {
-  command('tc', ['-n', name, 'qdisc', action, 'dev', 'eth0', 'root', ...queue])
+/** Changes the root queue by which a device sends: what is to be done with it, then its kind and parameters. */
+function shape(namespace: string, device: string, [action, ...queue]: [string, ...string[]]): void {
+  command('tc', ['-n', namespace, 'qdisc', action, 'dev', device, 'root', ...queue])
 }
 
 function nft(namespace: string, script: string): void {

@@ -122,6 +122,31 @@ test('a fast sender waits for a slow reader, of whom it cannot take more memory 
   await sending
 })
 
+test('a frame that comes byte by byte is kept in few pieces, and what comes after it changes nothing of it', async () => {
+  const stream = new Trickle()
+  const frames = new Frames(stream as unknown as Stream, 300_000)
+  const bytes = new Uint8Array(200_000).map((_, i) => i)
+  stream.say(Uint8Array.of(0xc0, 0x9a, 0x0c)) // the length 200,000
+  const before = bytes.subarray(0, 5000)
+  stream.say(before)
+  for (const byte of bytes.subarray(5000)) stream.say(Uint8Array.of(byte))
+  const pieces = Reflect.get(frames, 'pieces') as Uint8Array[]
+  assert.ok(pieces.length < 40, `it lies in ${pieces.length} pieces`)
+  const read = await frames.readPieces()
+  stream.say(new Uint8Array(100).fill(1)) // what comes later changes nothing
+  assert.equal(concat(...read), bytes)
+  assert.is(pieces.length, 1)
+})
+
+/** What frames use of a stream that is only read from. */
+class Trickle extends EventTarget {
+  readonly readStatus = 'readable'
+  say(data: Uint8Array): void {
+    this.dispatchEvent(Object.assign(new Event('message'), { data }))
+  }
+  pause(): void {}
+}
+
 test('a deadline comes, for a read and for a write, also after the garbage was collected', async () => {
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc') as () => void

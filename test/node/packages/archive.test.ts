@@ -27,10 +27,13 @@ const log = pino({ level: 'silent' })
 const docker = connectDocker()
 const dir = scratch('archive')
 
+/** What is closed at the end, the last first. */
+const closing: (() => Promise<void>)[] = []
+
 let stores = 0
 async function freshStore(maxBytes = 2 ** 40): Promise<BlobStore> {
   const store = await BlobStore.open(join(dir, `packages${stores++}`), { maxBytes, minFree: 0, log })
-  test.after(() => store.close())
+  closing.push(() => store.close())
   return store
 }
 
@@ -124,13 +127,14 @@ test.before(async () => {
   writeFileSync(join(dir, 'save.tar'), save)
 })
 test.after(async () => {
+  for (const close of closing.reverse()) await close()
   await docker.getImage(NAME).remove({ force: true })
 })
 
 test('what docker save wrote is pulled by the engine as the image that it was, by its name and by its digest', async () => {
   const store = await freshStore()
   const registry = await Registry.open({ port: 0, store, log })
-  test.after(() => registry.close())
+  closing.push(() => registry.close())
   const [image, ...others] = await importing(store, save)
   assert.equal([image!.names, others], [[NAME], []])
   const { config, layers } = await manifestOf(store, image!)

@@ -1,78 +1,19 @@
 // Blobs between APs: real connections and real files. What an AP decides is left out.
-import { randomBytes } from 'node:crypto'
-import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { describeFile, Swarm, type SwarmOptions } from '../../../node/packages/swarm.js'
+import type { SwarmOptions } from '../../../node/packages/swarm.js'
 import { hex } from '../../../protocols/bytes.js'
 import type { Blob } from '../../../protocols/chunks.js'
 import { MAX_CHUNK } from '../../../protocols/limits.js'
-import { scratch } from '../../support/scratch.js'
+import { type Carrier, carriers } from '../../bench/carriers.js'
 import { until } from '../../support/until.js'
-import { type Peer, Peers } from '../mesh/support.js'
+import { Peers } from '../mesh/support.js'
 import { refusalOf } from '../realm.js'
+import { Holder } from './holder.js'
 
 const peers = new Peers()
 test.after(() => peers.stop())
-
-/** A peer that holds blobs in a folder, and knows of nobody but those that a test tells it of. */
-class Holder {
-  readonly dir = scratch('holder')
-  readonly sizes = new Map<string, number>()
-  readonly lies: string[] = []
-  sources: Holder[] = []
-  readonly swarm: Swarm
-
-  constructor(
-    readonly peer: Peer,
-    options: Partial<SwarmOptions> = {},
-  ) {
-    this.swarm = new Swarm({
-      self: peer.id,
-      network: peer.network,
-      dir: join(this.dir, 'partial'),
-      store: {
-        size: (digest) => this.sizes.get(digest),
-        pathOf: (digest) => this.pathOf(digest),
-        adopt: async (path, digest) => {
-          await rename(path, this.pathOf(digest))
-          this.sizes.set(digest, (await stat(this.pathOf(digest))).size)
-        },
-      },
-      mayShare: () => true,
-      sources: () => this.sources.map(({ peer }) => peer.id),
-      isMember: () => true,
-      drought: 3000,
-      onLie: (ap) => this.lies.push(ap),
-      ...options,
-    })
-  }
-
-  pathOf(digest: string): string {
-    return join(this.dir, digest)
-  }
-
-  async make(size: number): Promise<Blob> {
-    const path = join(this.dir, 'new')
-    await writeFile(path, randomBytes(size))
-    const { blob } = await describeFile(path)
-    await rename(path, this.pathOf(hex(blob.digest)))
-    this.sizes.set(hex(blob.digest), size)
-    return blob
-  }
-
-  has({ digest }: Blob): boolean {
-    return this.sizes.has(hex(digest))
-  }
-
-  /** As if its node had been started anew. */
-  reborn(options: Partial<SwarmOptions> = {}): Holder {
-    const next = new Holder(this.peer, { dir: join(this.dir, 'partial'), ...options })
-    next.sources = this.sources
-    return next
-  }
-}
 
 async function holders(n: number, options: Partial<SwarmOptions> = {}): Promise<Holder[]> {
   const members = await peers.members(n)
@@ -203,6 +144,74 @@ test('a blob is read while it is still coming, and given on', async () => {
   await last.swarm.fetch(blob)
   await same(from, last, blob)
 })
+
+test('a slow source is given up in the middle of it, and what it was asked for comes from another', async () => {
+  const [from, slow, to] = (await holders(3)) as [Holder, Holder, Holder]
+  const blob = await from.make(40 * MAX_CHUNK)
+  await copy(blob, from, slow)
+  await serveAs(slow, { rate: MAX_CHUNK / 8 })
+  await serveAs(from, { rate: 10 * MAX_CHUNK })
+  to.sources = [slow, from]
+  const end = to.swarm.fetch(blob)
+  const asked = () =>
+    Reflect.get(Reflect.get(to.swarm, 'fetches').get(hex(blob.digest)).fetch, 'sessions') as Map<string, object>
+  await until('both to be asked', () => asked().size === 2)
+  await until('the slow one to be given up', () => !asked().has(slow.peer.id))
+  assert.ok(to.swarm.progress(hex(blob.digest))! < blob.size, 'it was not given up before the end')
+  await end
+  await same(from, to, blob)
+})
+
+test('caps on what goes out and what comes in hold', async () => {
+  const [from, other, to] = (await holders(3)) as [Holder, Holder, Holder]
+  const seconds = async (holder: Holder, blob: Blob) => {
+    const before = performance.now()
+    await holder.swarm.fetch(blob)
+    return (performance.now() - before) / 1000
+  }
+  const blob = await from.make(16 * MAX_CHUNK)
+  await copy(blob, from, other)
+  const out = await serveAs(from, { rate: 8 * MAX_CHUNK })
+  to.sources = [from]
+  assert.ok((await seconds(to, blob)) > 1.6, 'it went out faster than it may')
+  assert.is(out.swarm.seeding.sent, blob.size)
+  const capped = new Holder(to.peer, { rate: 8 * MAX_CHUNK })
+  capped.sources = [other]
+  assert.ok((await seconds(capped, blob)) > 1.6, 'it came in faster than it may')
+})
+
+test('an AP that is killed in the middle fetches what it lacks, and no more than a few chunks twice', async () => {
+  const all = await carriers(2, [], 10 * MAX_CHUNK)
+  try {
+    const [from, to] = all as [Carrier, Carrier]
+    const blob = await from.make(30 * MAX_CHUNK)
+    to.fetch([blob], [from]).catch(() => {}) // it is killed
+    await until('half of it to have come', async () => (await to.progress(blob))! > 15 * MAX_CHUNK)
+    to.kill()
+    const next = await to.reborn()
+    all.push(next)
+    await next.know(from)
+    await next.fetch([blob], [from])
+    const { sent } = await from.usage()
+    assert.ok(sent <= blob.size + 8 * MAX_CHUNK, `${sent / MAX_CHUNK} chunks were sent of ${blob.size / MAX_CHUNK}`)
+  } finally {
+    for (const carrier of all) carrier.stop()
+  }
+})
+
+/** Puts a holder that is otherwise the same in its place. */
+async function serveAs(holder: Holder, options: Partial<SwarmOptions>): Promise<Holder> {
+  const next = new Holder(holder.peer, options, holder.dir)
+  for (const [digest, size] of holder.sizes) next.sizes.set(digest, size)
+  await holder.peer.network.host.unhandle(holder.peer.network.blobProtocol)
+  await next.swarm.start()
+  return next
+}
+
+async function copy({ digest, size }: Blob, from: Holder, to: Holder): Promise<void> {
+  await writeFile(to.pathOf(hex(digest)), await readFile(from.pathOf(hex(digest))))
+  to.sizes.set(hex(digest), size)
+}
 
 function startOf(holder: Holder, blob: Blob): boolean {
   holder.swarm.fetch(blob).catch(() => {})
