@@ -498,6 +498,7 @@ export class Ap {
         onLost: (ap) => this.roster.lost(ap, monotonic()),
         onAddresses: (known) => void this.knownPeers.save(known).catch(() => {}),
         onSynced: (ap, { received, sent }) => {
+          if (received > 0) this.beacons.learned()
           if (received + sent > 0) this.events.add('synced', { ap, received, sent })
         },
         onRefused: (from, error) => this.events.add('refused', { from, code: error.code, reason: error.message }),

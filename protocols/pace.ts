@@ -11,13 +11,22 @@ export const BEACON_MIN = 100
 /** A beacon that says something new is repeated once: gossip may not have known of a connection that was just made. */
 const BEACON_AGAIN = 2000
 const BEACON_EACH = 6000
+/**
+ * What a sync brought came by no gossip, and others that are not watched may lack it as well, with no digest to compare:
+ * who is surrounded by members that pass nothing on hears of it in this way alone.
+ */
+const BEACON_LEARNED = 1000
 
 /**
  * After how long without a change a beacon goes out all the same: so that one each six seconds is heard, of however many.
  * That an AP lives its pulses say, and a beacon that was lost comes with the next sync.
  * @param isNews whether the last one said something new
+ * @param hasLearned whether a sync has brought records since
  */
-export const beaconPause = (members: number, isNews: boolean): number => (isNews ? BEACON_AGAIN : members * BEACON_EACH)
+export function beaconPause(members: number, isNews: boolean, hasLearned = false): number {
+  if (hasLearned) return BEACON_LEARNED
+  return isNews ? BEACON_AGAIN : members * BEACON_EACH
+}
 
 /** Alone in the dark, an AP waits so long for news before it starts what it held. */
 const DARK_PATIENCE = 5000
