@@ -4,6 +4,9 @@ import { interpolate, type Lookup } from './compose-interpolation.js'
 import { variableName } from './compose-values.js'
 import { MeshError } from './error.js'
 
+/** Lines that cannot be read after which the rest is left: nobody mends more of them at once. */
+const MAX_PROBLEMS = 100
+
 /** `raw` takes what follows the `=` as it is, to the end of the line. */
 export type EnvFormat = 'quoted' | 'raw'
 
@@ -23,7 +26,7 @@ const START = /^\s*(?:export\s+)?([^\s=:#'"]+)[ \t]*(?:[=:][ \t]*(.*))?$/s
 const ESCAPES: Record<string, string> = { n: '\n', r: '\r', t: '\t', '\\': '\\', '"': '"', $: '$$' }
 
 /**
- * The variables of an env file, in its order, and what cannot be read of it.
+ * The variables of an env file, in its order, and what cannot be read of it: the first hundred lines of that.
  * @param lookup what is known already; what stands earlier in the file comes before it
  */
 export function readEnv(
@@ -35,7 +38,7 @@ export function readEnv(
   const problems: EnvProblem[] = []
   const known = new Map<string, string>()
   const rows = text.replace(/^\ufeff/, '').split(/\r?\n/)
-  for (let i = 0; i < rows.length; ) {
+  for (let i = 0; i < rows.length && problems.length < MAX_PROBLEMS; ) {
     const line = i + 1
     const row = rows[i++]!
     if (/^\s*(#|$)/.test(row)) continue

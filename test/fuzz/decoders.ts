@@ -374,9 +374,9 @@ E
 `
 
 const env: Decoder = {
-  name: 'env',
+  name: 'env-file',
   form: 'text',
-  limit: 256 * 1024,
+  limit: 64 * 1024,
   seeds: [utf8(ENV), utf8('A="b"')],
   reads: ['protocols/compose-env.js', 'protocols/compose-interpolation.js'],
   quick: 100,

@@ -146,6 +146,7 @@ test('an env file takes time in proportion to its length, whatever it says', () 
     `A=b${many(' ')}c`,
     `A=\${B:-${many('$$')}`,
     many('A="\n"\n'),
+    many('.\n'),
   ]) {
     const { user } = process.cpuUsage()
     readEnv(text)
