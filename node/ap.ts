@@ -498,9 +498,9 @@ export class Ap {
         onLost: (ap) => this.roster.lost(ap, monotonic()),
         onAddresses: (known) => void this.knownPeers.save(known).catch(() => {}),
         onSynced: (ap, { received, sent }) => {
-          if (received > 0) this.beacons.learned()
           if (received + sent > 0) this.events.add('synced', { ap, received, sent })
         },
+        onLearned: () => this.beacons.learned(),
         onRefused: (from, error) => this.events.add('refused', { from, code: error.code, reason: error.message }),
         onVerdict: (verdict) => this.news.ofVerdict(verdict, this.current),
         // At once: the newcomer syncs right after its welcome, and must be known by then.

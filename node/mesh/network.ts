@@ -82,6 +82,8 @@ export interface NetworkHandlers {
   onLost(ap: string): void
   onAddresses(peers: Record<string, string[]>): void
   onSynced(ap: string, result: SyncResult): void
+  /** A sync brought records, however it ends. */
+  onLearned(): void
   onRefused(from: string, error: MeshError): void
   /** Somebody is not heard any more, or shut out: a member, by its id, or whoever is at an address. */
   onVerdict(verdict: Verdict): void
@@ -420,6 +422,7 @@ export class Network {
       ownBeacons: () => this.handlers.beacons(this.options.self),
       peerBeacons: () => this.handlers.beacons(ap),
       onBeacon: (beacon: SignedRecord) => void this.takeBeacon(beacon),
+      onLearned: () => this.handlers.onLearned(),
       onRefused: (error: MeshError) => this.refuse(ap, error),
       // Larger ledgers are more work to compare, and are worth it.
       spend: (work: number) => this.conduct.spend(ap, 'sync', work / Math.max(1, this.store.ledger.size / 16_384)),
