@@ -48,29 +48,41 @@ const SYNC_EVERY = 30_000
 
 /** Remembers whose ledger differs from this AP's, and says with whom a sync is due. Times are on one monotonic scale. */
 export class Differences {
-  private readonly since = new Map<string, number>()
+  /** When a digest that differs was heard first, and last. */
+  private readonly heard = new Map<string, { first: number; last: number }>()
 
   constructor(private lastRandom: number) {}
 
   /** Notes the digest of another AP's ledger, beside this AP's own. */
   compare(ap: string, theirs: Uint8Array, ours: Uint8Array, now: number): void {
-    if (equalBytes(theirs, ours)) this.since.delete(ap)
-    else if (!this.since.has(ap)) this.since.set(ap, now)
+    if (equalBytes(theirs, ours)) this.heard.delete(ap)
+    else this.heard.set(ap, { first: this.heard.get(ap)?.first ?? now, last: now })
   }
 
-  /** A sync with this AP was completed, or it is gone. */
+  /**
+   * A sync with this AP was completed. A digest that was heard while it went on may know of more than it brought, and from one
+   * that this AP is not watched by the next one may be minutes away.
+   */
+  synced(ap: string, began: number): void {
+    const heard = this.heard.get(ap)
+    if (heard === undefined) return
+    if (heard.last < began) this.heard.delete(ap)
+    else this.heard.set(ap, { first: heard.last, last: heard.last })
+  }
+
+  /** It is gone. */
   forget(ap: string): void {
-    this.since.delete(ap)
+    this.heard.delete(ap)
   }
 
   /** @param draw a random number in [0, 1) */
   due(connected: readonly string[], now: number, draw: number): string[] {
-    const due = connected.filter((ap) => now - (this.since.get(ap) ?? now) > DIFFERENCE_PATIENCE)
+    const due = connected.filter((ap) => now - (this.heard.get(ap)?.first ?? now) > DIFFERENCE_PATIENCE)
     if (now - this.lastRandom > SYNC_EVERY && connected.length > 0) {
       this.lastRandom = now
       due.push(connected[Math.floor(draw * connected.length)]!)
     }
-    for (const ap of due) this.since.delete(ap)
+    for (const ap of due) this.heard.delete(ap)
     return due
   }
 }

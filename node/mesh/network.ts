@@ -211,8 +211,9 @@ export class Network {
           const deps = this.syncDependencies(from)
           return exchange(stream, () => answerForgotten(syncFrames(stream), deps, handlers.forgets(from)))
         }
+        const began = performance.now()
         await exchange(stream, () => answerSync(syncFrames(stream), this.syncDependencies(from)))
-          .then((result) => this.noteSynced(from, result))
+          .then((result) => this.noteSynced(from, began, result))
           .catch((error) => this.noteFailed(`sync from ${from}`, from, error))
       },
       { maxInboundStreams: 4 },
@@ -318,9 +319,10 @@ export class Network {
   }
 
   private async syncNow(ap: string): Promise<SyncResult> {
+    const began = performance.now()
     const stream = await openStream(this.host, ap, this.ids.sync, AbortSignal.timeout(5000))
     const result = await exchange(stream, () => initiateSync(syncFrames(stream), this.syncDependencies(ap)))
-    this.noteSynced(ap, result)
+    this.noteSynced(ap, began, result)
     return result
   }
 
@@ -432,9 +434,9 @@ export class Network {
     }
   }
 
-  private noteSynced(ap: string, result: SyncResult): void {
+  private noteSynced(ap: string, began: number, result: SyncResult): void {
     this.hasSynced ||= this.handlers.isMember(ap)
-    this.differences.forget(ap)
+    this.differences.synced(ap, began)
     this.handlers.onSynced(ap, result)
   }
 
