@@ -70,6 +70,11 @@ export class Differences {
     else this.heard.set(ap, { first: heard.last, last: heard.last })
   }
 
+  /** A sync with this AP came to nothing: there may be no other word of its ledger for minutes, so it is tried again. */
+  failed(ap: string, now: number): void {
+    if (!this.heard.has(ap)) this.heard.set(ap, { first: now, last: now })
+  }
+
   /** It is gone. */
   forget(ap: string): void {
     this.heard.delete(ap)

@@ -454,7 +454,10 @@ export class Network {
   private syncWhereDue(): void {
     const idle = this.connected().filter((ap) => !this.syncing.has(ap) && this.conduct.isHeard(ap))
     for (const ap of this.differences.due(idle, performance.now(), Math.random())) {
-      this.sync(ap).catch((error) => this.noteFailed(`sync with ${ap}`, ap, error))
+      this.sync(ap).catch((error) => {
+        if (connectionTo(this.host, ap) !== undefined) this.differences.failed(ap, performance.now())
+        this.noteFailed(`sync with ${ap}`, ap, error)
+      })
     }
   }
 }
