@@ -483,6 +483,7 @@ export class Ap {
         onSynced: (ap, { received, sent }) => {
           if (received + sent > 0) this.events.add('synced', { ap, received, sent })
         },
+        onLearned: () => this.beacons.learned(),
         onRefused: (from, error) => this.events.add('refused', { from, code: error.code, reason: error.message }),
         onVerdict: (verdict) => this.news.ofVerdict(verdict, this.current),
         // At once: the newcomer syncs right after its welcome, and must be known by then.

@@ -39,6 +39,8 @@ export class Beacons {
   private sentAt = Number.NEGATIVE_INFINITY
   /** Whether the last one said something new. */
   private wasNews = false
+  /** Whether a sync has brought records that the last one's digest does not know. */
+  private hasLearned = false
   private timer: NodeJS.Timeout | undefined
   /** What this AP says of how long it will be silent. */
   away: number | undefined
@@ -71,7 +73,12 @@ export class Beacons {
 
   /** Sends one where the last was long ago. @param neighbours how many hear it */
   repeat(neighbours: number): void {
-    if (monotonic() - this.sentAt > beaconPause(neighbours, this.wasNews)) this.send(false)
+    if (monotonic() - this.sentAt > beaconPause(neighbours, this.wasNews, this.hasLearned)) this.send(false)
+  }
+
+  /** Records came that no gossip brought. */
+  learned(): void {
+    this.hasLearned = true
   }
 
   // A mistake here must not end the node: it is told, and the next beacon may go well.
@@ -84,6 +91,7 @@ export class Beacons {
       this.latest = beacon
       this.sentAt = monotonic()
       this.wasNews = isNews
+      this.hasLearned = false
       this.options.publish(beacon)
     } catch (error) {
       this.options.onFailure(error, 'a beacon could not be sent')

@@ -4,6 +4,9 @@ import { interpolate, type Lookup } from './compose-interpolation.js'
 import { variableName } from './compose-values.js'
 import { MeshError } from './error.js'
 
+/** Lines that cannot be read after which the rest is left: nobody mends more of them at once. */
+const MAX_PROBLEMS = 100
+
 /** `raw` takes what follows the `=` as it is, to the end of the line. */
 export type EnvFormat = 'quoted' | 'raw'
 
@@ -20,11 +23,10 @@ export interface EnvProblem {
 }
 
 const START = /^\s*(?:export\s+)?([^\s=:#'"]+)[ \t]*(?:[=:][ \t]*(.*))?$/s
-const QUOTED = { "'": /^'((?:[^'\\]|\\[\s\S])*)'/, '"': /^"((?:[^"\\]|\\[\s\S])*)"/ }
 const ESCAPES: Record<string, string> = { n: '\n', r: '\r', t: '\t', '\\': '\\', '"': '"', $: '$$' }
 
 /**
- * The variables of an env file, in its order, and what cannot be read of it.
+ * The variables of an env file, in its order, and what cannot be read of it: the first hundred lines of that.
  * @param lookup what is known already; what stands earlier in the file comes before it
  */
 export function readEnv(
@@ -36,7 +38,7 @@ export function readEnv(
   const problems: EnvProblem[] = []
   const known = new Map<string, string>()
   const rows = text.replace(/^\ufeff/, '').split(/\r?\n/)
-  for (let i = 0; i < rows.length; ) {
+  for (let i = 0; i < rows.length && problems.length < MAX_PROBLEMS; ) {
     const line = i + 1
     const row = rows[i++]!
     if (/^\s*(#|$)/.test(row)) continue
@@ -49,20 +51,27 @@ export function readEnv(
       if (format === 'raw') value = rest === undefined ? undefined : row.slice(row.search(/[=:]/) + 1)
       else if (rest !== undefined) {
         const quote = rest[0] === '"' || rest[0] === "'" ? rest[0] : undefined
-        if (quote === undefined) value = interpolate(rest.replace(/(^|\s+)#.*$/, '').trimEnd(), valueIn(known, lookup))
-        else {
+        if (quote === undefined) {
+          const comment = /(?:^|\s)#/.exec(rest)
+          value = interpolate(rest.slice(0, comment?.index).trimEnd(), valueIn(known, lookup))
+        } else {
           // A value in quotes goes on over lines until they end.
-          let whole = rest
-          while (!QUOTED[quote].test(whole) && i < rows.length) whole += `\n${rows[i++]!}`
-          const found = QUOTED[quote].exec(whole)
-          if (!found) throw new MeshError('manifest', `${name} has a ${quote} that is never closed`)
-          if (!/^\s*(#.*)?$/s.test(whole.slice(found[0].length)))
+          const parts = [rest.slice(1)]
+          let end = endOf(parts[0]!, quote)
+          while (end < 0 && i < rows.length) {
+            parts.push(rows[i++]!)
+            end = endOf(parts.at(-1)!, quote)
+          }
+          if (end < 0) throw new MeshError('manifest', `${name} has a ${quote} that is never closed`)
+          const last = parts.pop()!
+          if (!/^\s*(#.*)?$/s.test(last.slice(end + 1)))
             throw new MeshError('manifest', `${name} goes on behind its ${quote}`)
+          const inside = [...parts, last.slice(0, end)].join('\n')
           value =
             quote === "'"
-              ? found[1]!.replaceAll("\\'", "'")
+              ? inside.replaceAll("\\'", "'")
               : interpolate(
-                  found[1]!.replace(/\\([nrt\\"$])/g, (_, c: string) => ESCAPES[c]!),
+                  inside.replace(/\\([nrt\\"$])/g, (_, c: string) => ESCAPES[c]!),
                   valueIn(known, lookup),
                 )
         }
@@ -75,6 +84,15 @@ export function readEnv(
     }
   }
   return { lines, problems }
+}
+
+/** Where the first quote is in a line that no backslash is before; -1 where there is none. */
+function endOf(line: string, quote: string): number {
+  for (let at = 0; at < line.length; at++) {
+    if (line[at] === '\\') at++
+    else if (line[at] === quote) return at
+  }
+  return -1
 }
 
 const valueIn =

@@ -25,6 +25,13 @@ function refuse(message: string): never {
  */
 export function interpolate(text: string, lookup: Lookup, isUnset: (name: string) => void = () => {}): string {
   let at = 0
+  // The next closing brace from where it was last asked for: looked for once, or a long text without one takes for ever.
+  let brace = -1
+  const nextBrace = (): number => {
+    if (brace < at) brace = text.indexOf('}', at)
+    if (brace < 0) brace = text.length
+    return brace
+  }
 
   const match = (pattern: RegExp): string | undefined => {
     pattern.lastIndex = at
@@ -38,8 +45,7 @@ export function interpolate(text: string, lookup: Lookup, isUnset: (name: string
     let result = ''
     while (at < text.length && !(nested > 0 && text[at] === '}')) {
       const dollar = text.indexOf('$', at)
-      const brace = nested > 0 ? text.indexOf('}', at) : -1
-      const end = Math.min(...[dollar, brace, text.length].filter((index) => index >= 0))
+      const end = Math.min(dollar < 0 ? text.length : dollar, nested > 0 ? nextBrace() : text.length)
       result += text.slice(at, end)
       at = end
       if (text[at] === '$') result += variable(nested, isUsed)

@@ -11,13 +11,22 @@ export const BEACON_MIN = 100
 /** A beacon that says something new is repeated once: gossip may not have known of a connection that was just made. */
 const BEACON_AGAIN = 2000
 const BEACON_EACH = 6000
+/**
+ * What a sync brought came by no gossip, and others that are not watched may lack it as well, with no digest to compare:
+ * who is surrounded by members that pass nothing on hears of it in this way alone.
+ */
+const BEACON_LEARNED = 1000
 
 /**
  * After how long without a change a beacon goes out all the same: so that one each six seconds is heard, of however many.
  * That an AP lives its pulses say, and a beacon that was lost comes with the next sync.
  * @param isNews whether the last one said something new
+ * @param hasLearned whether a sync has brought records since
  */
-export const beaconPause = (members: number, isNews: boolean): number => (isNews ? BEACON_AGAIN : members * BEACON_EACH)
+export function beaconPause(members: number, isNews: boolean, hasLearned = false): number {
+  if (hasLearned) return BEACON_LEARNED
+  return isNews ? BEACON_AGAIN : members * BEACON_EACH
+}
 
 /** Alone in the dark, an AP waits so long for news before it starts what it held. */
 const DARK_PATIENCE = 5000
@@ -39,29 +48,46 @@ const SYNC_EVERY = 30_000
 
 /** Remembers whose ledger differs from this AP's, and says with whom a sync is due. Times are on one monotonic scale. */
 export class Differences {
-  private readonly since = new Map<string, number>()
+  /** When a digest that differs was heard first, and last. */
+  private readonly heard = new Map<string, { first: number; last: number }>()
 
   constructor(private lastRandom: number) {}
 
   /** Notes the digest of another AP's ledger, beside this AP's own. */
   compare(ap: string, theirs: Uint8Array, ours: Uint8Array, now: number): void {
-    if (equalBytes(theirs, ours)) this.since.delete(ap)
-    else if (!this.since.has(ap)) this.since.set(ap, now)
+    if (equalBytes(theirs, ours)) this.heard.delete(ap)
+    else this.heard.set(ap, { first: this.heard.get(ap)?.first ?? now, last: now })
   }
 
-  /** A sync with this AP was completed, or it is gone. */
+  /**
+   * A sync with this AP was completed. A digest that was heard while it went on may know of more than it brought, and from one
+   * that this AP is not watched by the next one may be minutes away.
+   */
+  synced(ap: string, began: number): void {
+    const heard = this.heard.get(ap)
+    if (heard === undefined) return
+    if (heard.last < began) this.heard.delete(ap)
+    else this.heard.set(ap, { first: heard.last, last: heard.last })
+  }
+
+  /** A sync with this AP came to nothing: there may be no other word of its ledger for minutes, so it is tried again. */
+  failed(ap: string, now: number): void {
+    if (!this.heard.has(ap)) this.heard.set(ap, { first: now, last: now })
+  }
+
+  /** It is gone. */
   forget(ap: string): void {
-    this.since.delete(ap)
+    this.heard.delete(ap)
   }
 
   /** @param draw a random number in [0, 1) */
   due(connected: readonly string[], now: number, draw: number): string[] {
-    const due = connected.filter((ap) => now - (this.since.get(ap) ?? now) > DIFFERENCE_PATIENCE)
+    const due = connected.filter((ap) => now - (this.heard.get(ap)?.first ?? now) > DIFFERENCE_PATIENCE)
     if (now - this.lastRandom > SYNC_EVERY && connected.length > 0) {
       this.lastRandom = now
       due.push(connected[Math.floor(draw * connected.length)]!)
     }
-    for (const ap of due) this.since.delete(ap)
+    for (const ap of due) this.heard.delete(ap)
     return due
   }
 }

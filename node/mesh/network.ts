@@ -82,6 +82,8 @@ export interface NetworkHandlers {
   onLost(ap: string): void
   onAddresses(peers: Record<string, string[]>): void
   onSynced(ap: string, result: SyncResult): void
+  /** A sync brought records, however it ends. */
+  onLearned(): void
   onRefused(from: string, error: MeshError): void
   /** Somebody is not heard any more, or shut out: a member, by its id, or whoever is at an address. */
   onVerdict(verdict: Verdict): void
@@ -209,8 +211,9 @@ export class Network {
           const deps = this.syncDependencies(from)
           return exchange(stream, () => answerForgotten(syncFrames(stream), deps, handlers.forgets(from)))
         }
+        const began = performance.now()
         await exchange(stream, () => answerSync(syncFrames(stream), this.syncDependencies(from)))
-          .then((result) => this.noteSynced(from, result))
+          .then((result) => this.noteSynced(from, began, result))
           .catch((error) => this.noteFailed(`sync from ${from}`, from, error))
       },
       { maxInboundStreams: 4 },
@@ -316,9 +319,10 @@ export class Network {
   }
 
   private async syncNow(ap: string): Promise<SyncResult> {
+    const began = performance.now()
     const stream = await openStream(this.host, ap, this.ids.sync, AbortSignal.timeout(5000))
     const result = await exchange(stream, () => initiateSync(syncFrames(stream), this.syncDependencies(ap)))
-    this.noteSynced(ap, result)
+    this.noteSynced(ap, began, result)
     return result
   }
 
@@ -416,6 +420,7 @@ export class Network {
       ownBeacons: () => this.handlers.beacons(this.options.self),
       peerBeacons: () => this.handlers.beacons(ap),
       onBeacon: (beacon: SignedRecord) => void this.takeBeacon(beacon),
+      onLearned: () => this.handlers.onLearned(),
       onRefused: (error: MeshError) => this.refuse(ap, error),
       // Larger ledgers are more work to compare, and are worth it.
       spend: (work: number) => this.conduct.spend(ap, 'sync', work / Math.max(1, this.store.ledger.size / 16_384)),
@@ -425,9 +430,9 @@ export class Network {
     }
   }
 
-  private noteSynced(ap: string, result: SyncResult): void {
+  private noteSynced(ap: string, began: number, result: SyncResult): void {
     this.hasSynced ||= this.handlers.isMember(ap)
-    this.differences.forget(ap)
+    this.differences.synced(ap, began)
     this.handlers.onSynced(ap, result)
   }
 
@@ -445,7 +450,10 @@ export class Network {
   private syncWhereDue(): void {
     const idle = this.connected().filter((ap) => !this.syncing.has(ap) && this.conduct.isHeard(ap))
     for (const ap of this.differences.due(idle, performance.now(), Math.random())) {
-      this.sync(ap).catch((error) => this.noteFailed(`sync with ${ap}`, ap, error))
+      this.sync(ap).catch((error) => {
+        if (connectionTo(this.host, ap) !== undefined) this.differences.failed(ap, performance.now())
+        this.noteFailed(`sync with ${ap}`, ap, error)
+      })
     }
   }
 }

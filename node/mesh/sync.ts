@@ -45,6 +45,8 @@ export interface SyncDependencies {
   ownBeacons(): Beacon[]
   peerBeacons(): Beacon[]
   onBeacon(beacon: SignedRecord): void
+  /** The peer brought records, however the exchange ends. */
+  onLearned?(): void
   /** A record that the peer sent is provably bad. */
   onRefused(error: MeshError): void
   /**
@@ -248,6 +250,7 @@ class Exchange {
     for (const beacon of beacons) this.deps.onBeacon(beacon)
     for (const error of refused) this.deps.onRefused(error)
     this.received += added.length
+    if (added.length > 0) this.deps.onLearned?.()
     this.refused += refused.length
     if (this.refused > MAX_REFUSED) throw new MeshError('malformed', `a sync with ${this.refused} bad records`)
   }

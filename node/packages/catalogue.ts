@@ -277,7 +277,7 @@ async function openWhatIsLeft(dir: string, flaw: string, log: Logger): Promise<O
 }
 
 /** Whether an entry of a damaged LevelDB is one that was written here. */
-function isWhole({ key, value }: Entry): boolean {
+export function isWhole({ key, value }: Entry): boolean {
   const kind = key.slice(0, key.indexOf('!'))
   return Object.hasOwn(shapes, kind) && shapes[kind]!.safeParse(parseOrNothing(value)).success
 }

@@ -14,6 +14,9 @@ export const MAX_MANIFEST = 4 * 2 ** 20
 /** Arrays and objects within each other. An image has four; a hundred thousand of them are an attack on whoever recurses. */
 const MAX_NESTING = 64
 
+/** Commas. An image has some four a layer, and engines take 127 layers; to look at two million items takes seconds. */
+const MAX_COMMAS = 16_384
+
 /** Clients allow 255 characters for host, port and name together; a longer one could never be pulled. */
 const MAX_NAME = 239
 
@@ -98,9 +101,11 @@ export interface Manifest {
  * @throws MeshError `manifest-invalid`
  */
 export function readManifest(bytes: Uint8Array, contentType?: string): Manifest {
-  const value = isTooDeep(bytes) ? undefined : parseOrNothing<Record<string, unknown>>(bytes)
-  if (value === undefined || typeof value !== 'object') throw invalid('it is no JSON document, or nested without end')
-  const { mediaType = contentType ?? inferred(value) } = value as { mediaType?: string }
+  const value = isTooMuch(bytes) ? undefined : parseOrNothing<Record<string, unknown>>(bytes)
+  if (value === undefined || typeof value !== 'object')
+    throw invalid('it is no JSON document, or has parts without end')
+  const { mediaType = contentType ?? inferred(value) } = value
+  if (typeof mediaType !== 'string') throw invalid('its mediaType is no text')
   if (contentType !== undefined && mediaType !== contentType) {
     throw invalid('its mediaType is not the Content-Type it came with')
   }
@@ -132,9 +137,10 @@ const invalid = (why: string): MeshError => new MeshError('manifest-invalid', `t
 /** Docker's types have a mediaType always; OCI's need not. */
 const inferred = (value: Record<string, unknown>): string => ('manifests' in value ? INDEX : `${OCI}manifest.v1+json`)
 
-/** Whether JSON nests deeper than anyone needs; told without reading it as JSON. */
-function isTooDeep(bytes: Uint8Array): boolean {
+/** Whether JSON nests deeper, or has more parts, than anyone needs; told without reading it as JSON. */
+function isTooMuch(bytes: Uint8Array): boolean {
   let depth = 0
+  let commas = 0
   let inText = false
   for (let i = 0; i < bytes.length; i++) {
     const byte = bytes[i]
@@ -145,6 +151,7 @@ function isTooDeep(bytes: Uint8Array): boolean {
     else if (byte === 0x7b || byte === 0x5b) {
       if (++depth > MAX_NESTING) return true
     } else if (byte === 0x7d || byte === 0x5d) depth--
+    else if (byte === 0x2c && ++commas > MAX_COMMAS) return true
   }
   return false
 }

@@ -421,7 +421,7 @@ function created(ask: Ask, location: string, digest: string): Response {
  * What a Range header asks for, the end left out. Undefined for all of it: also where it says nothing that can be understood, or
  * asks for several parts, as RFC 9110 allows.
  */
-function rangeOf(header: string | undefined, size: number): { start: number; end: number } | 'none' | undefined {
+export function rangeOf(header: string | undefined, size: number): { start: number; end: number } | 'none' | undefined {
   const [, first = '', last = ''] = /^bytes=(\d{0,15})-(\d{0,15})$/.exec(header ?? '') ?? []
   if (first === '' && last === '') return undefined
   if (first === '') return last === '0' || size === 0 ? 'none' : { start: Math.max(0, size - Number(last)), end: size }

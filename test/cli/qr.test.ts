@@ -46,6 +46,13 @@ test('a ticket is read off the terminal as it is, in capital letters, and fits 8
   )
 })
 
+test('a code has white around it, which cameras look for, whatever the colours of the terminal are', () => {
+  const [first, ...rest] = linesOf(qrCode(ticketOf([ADDRESS])))
+  assert.match(first!, /^█+$/)
+  for (const line of rest.slice(0, -1)) assert.match(line, /^██.*██$/)
+  for (const line of qrCode(ticketOf([ADDRESS])).split('\n')) assert.ok(line.startsWith('\u001b[97;40m'))
+})
+
 test('a ticket with all the addresses that there may be is still a code', () => {
   const ticket = ticketOf(Array.from({ length: 12 }, () => ADDRESS))
   assert.is(read(linesOf(qrCode(ticket))), ticket.toUpperCase())

@@ -1,6 +1,7 @@
 // Everything that reads what came from outside: from the network, from a disk, from a person's files. One row each: what it
 // is fed, and what it must answer to any of it, which is a value or a MeshError.
 import { mkdirSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { gzipSync } from 'node:zlib'
@@ -10,7 +11,7 @@ import { Hono } from 'hono'
 import ssh2 from 'ssh2'
 import type { z } from 'zod'
 import { lock, readLocked, unlock } from '../../cli/key-file.js'
-import { sshPublicKey } from '../../cli/ssh.js'
+import { AGENT, sshPublicKey, sshSigner } from '../../cli/ssh.js'
 import type { Ap } from '../../node/ap.js'
 import { addRoutes } from '../../node/api/server.js'
 import { Tokens } from '../../node/api/tokens.js'
@@ -19,6 +20,9 @@ import { LeaseBook } from '../../node/chutes/lease-book.js'
 import { loadConfig } from '../../node/config.js'
 import { BootCounter, KnownPeers, loadSeed } from '../../node/identity.js'
 import { Frames } from '../../node/mesh/frames.js'
+import { isWhole } from '../../node/packages/catalogue.js'
+import { isDigest, isName, isTag, readManifest } from '../../node/packages/oci.js'
+import { rangeOf } from '../../node/packages/registry.js'
 import { tarOf } from '../../node/packages/tar.js'
 import { Unpacked } from '../../node/packages/unpacked.js'
 import { SmallFile } from '../../node/store/files.js'
@@ -35,7 +39,9 @@ import {
   unhex,
   utf8,
 } from '../../protocols/bytes.js'
+import { ChunkSet, chunksOf, Leaves, leafOf, rootOf, spanOf } from '../../protocols/chunks.js'
 import { decode, encode } from '../../protocols/codec.js'
+import { readEnv } from '../../protocols/compose-env.js'
 import {
   datagramMessage,
   keyIdOf,
@@ -317,6 +323,63 @@ const ids: Decoder = {
       } catch (error) {
         if (!(error instanceof MeshError)) throw error
       }
+    }
+  },
+}
+
+const CHUNK = utf8('a chunk')
+const LEAVES = concat(leafOf(new Uint8Array(limits.MAX_CHUNK)), leafOf(CHUNK))
+
+/** What is said of a blob's chunks: [bytes of the blob, root of its tree, leaves, set of chunks, which, chunk]. */
+const chunks: Decoder = {
+  name: 'chunks',
+  form: 'cbor',
+  limit: limits.MAX_CHUNK,
+  seeds: [
+    encode([limits.MAX_CHUNK + CHUNK.length, rootOf(LEAVES), LEAVES, Uint8Array.of(0x40), 1, CHUNK]),
+    encode([CHUNK.length, null, new Uint8Array(), Uint8Array.of(0x80), 0, CHUNK]),
+  ],
+  reads: ['protocols/chunks.js'],
+  decode: (input) => {
+    const said = decode(input)
+    const [size, root, leaves, bits, index, chunk] = Array.isArray(said) ? said : []
+    // What the frames and the records that carry them let through.
+    if (!Number.isSafeInteger(size) || size < 0 || size > limits.MAX_BLOB) return
+    if (![leaves, bits, chunk].every((part) => part instanceof Uint8Array)) return
+    const count = chunksOf(size)
+    const set = new ChunkSet(count, bits)
+    const all = Array.from({ length: count }, (_, at) => at)
+    must(set.size === all.filter((at) => set.has(at)).length, 'another number of chunks than it has')
+    must(equalBytes(new ChunkSet(count, set.bits).bits, set.bits), 'is read otherwise the second time')
+    const blob = { digest: sha256(CHUNK), size, root: root instanceof Uint8Array ? root : undefined }
+    const known = count <= 1 ? Leaves.ofOne(blob) : Leaves.of(blob, leaves)
+    if (!Number.isSafeInteger(index) || index < 0 || index >= count || !known.matches(index, chunk)) return
+    const { start, end } = spanOf(size, index)
+    must(chunk.length === end - start, 'a chunk of another length')
+  },
+}
+
+const ENV = `# settings
+A=1
+export B="two \\"words\\" \${A}" # more
+C='as $it is
+over lines'
+D: \${A:-\${B:-x}}
+E
+`
+
+const env: Decoder = {
+  name: 'env-file',
+  form: 'text',
+  limit: 64 * 1024,
+  seeds: [utf8(ENV), utf8('A="b"')],
+  reads: ['protocols/compose-env.js', 'protocols/compose-interpolation.js'],
+  quick: 100,
+  decode: (input) => {
+    const rows = text(input).split('\n').length
+    for (const format of ['quoted', 'raw'] as const) {
+      const { lines, problems } = readEnv(text(input), (name) => (name < 'M' ? name : undefined), format)
+      for (const { line } of [...lines, ...problems]) must(line >= 1 && line <= rows, 'a line that is not there')
     }
   },
 }
@@ -714,6 +777,78 @@ const store: Decoder = {
   },
 }
 
+const DIGEST = `sha256:${hex(key(1))}`
+const part = (mediaType: string, more = {}) => ({ mediaType, digest: DIGEST, size: 5, ...more })
+const OCI = 'application/vnd.oci.image.'
+const ociImage = {
+  schemaVersion: 2,
+  mediaType: `${OCI}manifest.v1+json`,
+  config: part(`${OCI}config.v1+json`),
+  layers: [part(`${OCI}layer.v1.tar`), part('x', { urls: ['http://a'] })],
+}
+
+/** Manifests of images, from a client of the registry or from peers. */
+const ociManifest: Decoder = {
+  name: 'oci-manifest',
+  form: 'json',
+  limit: 256 * 1024,
+  seeds: [
+    ociImage,
+    { schemaVersion: 2, manifests: [part(ociImage.mediaType)], annotations: { a: 'b' } },
+    { ...ociImage, mediaType: undefined, artifactType: 'a/b', subject: part(ociImage.mediaType) },
+  ].map((manifest) => utf8(JSON.stringify(manifest))),
+  reads: ['node/packages/oci.js'],
+  decode: (input) => {
+    const { mediaType, blobs, children } = readManifest(input)
+    must([...blobs, ...children].every(isDigest), 'a digest that is none')
+    must(readManifest(input, mediaType).mediaType === mediaType, 'is read otherwise by its own type')
+  },
+}
+
+/** The words of a request to the registry, a line each: name, tag, digest, range. */
+const ociWords: Decoder = {
+  name: 'oci-words',
+  form: 'text',
+  limit: 64 * 1024,
+  seeds: [utf8(`library/a__b.c--d\nv1.0-x\n${DIGEST}\nbytes=5-9`), utf8('a\n_\n\nbytes=-3'), utf8('a\n\n\nbytes=7-')],
+  reads: ['node/packages/oci.js', 'node/packages/registry.js'],
+  decode: (input) => {
+    const [name = '', tag = '', digest = '', range] = text(input).split('\n')
+    // They become keys of the catalogue, where "!" parts one from the next.
+    for (const is of [isName(name) && name, isTag(tag) && tag, isDigest(digest) && digest])
+      must(is === false || !/[!"\s]/.test(is), 'a word that is no part of a key')
+    for (const size of [0, 10, 2 ** 40]) {
+      const asked = rangeOf(range, size)
+      if (asked === undefined || asked === 'none') continue
+      must(0 <= asked.start && asked.start < asked.end && asked.end <= size, 'a range that is not there')
+    }
+  },
+}
+
+const noted = (key: string, value: object) => [key, JSON.stringify(value)]
+
+/** What can be read of a damaged index of packages, key by key. */
+const catalogue: Decoder = {
+  name: 'catalogue',
+  form: 'json',
+  limit: 32 * 1024,
+  seeds: [
+    noted(`blob!${DIGEST}`, { size: 5, used: NOW }),
+    noted(`manifest!${DIGEST}`, { refers: [DIGEST], subject: DIGEST }),
+    noted('tag!a!b', { digest: DIGEST }),
+    noted(`referrer!a!${DIGEST}!${DIGEST}`, {}),
+  ].map((entry) => utf8(JSON.stringify(entry))),
+  reads: ['node/packages/catalogue.js'],
+  decode: (input) => {
+    let entry: unknown
+    try {
+      entry = JSON.parse(text(input))
+    } catch {}
+    const [key, value] = Array.isArray(entry) ? entry : []
+    if (typeof key === 'string' && typeof value === 'string') isWhole({ key, value: utf8(value) })
+  },
+}
+
 let failed: string | undefined
 const note = ({ reason }: { reason: string }): void => {
   failed = reason
@@ -839,7 +974,52 @@ const sshPublic: Decoder = {
   decode: (input) => sshFile.decode(utf8(`ssh-ed25519 ${Buffer.from(input).toString('base64')} me\n`)),
 }
 
+const u32 = (n: number): Uint8Array => Uint8Array.of(n >>> 24, n >>> 16, n >>> 8, n)
+const string = (bytes: Uint8Array): Uint8Array => concat(u32(bytes.length), bytes)
+const sshBlob = concat(string(utf8('ssh-ed25519')), string(AP.publicKey))
+const MESSAGE = utf8('a record')
+const sshSignature = concat(string(utf8('ssh-ed25519')), string(AP.sign(MESSAGE)))
+
+/** What an ssh-agent answers: which keys it has, and what it signs; and for each, whether it has the length that it says. */
+let agentAnswers: unknown[] = []
+const agentPath = join(scratch('fuzz'), 'agent.sock')
+createServer((socket) => {
+  socket.on('error', () => {})
+  socket.on('data', (asked) => {
+    const answer = agentAnswers[asked[4] === 11 ? 0 : 1]
+    const [isFramed, said] = Array.isArray(answer) ? answer : []
+    const bytes = said instanceof Uint8Array ? said : new Uint8Array()
+    socket.end(isFramed === 1 ? string(bytes) : bytes)
+  })
+})
+  .listen(agentPath)
+  .unref()
+
+const sshAgent: Decoder = {
+  name: 'ssh-agent',
+  form: 'cbor',
+  limit: 64 * 1024,
+  seeds: [
+    encode([
+      [1, concat(Uint8Array.of(12), u32(1), string(sshBlob), string(utf8('me@desk')))],
+      [1, concat(Uint8Array.of(14), string(sshSignature))],
+    ]),
+    encode([[1, Uint8Array.of(5)]]),
+  ],
+  reads: ['cli/ssh.js'],
+  quick: 50,
+  decode: async (input) => {
+    const answers = decode(input)
+    agentAnswers = Array.isArray(answers) ? answers : []
+    process.env.SSH_AUTH_SOCK = agentPath
+    const signer = await sshSigner(AGENT)
+    must(signer.publicKey.length === 32, 'a key that is none')
+    await signer.sign(MESSAGE)
+  },
+}
+
 export const DECODERS: readonly Decoder[] = [
-  ...[cbor, envelope, payload, ...kinds, ...frames, datagram, stream, ticket, ticketContent, ids, manifest, paradrop],
-  ...[layer, packageDescriptor, ...files, store, api, keyFile, { ...sshFile, name: 'ssh-file' }, sshKey, sshPublic],
+  ...[cbor, envelope, payload, ...kinds, ...frames, datagram, stream, ticket, ticketContent, ids, chunks, env],
+  ...[manifest, paradrop, packageDescriptor, layer, ociManifest, ociWords, catalogue, ...files, store, api],
+  ...[keyFile, { ...sshFile, name: 'ssh-file' }, sshKey, sshPublic, sshAgent],
 ]

@@ -28,8 +28,8 @@ const DEADLINE = 10_000
 const MAX_GROWN_MB = 150
 
 /**
- * Within so long it comes by sync alone, however many lie: a digest that differs is borne with for 1.5 s, and looked at each half
- * second; the rest is what a busy machine takes.
+ * Within so long it comes by sync alone, however many lie: what a sync brought a beacon tells a second later, a digest that differs is
+ * borne with for 1.5 s, and looked at each half second; the rest is what a busy machine takes.
  */
 const ECLIPSED = 10_000
 
@@ -39,11 +39,12 @@ const [victim, witness] = (await mesh.start(3, noEngine)) as [TestAp, TestAp, Te
 const realm = meshIdOf(readTicket(await mesh.ticket(victim)).meshKey)
 const villains: Villain[] = []
 const sockets: Socket[] = []
-test.after(async () => {
-  for (const socket of sockets) socket.destroy()
-  await Promise.all(villains.map(({ host }) => host.stop()))
-  await mesh.close()
+// Those of one test would be heard in the next ones, and slow them down.
+test.after.each(async () => {
+  for (const socket of sockets.splice(0)) socket.destroy()
+  await Promise.all(villains.splice(0).map(({ host }) => host.stop()))
 })
+test.after(() => mesh.close())
 
 const invite = (): Promise<string> => mesh.ticket(victim)
 
@@ -79,8 +80,12 @@ async function honest(): Promise<void> {
 async function unharmed(): Promise<void> {
   assert.ok(victim.isRunning, victim.log.slice(-1000))
   await honest()
-  const grown = memory() - memoryAtFirst
-  assert.ok(grown < MAX_GROWN_MB, `${Math.round(grown)} MB more than at first`)
+  // What V8 keeps for a while is its own affair.
+  await eventually('the memory of the victim to be as before', () => {
+    const grown = memory() - memoryAtFirst
+    if (grown >= MAX_GROWN_MB) throw new Error(`${Math.round(grown)} MB more than at first`)
+    return true
+  })
   const ours = new Set(mesh.aps.map(({ id }) => id))
   await eventually('all to believe each other alive', async () =>
     [...(await victim.aps()), ...(await witness.aps())].every(({ id, state }) => !ours.has(id) || state === 'alive'),
@@ -383,11 +388,29 @@ test('clock set to next year: what it signs waits, nobody follows it, and people
 const GARBAGE = Uint8Array.of(0xff, 0xff)
 const GOSSIP = '/meshsub/1.2.0'
 
+/** Many frames at once: who is throttled and goes on at a moderate pace is not shut out. */
+const often = (frame: () => Uint8Array): Uint8Array =>
+  concat(...Array.from({ length: 100 }, frame).flatMap((bytes) => [Uint8Array.of(bytes.length), bytes]))
+
+/** What gossipsub sends of one message: field 2 of an RPC, which has data and topic in its fields 2 and 4. */
+function published(data: Uint8Array, topic: string): Uint8Array {
+  const message = concat(Uint8Array.of(0x12, data.length), data, Uint8Array.of(0x22, topic.length), utf8(topic))
+  return concat(Uint8Array.of(0x12, message.length), message)
+}
+const rubbish = (topic: string) => often(() => published(new Uint8Array(randomBytes(20)), topic))
+
 /** How a member can say nothing that anybody can use: what it does again and again, and what it is named for. */
 const nonsense: Record<string, [reason: RegExp, say: (villain: Villain) => Promise<void>]> = {
-  'no-record': [/CBOR|envelope/, (villain) => villain.gossip(new Uint8Array(randomBytes(40)))],
-  'no-beacon': [/CBOR|envelope/, (villain) => villain.gossip(new Uint8Array(randomBytes(40)), villain.topics.beacons)],
-  'no-gossip': [/^gossip that does not decode$/, (villain) => villain.say(GOSSIP, Uint8Array.of(0x12, 0x7f))],
+  'no-record': [/CBOR|envelope/, (villain) => villain.send(GOSSIP, rubbish(villain.topics.records))],
+  'no-beacons': [/CBOR|envelope/, (villain) => villain.send(GOSSIP, rubbish(villain.topics.beacons))],
+  'no-gossip': [
+    /^gossip that does not decode$/,
+    (villain) =>
+      villain.send(
+        GOSSIP,
+        often(() => Uint8Array.of(0x12, 0x7f)),
+      ),
+  ],
   'no-end': [
     /^a frame of gossip that is too long$/,
     async (villain) => {
@@ -399,13 +422,11 @@ const nonsense: Record<string, [reason: RegExp, say: (villain: Villain) => Promi
   'no-content': [/^too many messages$/, (villain) => villain.send(GOSSIP, new Uint8Array(16 * 1024))],
   'old-pulses': [
     /^too many messages$/,
-    (villain) => {
-      const pulse = encode({ boot: 1, sequence: 1, ledger: new Uint8Array(16) })
-      return villain.send(
+    (villain) =>
+      villain.send(
         villain.ids.pulse,
-        concat(...Array.from({ length: 1000 }, () => [Uint8Array.of(pulse.length), pulse]).flat()),
-      )
-    },
+        often(() => encode({ boot: 1, sequence: 1, ledger: new Uint8Array(16) })),
+      ),
   ],
   ...Object.fromEntries(
     (['join', 'sync', 'pulse', 'probe', 'reach', 'lease', 'blob', 'beacon'] as const).map((protocol) => [
@@ -416,13 +437,22 @@ const nonsense: Record<string, [reason: RegExp, say: (villain: Villain) => Promi
 }
 
 /** What one can say that is throttled: gossip, on a stream that is open, and whether it lives. Whoever goes on is shut out. */
-const COMES_ALL_THE_SAME = /^(no-(record|beacon|gossip|content|pulse|probe|reach)|old-pulses)$/
+const COMES_ALL_THE_SAME = /^(no-(record|beacons|gossip|content|pulse|probe|reach)|old-pulses)$/
 
 test('undecodable: a member that says what nobody can read is throttled, then shut out, by name, whichever way it says it', async () => {
   const ticket = await mesh.ticket(victim, { uses: 20 })
+  // All are in before the first one begins: who is shut out and dials on takes the handshakes of its address from the others.
+  const members: Record<string, Villain> = {}
+  await Promise.all(
+    Object.keys(nonsense).map(async (name) => {
+      const villain = await stranger()
+      villain.swallow()
+      await villain.join(ticket, name)
+      members[name] = villain
+    }),
+  )
   const one = async ([name, [reason, say]]: [string, (typeof nonsense)[string]]) => {
-    const villain = await stranger()
-    await villain.join(ticket, name)
+    const villain = members[name]!
     const stop = keep(() => say(villain))
     try {
       assert.match((await told('throttled', villain, name)).reason as string, reason)
@@ -434,6 +464,17 @@ test('undecodable: a member that says what nobody can read is throttled, then sh
   await Promise.all(Object.entries(nonsense).map(one))
   await unharmed()
 })
+
+/** An honest AP that neither watches the victim nor is watched by it, so that none hears the other's pulses; where there is one. */
+async function farFromVictim(): Promise<TestAp> {
+  const watchersOf = async (ap: TestAp) => {
+    const { watchers } = await witness.client.get<{ watchers: { id: string }[] }>('/v1/inspect', { of: ap.id })
+    return watchers.map(({ id }) => id)
+  }
+  const [victims, honest] = [await watchersOf(victim), mesh.aps.filter((ap) => ap !== victim)]
+  for (const ap of honest) if (!victims.includes(ap.id) && !(await watchersOf(ap)).includes(victim.id)) return ap
+  return witness
+}
 
 test('eclipse of a member: twelve that have its gossip, lie about their ledgers and pass nothing on delay a record by seconds', async () => {
   const ticket = await mesh.ticket(victim, { uses: 13 })
@@ -447,14 +488,15 @@ test('eclipse of a member: twelve that have its gossip, lie about their ledgers 
     }),
   )
   const stops = liars.map(live)
-  const messenger = await stranger(witness)
-  await messenger.join(ticket, 'messenger')
   try {
     await eventually('all to have the gossip of the victim', () =>
       liars.every(({ meshPeers }) => meshPeers.has(victim.id)),
     )
-    // What came to the witness by a sync, as after a partition, goes by no gossip.
-    const admin = await mesh.adminOf(witness)
+    const far = await farFromVictim()
+    const messenger = await stranger(far)
+    await messenger.join(ticket, 'messenger')
+    // What came by a sync, as after a partition, goes by no gossip.
+    const admin = await mesh.adminOf(far)
     const body = { creation: newCreation(Date.now(), new Uint8Array(8)), revision: 1, spec: specOf() }
     const subject = chuteSubject(admin.publicKey, 'eclipsed')
     await messenger.hand([seal(admin, realm, [Date.now(), 0], 'deployment', subject, body).bytes])

@@ -42,9 +42,9 @@ const service = (text: string): string =>
 
 const manifests: Record<string, [files: Record<string, string>, error: RegExp]> = {
   'a syntax error': [{ 'compose.yaml': 'services: {web: [\n' }, /compose\.yaml:\d+:\d+/],
-  'an unknown key': [{ 'compose.yaml': service('colour: blue') }, /compose\.yaml:5: services\.web\.colour/],
-  'a dangerous key': [{ 'compose.yaml': service('privileged: true') }, /compose\.yaml:5: services\.web\.privileged/],
-  'a host mount': [{ 'compose.yaml': service('volumes: ["/etc:/host"]') }, /compose\.yaml:5: .*\/etc/],
+  'an unknown key': [{ 'compose.yaml': service('colour: blue') }, /compose\.yaml:5:5: services\.web\.colour/],
+  'a dangerous key': [{ 'compose.yaml': service('privileged: true') }, /compose\.yaml:5:5: services\.web\.privileged/],
+  'a host mount': [{ 'compose.yaml': service('volumes: ["/etc:/host"]') }, /compose\.yaml:5:15: .*\/etc/],
   'a missing build folder': [
     { 'compose.yaml': 'name: bad\nservices:\n  web:\n    build: ./nowhere\n' },
     /nowhere: there is no such folder/,

@@ -19,7 +19,7 @@ test.before(async () => {
   // Ports of their own, so that they are where they were after a restart.
   const founder = await mesh.add('founder', await anchored())
   await Promise.all([
-    mesh.add('admin', { ...(await anchored()), join: await mesh.invite(founder, '--role', 'admin') }),
+    mesh.add('admin', { ...(await anchored()), join: await mesh.ticket(founder, { role: 'admin' }) }),
     mesh.add('plain', { ...(await anchored()), labels: ['role=worker'] }),
     other.add('other', await anchored()),
   ])
@@ -61,7 +61,7 @@ let ticket: string
 test('a newcomer whose inviter is down joins through another AP of its ticket, and gets every record there is', async () => {
   const founder = named('founder')
   await mesh.publish(founder, 'job', {}, ['--on', 'role=worker'])
-  ticket = await mesh.invite(founder)
+  ticket = await mesh.ticket(founder)
   await founder.stop('SIGKILL')
   const late = await mesh.add('late', { join: ticket, labels: ['role=worker'] })
   await eventually('the newcomer to be in', async () => (await late.status()).state === 'running')
@@ -102,7 +102,7 @@ test('what is no ticket ends `up` with status 1 and a sentence', async () => {
 })
 
 test('a data folder of one mesh does not join another', async () => {
-  const foreign = await other.invite(other.aps[0]!)
+  const foreign = await other.ticket(other.aps[0]!)
   const late = named('late')
   await late.stop('SIGKILL')
   const { status, stderr } = await mesh.cli(['up', '--data', late.data, '--no-mdns', '--join', foreign])
@@ -114,7 +114,7 @@ test('a data folder of one mesh does not join another', async () => {
 
 test('an AP that lost power before any member answered comes in by the addresses of its ticket', async () => {
   const ap = other.aps[0]!
-  const one = await other.invite(ap)
+  const one = await other.ticket(ap)
   await ap.stop('SIGKILL')
   const early = await other.add('early', { join: one })
   await early.stop('SIGKILL')
@@ -169,7 +169,7 @@ test('a ticket of two uses lets in two, with the labels that it fixes, by a vari
 
 test('a ticket that was revoked lets nobody in, and who it let in stays', async () => {
   const [founder, plain] = [named('founder'), named('plain')]
-  const several = await mesh.invite(founder, '--uses', '9')
+  const several = await mesh.ticket(founder, { uses: 9 })
   const { subject } = open(readTicket(several).grant, meshIdOf(readTicket(several).meshKey))
   const inTime = await mesh.add('in-time', { join: several })
   await eventually('it to be in', async () => (await inTime.status()).state === 'running')
@@ -210,7 +210,7 @@ test('an AP that an admin forgets is no member anywhere, says so, hands its chut
     ),
   )
   await victim.stop('SIGKILL')
-  await victim.start(['--join', await mesh.invite(named('admin'))])
+  await victim.start(['--join', await mesh.ticket(named('admin'))])
   await eventually('the AP to be back', async () => (await victim.status()).state === 'running')
   await mesh.settled()
   assert.is((await named('founder').status()).members, 4)
@@ -246,7 +246,7 @@ test('an AP that was forgotten while it was down hears of it when it returns', a
 test('of two APs that one ticket let in on two sides the later one is put out, says why, and stops what it runs', async () => {
   const [founder, plain] = [named('founder'), named('plain')]
   for (const ap of mesh.aps) if (ap !== founder && ap !== plain) await ap.stop('SIGKILL')
-  const one = await mesh.invite(founder)
+  const one = await mesh.ticket(founder)
   await mesh.settled()
   const isIn = (ap: TestAp) => eventually(`${ap.name} to be in`, async () => (await ap.status()).state === 'running')
   await plain.stop('SIGKILL')

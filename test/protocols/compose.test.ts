@@ -138,6 +138,23 @@ test('an env file is read as Compose reads it', () => {
   )
 })
 
+test('an env file takes time in proportion to its length, whatever it says', () => {
+  const many = (text: string) => text.repeat((256 * 1024) / text.length)
+  for (const text of [
+    `A="${many('\n')}`,
+    `A='${many("\\'\n")}`,
+    `A=b${many(' ')}c`,
+    `A=\${B:-${many('$$')}`,
+    many('A="\n"\n'),
+    many('.\n'),
+  ]) {
+    const { user } = process.cpuUsage()
+    readEnv(text)
+    const ms = (process.cpuUsage().user - user) / 1000
+    assert.ok(ms < 2000, `${ms} ms for ${JSON.stringify(text.slice(0, 12))}`)
+  }
+})
+
 // --- Manifests ----------------------------------------------------------------------------------------------------------
 
 const parse = (text: string, more: Circumstances & { files?: Record<string, string> } = {}) =>

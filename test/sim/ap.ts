@@ -47,6 +47,7 @@ export class Ap {
   private beacon: RecordOf<'beacon'> | undefined
   private lastBeaconAt = Number.NEGATIVE_INFINITY
   private wasNews = false
+  private hasLearned = false
   private isBeaconDue = false
   private isRefreshDue = false
   private isReady = false
@@ -123,6 +124,7 @@ export class Ap {
         onLost: (ap) => this.roster.lost(ap, time.monotonic()),
         onPeers: (known) => void host.disk.write('peers', known).catch(() => {}),
         onSynced: (ap, { received, sent }) => {
+          if (received > 0) this.hasLearned = true
           if (received + sent > 0) this.tell('synced', { ap: world.nameOf(ap), received, sent })
         },
         onRefused: (from, error) => this.tell('refused', { from: world.nameOf(from), reason: error.message }),
@@ -394,7 +396,8 @@ export class Ap {
     const now = this.time.monotonic()
     for (const effect of this.roster.tick(now)) this.carryOut(effect)
     if (this.isReady && !this.hasTwin) this.leases.tick()
-    if (now - this.lastBeaconAt > beaconPause(this.neighbours().length, this.wasNews)) this.sendBeacon(false)
+    const pause = beaconPause(this.neighbours().length, this.wasNews, this.hasLearned)
+    if (now - this.lastBeaconAt > pause) this.sendBeacon(false)
   }
 
   private sendPulses(): void {
@@ -484,6 +487,7 @@ export class Ap {
     this.beacon = record
     this.lastBeaconAt = this.time.monotonic()
     this.wasNews = isNews
+    this.hasLearned = false
     this.mesh.publishBeacon(record)
     this.scheduleRefresh()
   }

@@ -450,8 +450,9 @@ export class Mesh {
 
   private async syncNow(ap: string): Promise<SyncResult> {
     const stream = this.openStream(ap, 'sync', FRAME_DEADLINE)
+    const began = this.now
     const result = await stream.exchange(() => initiateSync(stream, this.syncDependencies(ap)))
-    this.noteSynced(ap, result)
+    this.noteSynced(ap, began, result)
     return result
   }
 
@@ -476,9 +477,9 @@ export class Mesh {
     }
   }
 
-  private noteSynced(ap: string, result: SyncResult): void {
+  private noteSynced(ap: string, began: number, result: SyncResult): void {
     this.hasSynced ||= this.handlers.isMember(ap)
-    this.differences.forget(ap)
+    this.differences.synced(ap, began)
     this.handlers.onSynced(ap, result)
   }
 
@@ -586,7 +587,7 @@ export class Mesh {
   private async answer(stream: Stream, protocol: 'sync' | 'join', from: string): Promise<void> {
     if (protocol === 'join') return this.answerJoin(stream, from)
     if (this.handlers.isMember(from)) {
-      return this.noteSynced(from, await answerSync(stream, this.syncDependencies(from)))
+      return this.noteSynced(from, this.now, await answerSync(stream, this.syncDependencies(from)))
     }
     const records = this.handlers.forgets(from)
     if (records.length === 0) throw new Error('not a member')

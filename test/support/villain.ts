@@ -73,7 +73,7 @@ export class Villain {
 
   /** Is let in, by a ticket, and takes part in gossip. */
   async join(ticket: string, name = 'villain'): Promise<void> {
-    await this.connect()
+    await eventually('the villain to be connected', () => this.connect())
     await askToJoin(
       this.host,
       this.ids,

@@ -343,9 +343,11 @@ test('beacons that are old change nothing, however they come', async () => {
   const beaconOf = async () =>
     (await target.client.get<{ beacon: { boot: number; sequence: number } }>('/v1/inspect', { of: witness.id })).beacon
   const ofWitness = () => overheard.filter(({ subject }) => Buffer.compare(subject, apKey(witness.id)) === 0)
-  // Each record makes the witness say its new digest, so that there are newer beacons.
+  // Who is accused answers with a beacon.
   await eventually('two beacons of the witness', async () => {
-    await honestTraffic()
+    const { boot, sequence } = await beaconOf()
+    const statement = { boot, sequence, silence: 2000, probes: 1, heard: true, watchers: new Uint8Array(16) }
+    await publish(recordTopic, record('statement', apKey(witness.id), statement).bytes)
     return ofWitness().length >= 2
   })
   const [old] = ofWitness()

@@ -91,6 +91,7 @@ export class Peer {
         onLost: (ap) => peer.lost.push(ap),
         onAddresses: (known) => peer.saidAddresses.push(known),
         onSynced: (ap, result) => peer.synced.push({ ap, ...result }),
+        onLearned: () => {},
         onRefused: (from, error) => peer.refused.push({ from, error }),
         onVerdict: (verdict) => peer.verdicts.push(verdict),
         onNewcomer: (record) => peer.newcomers.push(record),

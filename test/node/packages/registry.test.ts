@@ -583,7 +583,7 @@ test('who sends slowly holds up nobody, and only so many manifests are waited fo
   await client.pushImage('alice/quick', 'v2')
 })
 
-test('a manifest that is huge, or nested without end, is refused, and takes no memory to speak of', async () => {
+test('a manifest that is huge, or has parts or nests without end, is refused, and takes no memory to speak of', async () => {
   refused(await client.pushManifest('alice/app', 'x', 'x'.repeat(MAX_MANIFEST + 1)), 413, 'MANIFEST_INVALID')
   const endless = (async function* () {
     for (let i = 0; i < 80; i++) yield Buffer.alloc(65536, '[')
@@ -596,6 +596,12 @@ test('a manifest that is huge, or nested without end, is refused, and takes no m
     JSON.stringify(imageOf(descriptorOf(config), [])).replace('{', `{"x":${'['.repeat(depth)}${']'.repeat(depth)},`)
   assert.is((await client.pushManifest('alice/app', 'x', nested(10))).status, 201)
   refused(await client.pushManifest('alice/app', 'x', nested(1_000_000)), 400, 'MANIFEST_INVALID')
+  const layers = (count: number) =>
+    JSON.stringify(imageOf(descriptorOf(config), Array(count).fill(descriptorOf(config))))
+  assert.is((await client.pushManifest('alice/app', 'x', layers(5000))).status, 201)
+  refused(await client.pushManifest('alice/app', 'x', layers(6000)), 400, 'MANIFEST_INVALID')
+  const odd = { schemaVersion: 2, mediaType: { toString: 1, valueOf: 1 } }
+  refused(await client.pushManifest('alice/app', 'x', JSON.stringify(odd)), 400, 'MANIFEST_INVALID')
   const text = JSON.stringify({ ...imageOf(descriptorOf(config), []), annotations: { a: '["'.repeat(1000) } })
   assert.is((await client.pushManifest('alice/app', 'x', text)).status, 201, 'brackets in a text do not nest')
 })
