@@ -246,7 +246,10 @@ export class Ap {
         founder,
       )
       ap.sources = await GitSources.open(join(config.data, 'sources'))
-      await ap.run()
+      await ap.run().catch(async (error) => {
+        await ap.provision.close() // an open registry would keep the process
+        throw error
+      })
       return ap
     } catch (error) {
       await store.close()
