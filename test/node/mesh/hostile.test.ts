@@ -340,16 +340,24 @@ harmless('stranger')
 test('the villain is let in', beLetIn)
 
 test('beacons that are old change nothing, however they come', async () => {
-  const beaconOf = async () =>
-    (await target.client.get<{ beacon: { boot: number; sequence: number } }>('/v1/inspect', { of: witness.id })).beacon
+  interface Inspected {
+    beacon: { boot: number; sequence: number }
+    accusations: { silence: number }[]
+  }
+  const look = () => target.client.get<Inspected>('/v1/inspect', { of: witness.id })
+  const beaconOf = async () => (await look()).beacon
   const ofWitness = () => overheard.filter(({ subject }) => Buffer.compare(subject, apKey(witness.id)) === 0)
   // Who is accused answers with a beacon.
+  let silence = 2000
   await eventually('two beacons of the witness', async () => {
     const { boot, sequence } = await beaconOf()
-    const statement = { boot, sequence, silence: 2000, probes: 1, heard: true, watchers: new Uint8Array(16) }
+    const statement = { boot, sequence, silence: ++silence, probes: 1, heard: true, watchers: new Uint8Array(16) }
     await publish(recordTopic, record('statement', apKey(witness.id), statement).bytes)
     return ofWitness().length >= 2
   })
+  await eventually('the last accusation to be in the ledger', async () =>
+    (await look()).accusations.some((accusation) => accusation.silence === silence),
+  )
   const [old] = ofWitness()
   const before = await digestOf(target)
   const known = await beaconOf()
