@@ -4,7 +4,8 @@ import { createHash } from 'node:crypto'
 import { hostname } from 'node:os'
 import { join, posix } from 'node:path'
 import type Docker from 'dockerode'
-import { DEFAULT_LOGGING, SECRETS_AT, type ServiceSpec } from '../../protocols/deployment.js'
+import { hex } from '../../protocols/bytes.js'
+import { DEFAULT_LOGGING, imageFor, SECRETS_AT, type ServiceSpec } from '../../protocols/deployment.js'
 import { DEFAULT_ULIMITS } from '../../protocols/policy.js'
 import { Images, platformOf } from '../packages/images.js'
 import { findSoon } from './arp.js'
@@ -310,7 +311,11 @@ export class DockerEngine implements Engine {
     const what = `create ${plan.instance} (service ${service.name})`
     this.platform ??= (await this.info()).platform
     const image = await this.images.referenceFor(service, this.platform)
-    if (image === undefined) throw new EngineError('no-image', `cannot ${what}: this engine does not have its image`)
+    if (image === undefined) {
+      const { config } = imageFor(service, this.platform) ?? {}
+      const which = config === undefined ? 'its image' : `image ${hex(config).slice(0, 12)}`
+      throw new EngineError('no-image', `cannot ${what}: this engine does not have ${which}`)
+    }
     const { limits, healthcheck } = service
     const tmpfs = new Map([['/tmp', TMP_SIZE], ...service.tmpfs.map(({ path, size }) => [clean(path), size] as const)])
     for (const { path } of service.mounts) tmpfs.delete(clean(path))
