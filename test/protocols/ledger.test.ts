@@ -211,8 +211,10 @@ test('a publisher has its lowest names up to a bound, in whatever order they cam
   const all = subjects.flatMap((subject, i): SignedRecord[] => {
     const creation = creationOf(5)
     const wanted = record(ONE, 'wanted', subject, [NOW, 0], { creation, desired: 'stopped', restarts: 0 })
-    if (i % 9 === 0) return [wanted, record(ONE, 'removal', subject, [NOW, 1], { creation })]
-    return i % 9 === 1 ? [wanted] : [deployment(ONE, `a${i}`, [NOW + i, 0], { creation })]
+    const revision = deployment(ONE, `a${i}`, [NOW + i, 0], { creation })
+    return i % 9 === 0
+      ? [wanted, record(ONE, 'removal', subject, [NOW, 1], { creation: creationOf(4) }), revision]
+      : [revision]
   })
   const other = deployment(TWO, 'zzz', [NOW, 0])
   const kept = new Set(subjects.map(hex).sort().slice(0, MAX_NAMES))
