@@ -1,14 +1,14 @@
 // The ledger: a set of records whose merge is commutative, associative, idempotent and independent of any clock.
 // Each (kind, subject, signer) is a register that keeps its newest few records. Beside that only a removal makes records go,
-// and a signer that has too many of one kind, or uses too many names. What a revocation lists stays: whoever stole a key must not be able to push out
-// with it what was let stay.
+// and a signer that has too many of one kind, or uses too many names. What a revocation lists stays: whoever stole a key must not be able
+// to push out with it what was let stay.
 import { compareBytes, equalBytes, hex, sha256, unhex, utf8 } from './bytes.js'
 import { readSecretSubject } from './chute.js'
 import { type Clock, compareClocks, ZERO_CLOCK } from './clock.js'
 import { compareRecords, type SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
 import { historyOf, isKind, type Kind, quotaOf, type RecordOf } from './kinds.js'
-import { MAX_CLOCK_AHEAD, MAX_NAMES, MAX_SECRETS, UNKNOWN_HISTORY } from './limits.js'
+import { MAX_CLOCK_AHEAD, MAX_NAMES, MAX_OF_SIGNER, MAX_SECRETS, UNKNOWN_HISTORY } from './limits.js'
 
 /** Number of buckets a ledger is compared by: the first byte of a record's hash. */
 export const BUCKETS = 256
@@ -26,11 +26,11 @@ const CHUTE_KINDS = ['deployment', 'wanted', 'removal'] as const satisfies Kind[
 export class Ledger {
   /** By kind and subject: the registers of all signers, together newest first. */
   private readonly registers = new Map<string, Map<string, SignedRecord[]>>()
-  /** By kind and signer: its registers of that kind. */
+  /** By kind and signer: its registers of that kind, without what revocations list. */
   private readonly shelves = new Map<string, Shelf>()
   private readonly buckets = Array.from({ length: BUCKETS }, () => new Bucket())
-  /** Subjects of each publisher's chutes, removed ones included. */
-  private readonly chutes = new Map<string, Set<string>>()
+  /** By publisher: subjects of its chutes, removed ones included, and how many records of each no revocation lists. */
+  private readonly chutes = new Map<string, Map<string, number>>()
   /** Subjects of each chute's secrets. */
   private readonly secrets = new Map<string, Set<string>>()
   /** Hashes that revocations list, by the key they revoke. */
@@ -40,6 +40,9 @@ export class Ledger {
   private readonly latest = new Map<string, number>()
   private readonly stamps = new Map<string, object>()
   private readonly effectives = new WeakMap<object, readonly SignedRecord[]>()
+
+  /** @param maxNames that each publisher may use */
+  constructor(private readonly maxNames = MAX_NAMES) {}
 
   get size(): number {
     return this.buckets.reduce((sum, { records }) => sum + records.size, 0)
@@ -56,8 +59,9 @@ export class Ledger {
   /**
    * Merges one record, which must have passed `open` and `checkKind`. The outcome of merging a set of records does not
    * depend on their order, since all that is ever left out is what greater ones of the set leave no room for: a register
-   * keeps its greatest few, a signer so many of each kind, a removal leaves nothing of what it removes, and a publisher has its lowest
-   * names. (A removal makes room for what a bound left out before: whoever has that gives it back.) One thing does: a record that had to go before a revocation came that lists it. Whoever has both gives it back.
+   * keeps its greatest few, a removal leaves nothing of what it removes, a publisher has its lowest names, and of these a signer so many
+   * records of each kind. (A removal, or a name that goes, makes room for what a bound left out before: whoever has that gives it back.)
+   * One thing does: a record that had to go before a revocation came that lists it. Whoever has both gives it back.
    */
   merge(record: SignedRecord): Merged {
     if (record.kind === 'beacon') throw new MeshError('malformed', 'a beacon is no ledger record')
@@ -71,10 +75,12 @@ export class Ledger {
     if (!dropped.includes(record)) this.index(record)
     for (const old of dropped) if (old !== record) this.unindex(old)
     const isThere = () => !dropped.includes(record)
-    if (isThere()) dropped.push(...this.dropBeyondQuota(record))
     if (isThere() && isKind(record, 'removal')) dropped.push(...this.dropRemoved(record))
     if (isThere() && isKind(record, 'revocation')) dropped.push(...this.relist(record.subject))
+    // Names first, of which there are no more than the newest deployment of each has room: else it would depend on the order of
+    // arrival which of the two bounds a record is beyond, and two ledgers could each refuse what the other keeps.
     if (isThere()) dropped.push(...this.dropNameBeyondCap(record))
+    if (isThere()) dropped.push(...this.dropBeyondQuota(record))
     return { added: isThere(), dropped: dropped.filter((one) => one !== record) }
   }
 
@@ -100,12 +106,10 @@ export class Ledger {
   }
 
   private dropNameBeyondCap(record: SignedRecord): SignedRecord[] {
-    const chute = chuteOf(record)
-    if (chute === undefined) return []
-    const names = getOrMake(this.chutes, hex(record.signer), () => new Set<string>()).add(hex(chute))
-    if (names.size <= MAX_NAMES) return []
-    const last = [...names].sort().at(-1)!
-    names.delete(last)
+    const names = this.chutes.get(hex(record.signer))
+    if (names === undefined || names.size <= this.maxNames) return []
+    let last = ''
+    for (const name of names.keys()) if (name > last) last = name
     const dropped = this.ofChute(unhex(last)).filter((one) => !this.isListed(one))
     for (const one of dropped) this.drop(one)
     return dropped
@@ -133,10 +137,9 @@ export class Ledger {
   private dropBeyondQuota(record: SignedRecord): SignedRecord[] {
     const quota = historyOf(record) === undefined ? undefined : quotaOf(record.kind)
     const shelf = this.shelfOf(record)
-    const last = quota === undefined || shelf.count <= quota ? undefined : shelf.last((one) => !this.isListed(one))
-    if (last === undefined) return []
-    this.drop(last)
-    return [last]
+    if (quota === undefined || shelf.count <= quota) return []
+    const last = shelf.last()
+    return [last, ...this.remove(last)]
   }
 
   private shelfOf(record: SignedRecord): Shelf {
@@ -147,8 +150,6 @@ export class Ledger {
   remove(record: SignedRecord): SignedRecord[] {
     if (!this.has(record.hash)) return []
     this.drop(record)
-    const chute = chuteOf(record)
-    if (chute !== undefined && this.ofChute(chute).length === 0) this.chutes.get(hex(record.signer))?.delete(hex(chute))
     return isKind(record, 'revocation') ? this.relist(record.subject) : []
   }
 
@@ -156,17 +157,24 @@ export class Ledger {
     return this.listed.get(hex(signer))?.has(hex(hash)) ?? false
   }
 
-  /** Reads anew what the revocations of a key list. What none lists any more must find room as any other record. */
+  /**
+   * Reads anew what the revocations of a key list. What is listed takes no room of what is not, and what none lists any more must
+   * find room as any other record.
+   */
   private relist(key: Uint8Array): SignedRecord[] {
     const before = this.listed.get(hex(key)) ?? new Set<string>()
     const now = new Set(this.history('revocation', key).flatMap(({ body }) => hashesIn(body.keep)))
+    const find = (hashes: Set<string>, others: Set<string>) =>
+      [...hashes].flatMap((hash) => (others.has(hash) ? [] : (this.get(unhex(hash)) ?? [])))
+    const [unlisted, listed] = [find(before, now), find(now, before)]
+    for (const record of unlisted) this.drop(record)
+    for (const record of listed) this.unindex(record)
     this.listed.set(hex(key), now)
-    return [...before].flatMap((hash) => {
-      const record = now.has(hash) ? undefined : this.get(unhex(hash))
-      if (record === undefined) return []
-      this.drop(record)
+    for (const record of listed) this.index(record)
+    return unlisted.flatMap((record) => {
       const { added, dropped } = this.merge(record)
-      return added ? dropped : [...dropped, record]
+      if (added) return dropped
+      return [...dropped, record, ...(isKind(record, 'revocation') ? this.relist(record.subject) : [])]
     })
   }
 
@@ -181,7 +189,7 @@ export class Ledger {
 
   private index(record: SignedRecord): void {
     this.buckets[record.hash[0]!]!.add(record)
-    this.shelfOf(record).add(record)
+    if (!this.isListed(record)) this.makeRoom(record)
     this.latest.set(record.kind, Math.max(record.clock[0], this.latest.get(record.kind) ?? 0))
     if (isKind(record, 'secret')) {
       const { chute } = readSecretSubject(record.subject)
@@ -192,8 +200,26 @@ export class Ledger {
 
   private unindex(record: SignedRecord): void {
     this.buckets[record.hash[0]!]!.remove(record)
-    this.shelfOf(record).remove(record)
+    if (!this.isListed(record)) this.freeRoom(record)
     this.noteChange(record)
+  }
+
+  private makeRoom(record: SignedRecord): void {
+    this.shelfOf(record).add(record)
+    const chute = chuteOf(record)
+    if (chute === undefined) return
+    const names = getOrMake(this.chutes, hex(record.signer), () => new Map<string, number>())
+    names.set(hex(chute), (names.get(hex(chute)) ?? 0) + 1)
+  }
+
+  private freeRoom(record: SignedRecord): void {
+    this.shelfOf(record).remove(record)
+    const chute = chuteOf(record)
+    if (chute === undefined) return
+    const names = this.chutes.get(hex(record.signer))!
+    const left = names.get(hex(chute))! - 1
+    if (left > 0) names.set(hex(chute), left)
+    else names.delete(hex(chute))
   }
 
   private noteChange({ kind }: SignedRecord): void {
@@ -215,13 +241,14 @@ export class Ledger {
     const chute = chuteOf(record)
     if (chute === undefined) return true
     const names = this.chutes.get(hex(record.signer))
-    return names === undefined || names.size < MAX_NAMES || names.has(hex(chute))
+    return names === undefined || names.size < this.maxNames || names.has(hex(chute))
   }
 
-  /** False where a record would bring its chute one secret more than it may have. */
-  hasRoomForSecret({ subject }: RecordOf<'secret'>): boolean {
-    const registers = this.secretsOf(readSecretSubject(subject).chute)
-    return registers.length < MAX_SECRETS || registers.some(([one]) => equalBytes(one!.subject, subject))
+  /** False where a record would bring its chute, or its publisher, one secret more than it may have. */
+  hasRoomForSecret(record: RecordOf<'secret'>): boolean {
+    const registers = this.secretsOf(readSecretSubject(record.subject).chute)
+    if (registers.some(([one]) => equalBytes(one!.subject, record.subject))) return true
+    return registers.length < MAX_SECRETS && this.shelfOf(record).count < MAX_OF_SIGNER.secret
   }
 
   /** All records, in the order of their hashes. */
@@ -378,23 +405,20 @@ class Shelf {
     this.count--
   }
 
-  /**
-   * The one that there is room for last: the more of its register are newer the later, and then the older. What is beyond a bound by this
-   * order stays beyond it whatever is added.
-   */
-  last(isLoose: (record: SignedRecord) => boolean): SignedRecord | undefined {
-    let last: { record: SignedRecord; newer: number } | undefined
-    for (const register of this.registers.values()) {
-      if (last !== undefined && register.length <= last.newer) continue
-      const loose = register.filter(isLoose)
-      const record = loose.at(-1)
-      const newer = loose.length - 1
-      if (record === undefined || (last !== undefined && newer < last.newer)) continue
-      if (last === undefined || newer > last.newer || compareInRegister(record, last.record) < 0)
-        last = { record, newer }
-    }
-    return last?.record
+  /** The one that there is room for last. There must be one. What is beyond a bound by this order stays beyond it whatever is added. */
+  last(): SignedRecord {
+    return [...this.registers.values()].reduce((a, b) => (hasRoomBefore(a, b) ? b : a)).at(-1)!
   }
+}
+
+/**
+ * True where the last one of a register has room before that of another: the fewer of its register are newer, and then the newer. Secrets
+ * go by their names, as the bound of names does: of two ledgers with room for either otherwise each could refuse what the other keeps.
+ */
+function hasRoomBefore(one: readonly SignedRecord[], other: readonly SignedRecord[]): boolean {
+  if (one.length !== other.length) return one.length < other.length
+  const [a, b] = [one.at(-1)!, other.at(-1)!]
+  return isKind(a, 'secret') ? compareBytes(a.subject, b.subject) < 0 : compareInRegister(a, b) > 0
 }
 
 class Bucket {

@@ -68,7 +68,8 @@ export const UNKNOWN_HISTORY = 64
 
 /**
  * Registers of a kind whose subjects one signer can choose, or records in them, kept per signer: the newest of each register before the
- * second newest of any, and of these the newest. Far more than an honest one needs, and few enough that a hostile one fills megabytes.
+ * second newest of any, and of these the newest; of secrets those of the lowest subjects. Far more than an honest one needs, and few enough
+ * that a hostile one fills megabytes.
  */
 export const MAX_OF_SIGNER = {
   /** A mesh key signs one for each ticket, and membership needs them all. */
@@ -76,7 +77,7 @@ export const MAX_OF_SIGNER = {
   revocation: 4096,
   forget: 16_384,
   drain: 16_384,
-  /** Of a publisher, 32 MiB at most: the newest revision of each name, and history as far as there is room. */
+  /** Of a publisher, 32 MiB at most: the newest revision of each name (no fewer than MAX_NAMES), and history as far as there is room. */
   deployment: 1024,
   /** 16 MiB at most. */
   secret: 512,

@@ -9,7 +9,7 @@ import type { SignedRecord } from './envelope.js'
 import { MeshError } from './error.js'
 import { isKind, type RecordOf } from './kinds.js'
 import type { Ledger } from './ledger.js'
-import { MAX_SECRETS } from './limits.js'
+import { MAX_OF_SIGNER, MAX_SECRETS } from './limits.js'
 import { membershipOf } from './membership.js'
 
 /** @throws MeshError `not-granted`, `beyond-grant`, `not-an-admin` or `revoked` */
@@ -80,7 +80,7 @@ function authoriseSecret(ledger: Ledger, authority: Authority, record: RecordOf<
   if (ledger.hasRoomForSecret(record)) return
   throw new MeshError(
     'too-many-secrets',
-    `this chute has ${MAX_SECRETS} secrets, removed ones included, and that is all there may be; put several values into one`,
+    `this chute has ${MAX_SECRETS} secrets, removed ones included, or its publisher ${MAX_OF_SIGNER.secret}, and that is all there may be; put several values into one`,
   )
 }
 

@@ -208,10 +208,13 @@ test('a removal of an earlier creation takes the place of none, however late it 
 
 test('a publisher has its lowest names up to a bound, in whatever order they came, and takes none from others', () => {
   const subjects = Array.from({ length: MAX_NAMES + 5 }, (_, i) => chuteSubject(ONE.publicKey, `a${i}`))
-  const all = subjects.flatMap((subject, i) => {
+  const all = subjects.flatMap((subject, i): SignedRecord[] => {
     const creation = creationOf(5)
     const wanted = record(ONE, 'wanted', subject, [NOW, 0], { creation, desired: 'stopped', restarts: 0 })
-    return i % 9 === 0 ? [wanted, record(ONE, 'removal', subject, [NOW, 1], { creation })] : [wanted]
+    const revision = deployment(ONE, `a${i}`, [NOW + i, 0], { creation })
+    return i % 9 === 0
+      ? [wanted, record(ONE, 'removal', subject, [NOW, 1], { creation: creationOf(4) }), revision]
+      : [revision]
   })
   const other = deployment(TWO, 'zzz', [NOW, 0])
   const kept = new Set(subjects.map(hex).sort().slice(0, MAX_NAMES))
