@@ -4,30 +4,12 @@
 import { z } from 'zod'
 import { compareBytes, hex } from './bytes.js'
 import { type Blob, chunksOf } from './chunks.js'
-import { byteString, decode, encode } from './codec.js'
+import { decode, encode } from './codec.js'
 import { describe } from './envelope.js'
 import { MeshError } from './error.js'
 import { MAX_BLOB, MAX_CHUNK } from './limits.js'
 
-const size = z.int().min(0).max(MAX_BLOB)
-
-/** Digest and size, and the root of its chunks where there are several. */
-const entry = z.union([
-  z
-    .tuple([byteString(32), size])
-    .refine(([, bytes]) => chunksOf(bytes) <= 1, 'a blob of several chunks without a root'),
-  z
-    .tuple([byteString(32), size, byteString(32)])
-    .refine(([, bytes]) => chunksOf(bytes) > 1, 'a root of a single chunk'),
-])
-
-/** Blobs by their digests, ascending, so that equal packages have one digest whoever makes them. */
-const descriptor = z.object({
-  blobs: z
-    .array(entry)
-    .min(1)
-    .refine((all) => all.every(([digest], i) => i === 0 || compareBytes(all[i - 1]![0], digest) < 0), 'order of blobs'),
-})
+const shape = z.object({ blobs: z.array(z.unknown()).min(1) })
 
 /**
  * Writes a descriptor.
@@ -49,7 +31,30 @@ export function writeDescriptor(blobs: Iterable<Blob>): Uint8Array {
 /** Reads one. @returns its blobs by their digests in hex; @throws MeshError `malformed` */
 export function readDescriptor(bytes: Uint8Array): Map<string, Blob> {
   if (bytes.length > MAX_CHUNK) throw new MeshError('malformed', `a descriptor of ${bytes.length} bytes`)
-  const parsed = descriptor.safeParse(decode(bytes))
+  const parsed = shape.safeParse(decode(bytes))
   if (!parsed.success) throw new MeshError('malformed', `a descriptor with a wrong ${describe(parsed.error)}`)
-  return new Map(parsed.data.blobs.map(([digest, size, root]) => [hex(digest), { digest, size, root }]))
+  const blobs = new Map<string, Blob>()
+  let before: Uint8Array | undefined
+  for (const [i, entry] of parsed.data.blobs.entries()) {
+    const blob = readEntry(entry)
+    // Ascending, so that equal packages have one digest whoever makes them.
+    if (blob === undefined || (before !== undefined && compareBytes(before, blob.digest) >= 0))
+      throw new MeshError('malformed', `a descriptor with a wrong blob ${i}, or one out of order`)
+    blobs.set(hex(blob.digest), blob)
+    before = blob.digest
+  }
+  return blobs
 }
+
+/** Digest and size, and the root of its chunks where there are several. By hand: there are thousands of them. */
+function readEntry(entry: unknown): Blob | undefined {
+  if (!Array.isArray(entry)) return undefined
+  const [digest, size, root] = entry as unknown[]
+  if (!isDigest(digest) || !Number.isSafeInteger(size) || (size as number) < 0 || (size as number) > MAX_BLOB)
+    return undefined
+  const isLong = chunksOf(size as number) > 1
+  if (entry.length !== (isLong ? 3 : 2) || (isLong && !isDigest(root))) return undefined
+  return { digest, size: size as number, root: isLong ? (root as Uint8Array) : undefined }
+}
+
+const isDigest = (value: unknown): value is Uint8Array => value instanceof Uint8Array && value.length === 32
