@@ -117,7 +117,7 @@ test('sources are sent where the manifest says so, built on the AP that runs the
 test('a build that fails on the AP is told as the reason why the chute does not run, with what the step said', async () => {
   const dir = await sources('failing', 'x')
   await writeFile(join(dir, 'Dockerfile'), `FROM ${BUSYBOX}\nRUN echo ${randomBytes(4).toString('hex')} && exit 7\n`)
-  const { status, stderr } = await one.cli('publish', dir, '--key', 'bob', '--wait', '20s')
+  const { status, stderr } = await one.cli('publish', dir, '--key', 'bob', '--wait', '8s')
   assert.is(status, 1)
   assert.match(stderr, /failing is published but does not run: .*returned a non-zero code: 7/)
   await one.json('rm', 'failing', '--key', 'bob')
