@@ -247,7 +247,9 @@ export class Ap {
       )
       ap.sources = await GitSources.open(join(config.data, 'sources'))
       await ap.run().catch(async (error) => {
-        await ap.provision.close() // an open registry would keep the process
+        // What is open would keep the process.
+        await ap.network?.stop()
+        await ap.provision.close()
         throw error
       })
       return ap
@@ -499,8 +501,9 @@ export class Ap {
       if (failure === undefined) this.events.add('disk-works')
       else this.events.add('disk-fails', { reason: failure.message })
     }
-    await this.provision.open(this.network)
-    this.provision.follow(this.current)
+    // Meanwhile: who is started again at once must listen before others take it for dead.
+    const opening = this.provision.open(this.network)
+    opening.catch(() => {}) // it is awaited below
     try {
       await this.network.start()
     } catch (cause) {
@@ -508,6 +511,7 @@ export class Ap {
         cause,
       })
     }
+    await opening
     const { boot } = this.beacons.lastSign
     this.events.add('up', { ap: this.id, name: this.config.name, mesh: this.mesh, boot, version: VERSION })
     if (this.store.isDamageNew) this.events.add('repaired', { ...this.store.damage })
@@ -621,7 +625,7 @@ export class Ap {
   }
 
   private becomeReady(): void {
-    if (this.isReady) return
+    if (this.isReady || !this.provision.isOpen) return
     const isAlone = this.others().length === 0
     const isDamaged = this.store.damage !== undefined
     if (!isInformed(isAlone, this.network.hasSynced, isDamaged, monotonic() - this.startedAt)) return
@@ -755,7 +759,7 @@ export class Ap {
         .map((report) => this.withProgress(report)),
       cannot: this.reconciler.cannot().slice(0, Math.min(most, 64)),
       images: this.provision.supply.holdings().slice(0, most),
-      packages: this.provision.packages.holdings().slice(0, most),
+      packages: this.provision.holdings().slice(0, most),
     }
   }
 

@@ -43,6 +43,7 @@ export class Provision {
   readonly supply: Supply
   private readonly images: Images
   private readonly spares: Spares
+  private opening: Promise<void> | undefined
   private opened: { packages: Packages; publishing: Publishing } | undefined
   private sweptAt = monotonic()
 
@@ -66,7 +67,12 @@ export class Provision {
   }
 
   /** Opens what is on disk, and the registry. @throws as `Packages.open` does */
-  async open(network: Network): Promise<void> {
+  open(network: Network): Promise<void> {
+    this.opening = this.openWith(network)
+    return this.opening
+  }
+
+  private async openWith(network: Network): Promise<void> {
     const { self, config, platform, isMember, onChange, onEvent, log, docker } = this.options
     const packages = await Packages.open({
       ...{ self, network, platform, isMember, onChange, onEvent, log, now: monotonic },
@@ -80,11 +86,22 @@ export class Provision {
       onFailure: (digest, error) => this.supply.fail(digest, error),
     })
     this.opened = { packages, publishing: new Publishing(docker, this.images, packages, log) }
+    this.follow(this.options.outlook())
     await packages.start()
   }
 
+  get isOpen(): boolean {
+    return this.opened !== undefined
+  }
+
   async close(): Promise<void> {
+    await this.opening?.catch(() => {})
     await this.opened?.packages.close()
+  }
+
+  /** Packages that this AP can hand on. */
+  holdings(): readonly Uint8Array[] {
+    return this.opened?.packages.holdings() ?? []
   }
 
   get packages(): Packages {
@@ -102,7 +119,7 @@ export class Provision {
     const own = placed.filter(({ holder, chute }) => holder === this.options.self && chute.spec.package !== undefined)
     const needed = new Set(own.map(({ chute }) => hex(chute.spec.package!.digest)))
     for (const ref of this.spareRefs) needed.add(ref)
-    this.packages.follow({ specs: chutes.map(({ spec }) => spec), needed })
+    this.opened?.packages.follow({ specs: chutes.map(({ spec }) => spec), needed })
   }
 
   private spareRefs: ReadonlySet<string> = new Set()
