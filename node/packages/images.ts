@@ -128,11 +128,6 @@ export class Images {
     throw new MeshError('image-refused', `the engine understood image ${short(image)} differently; it was removed`)
   }
 
-  /** Lets go of an image. The engine removes it unless it has another name, or a container uses it. */
-  async remove(image: ImageSpec): Promise<void> {
-    await this.drop(heldName(image.config))
-  }
-
   /** Gives an image of the engine the name by which the mesh holds it. */
   async hold(id: string, config: Uint8Array): Promise<void> {
     await this.name(id, heldName(config))
