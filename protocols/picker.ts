@@ -2,6 +2,12 @@
 // nothing else is left, what others were asked for long ago and have not sent: the last chunks of a slow peer hold nobody up.
 import { ChunkSet } from './chunks.js'
 
+/**
+ * What who has all gave to another AP comes from that one: it is waited for so long at least, in milliseconds. Else the small blobs of an image
+ * would go to each AP from the one that published it, whose uplink all wait for.
+ */
+const PASSED_ON_WITHIN = 2000
+
 /** What a source told. */
 interface Source {
   readonly has: ChunkSet
@@ -17,6 +23,8 @@ export class Picker {
   /** How many of the sources have each chunk, and how many have given it to somebody, who need not be a source yet. */
   private readonly copies: Uint16Array
   private readonly given: Uint16Array
+  /** When it was heard first that a chunk was given to somebody. */
+  private readonly givenAt: Float64Array
   /** Who was asked for a chunk, and when first, in that order. */
   private readonly asked = new Map<number, { who: Set<string>; at: number }>()
   /** Of a single source the next chunk is taken, so that disks read and write in order. */
@@ -32,21 +40,24 @@ export class Picker {
     this.next = Math.floor(random() * count)
     this.copies = new Uint16Array(count)
     this.given = new Uint16Array(count)
+    this.givenAt = new Float64Array(count).fill(Number.POSITIVE_INFINITY)
   }
 
   /** Tells what a source has now, and what of it others have asked it for. */
-  tell(source: string, has: ChunkSet, given = new ChunkSet(has.count)): void {
+  tell(source: string, now: number, has: ChunkSet, given = new ChunkSet(has.count)): void {
     this.count(this.sources.get(source), -1)
     const told = { has, given }
     this.count(told, 1)
     this.sources.set(source, told)
+    for (const [index, times] of this.given.entries())
+      this.givenAt[index] = times > 0 ? Math.min(now, this.givenAt[index]!) : Number.POSITIVE_INFINITY
   }
 
   /** A source is gone: what it was asked for can be had from others. */
   drop(source: string): void {
     this.count(this.sources.get(source), -1)
     this.sources.delete(source)
-    for (const [index, { who }] of this.asked) if (who.delete(source) && who.size === 0) this.asked.delete(index)
+    for (const index of this.asked.keys()) this.refused(source, index)
   }
 
   private count(told: Source | undefined, by: 1 | -1): void {
@@ -66,12 +77,32 @@ export class Picker {
   take(source: string, now: number, patience: number): number | undefined {
     const has = this.sources.get(source)?.has
     if (has === undefined) return undefined
-    const index = this.rarest(has) ?? this.overdue(source, has, now - patience)
+    const index = this.rarest(has, now, patience) ?? this.overdue(source, has, now - patience)
     if (index === undefined) return undefined
     const asked = this.asked.get(index) ?? { who: new Set(), at: now }
     asked.who.add(source)
     this.asked.set(index, asked)
     return index
+  }
+
+  /** Whether nobody but who has all has a chunk, or was given it, as far as is known. A blob of one chunk is not worth the question. */
+  isFirst(index: number): boolean {
+    return this.given.length > 1 && this.given[index] === 0 && this.copies[index]! <= this.whole
+  }
+
+  private isOnItsWay(index: number, now: number, patience: number): boolean {
+    return (
+      this.given.length > 1 &&
+      this.given[index]! > 0 &&
+      this.copies[index]! <= this.whole &&
+      now - this.givenAt[index]! < Math.max(PASSED_ON_WITHIN, patience)
+    )
+  }
+
+  /** A source will not send what it was asked for. */
+  refused(source: string, index: number): void {
+    const who = this.asked.get(index)?.who
+    if (who?.delete(source) && who.size === 0) this.asked.delete(index)
   }
 
   /** A chunk came. @returns false where it was here before */
@@ -91,7 +122,7 @@ export class Picker {
     return true
   }
 
-  private rarest(has: ChunkSet): number | undefined {
+  private rarest(has: ChunkSet, now: number, patience: number): number | undefined {
     const { count } = has
     const start = this.sources.size > 1 ? Math.floor(this.random() * count) : this.next
     let best: number | undefined
@@ -100,7 +131,7 @@ export class Picker {
       const index = (start + i) % count
       if (!has.has(index) || this.here.has(index) || this.asked.has(index)) continue
       const copies = this.copies[index]! + this.given[index]!
-      if (copies >= least) continue
+      if (copies >= least || this.isOnItsWay(index, now, patience)) continue
       best = index
       least = copies
       if (copies <= Math.max(1, this.whole)) break // there is no rarer one

@@ -146,16 +146,19 @@ export const blobOpening = z.object({ blob: byteString(32) })
 export const blobOpened = z.union([z.tuple([z.literal('open'), blobState]), z.tuple([z.literal('refused'), reason])])
 /**
  * Then requests, answered in their order: for the hashes of chunks from that one on, as bytes; for a chunk, as bytes after a frame that
- * says so; and for what is new, answered once something is, or after a while.
+ * says so, or, where it is asked for as one that nobody was given yet and somebody was, by that alone; and for what is new, answered once
+ * something is, or after a while.
  */
 export const blobRequest = z.union([
   z.tuple([z.literal('leaves'), chunkIndex]),
   z.tuple([z.literal('chunk'), chunkIndex]),
+  z.tuple([z.literal('first'), chunkIndex]),
   z.tuple([z.literal('news')]),
 ])
 export const blobReply = z.union([
   z.tuple([z.literal('chunk'), chunkIndex]),
   z.tuple([z.literal('chunk'), chunkIndex, blobState]),
+  z.tuple([z.literal('given'), chunkIndex, blobState]),
   z.tuple([z.literal('news'), blobState]),
   z.tuple([z.literal('gone')]),
 ])

@@ -229,7 +229,8 @@ export class Fetch {
         const before = performance.now()
         await this.options.take(end - start)
         for (const each of asked) each.at += performance.now() - before // it is not the source that was waited for
-        await frames.write(['chunk', index])
+        // Of several that fetch at once each is to have others from who has all, to give them to the rest.
+        await frames.write([this.picker.isFirst(index) ? 'first' : 'chunk', index])
         asked.push({ index, at: performance.now() })
       }
       if (asked.length === 0 && this.partial.leaves !== undefined && this.picker.isWhole(ap)) {
@@ -247,6 +248,12 @@ export class Fetch {
       const [, index, state] = reply
       const [first] = asked
       if (first?.index !== index) throw new MeshError('malformed', 'a chunk that nobody asked for')
+      if (reply[0] === 'given') {
+        asked.shift()
+        this.picker.refused(ap, index)
+        this.tell(ap, reply[2])
+        continue
+      }
       const chunk = await frames.readPieces()
       asked.shift()
       const bytes = chunk.reduce((sum, piece) => sum + piece.length, 0)
@@ -280,7 +287,7 @@ export class Fetch {
   private tell(ap: string, { has, given, others }: BlobState): void {
     const count = chunksOf(this.blob.size)
     const full = has === undefined ? ChunkSet.full(count) : new ChunkSet(count, has)
-    this.picker.tell(ap, full, given && new ChunkSet(count, given))
+    this.picker.tell(ap, performance.now(), full, given && new ChunkSet(count, given))
     for (const key of others) this.hear(apId(key))
   }
 }

@@ -21,6 +21,8 @@ const QUIET = 5000
 const PACE = 100
 /** Streams of one AP: as many blobs as it fetches at a time, and as many that it has just done with. */
 const STREAMS = 8
+/** For at least so long, and at most twice, a chunk counts as given to somebody who will have it soon, in milliseconds. */
+const GIVEN_FOR = 5000
 /** APs that are named to others, and for how long after they last asked, in milliseconds. */
 const NAMED = 32
 const NAMED_FOR = 60_000
@@ -52,8 +54,8 @@ export interface SeedingOptions {
 
 export class Seeding {
   private readonly turns = new FairQueue(SENT_AT_ONCE)
-  /** By a blob's digest: when each AP last asked for it, and for which chunks they did. */
-  private readonly asked = new Map<string, { aps: Map<string, number>; chunks: ChunkSet }>()
+  /** By a blob's digest: when each AP last asked for it, and which chunks they were given. */
+  private readonly asked = new Map<string, { aps: Map<string, number>; given: Given }>()
   /** Bytes of chunks that were sent. */
   sent = 0
 
@@ -94,11 +96,17 @@ export class Seeding {
           const leaves = (await shared.leaves()) ?? new Uint8Array()
           await frames.writeBytes(leaves.subarray(request[1] * 32, (request[1] + LEAVES_AT_ONCE) * 32))
         } else {
+          const [how, index] = request
           const state = this.stateOf(shared, ap, digest)
-          if (request[1] < chunksOf(shared.size)) this.asked.get(digest)?.chunks.add(request[1])
           const isNew = !isSame(state, told)
-          if (!(await this.send(frames, shared, ap, request[1], isNew ? state : undefined))) return
           if (isNew) told = state
+          const given = state.given && new ChunkSet(chunksOf(shared.size), state.given)
+          if (how === 'first' && given?.has(index)) {
+            await frames.write(['given', index, state])
+            continue
+          }
+          if (index < chunksOf(shared.size)) this.asked.get(digest)?.given.add(index, this.options.now())
+          if (!(await this.send(frames, shared, ap, index, isNew ? state : undefined))) return
         }
       }
     } finally {
@@ -146,7 +154,7 @@ export class Seeding {
       for (const [id, at] of aps) if (now() - at > NAMED_FOR) aps.delete(id)
       if (aps.size === 0) this.asked.delete(other)
     }
-    const asked = this.asked.get(digest) ?? { aps: new Map(), chunks: new ChunkSet(chunksOf(size)) }
+    const asked = this.asked.get(digest) ?? { aps: new Map(), given: new Given(chunksOf(size)) }
     this.asked.set(digest, asked)
     asked.aps.delete(ap)
     asked.aps.set(ap, now())
@@ -158,9 +166,37 @@ export class Seeding {
     return {
       ...(bits !== undefined && { has: bits.slice() }),
       // To one that is alone it would say what it knows.
-      ...(asked !== undefined && others.length > 0 && { given: asked.chunks.bits.slice() }),
+      ...(asked !== undefined && others.length > 0 && { given: asked.given.bits(this.options.now()) }),
       others: others.sort().map(apKey),
     }
+  }
+}
+
+/** Chunks that were given to somebody lately. */
+class Given {
+  private lately: ChunkSet
+  private before: ChunkSet
+  private since = Number.NEGATIVE_INFINITY
+
+  constructor(private readonly count: number) {
+    this.lately = this.before = new ChunkSet(count)
+  }
+
+  add(index: number, now: number): void {
+    this.turn(now)
+    this.lately.add(index)
+  }
+
+  bits(now: number): Uint8Array {
+    this.turn(now)
+    return this.lately.bits.map((byte, i) => byte | this.before.bits[i]!)
+  }
+
+  private turn(now: number): void {
+    if (now - this.since < GIVEN_FOR) return
+    this.before = now - this.since < 2 * GIVEN_FOR ? this.lately : new ChunkSet(this.count)
+    this.lately = new ChunkSet(this.count)
+    this.since = now
   }
 }
 

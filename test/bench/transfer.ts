@@ -83,12 +83,14 @@ async function oneToEight(lan: Hosts): Promise<void> {
   const [first, ...others] = lan.hosts as [Host, ...Host[]]
   const registry = await Registry.start(first)
   try {
-    const blobs: BlobName[] = []
-    for (const size of LAYERS) blobs.push(await from.make(size))
     const [one, eight, theirs, share, cpu, moved]: number[][] = [[], [], [], [], [], []]
     await repeat(LONG_RUNS, async () => {
+      const blobs: BlobName[] = []
+      for (const size of LAYERS) blobs.push(await from.make(size))
       one!.push((await aps[0]!.fetch(blobs, [from])).ms / 1000)
       await aps[0]!.forget(blobs)
+      // Others than those that it gave to one just now.
+      for (const [i, size] of LAYERS.entries()) blobs[i] = await from.make(size)
       const sentBefore = (await wire(first)).sent
       for (const ap of all) await ap.usage()
       const got = await Promise.all(aps.map((ap) => ap.fetch(blobs, [from])))
@@ -101,7 +103,7 @@ async function oneToEight(lan: Hosts): Promise<void> {
       await Promise.all(aps.map((ap) => ap.fetch([...blobs.slice(0, -1), changed], [from])))
       const after = await Promise.all(others.map(wire))
       for (const [i, { received }] of after.entries()) moved!.push((received - before[i]!.received) / MB)
-      for (const ap of aps) await ap.forget([...blobs, changed])
+      for (const ap of all) await ap.forget([...blobs, changed])
       theirs!.push(await registry.pullBy(others))
       return 0
     })

@@ -221,11 +221,11 @@ const FRAMES: Record<string, [schema: z.ZodType, limit: number, ...seeds: unknow
     ['open', { others: [] }],
     ['refused', 'no'],
   ],
-  'blob-request': [wire.blobRequest, limits.MAX_SMALL_FRAME, ['leaves', 0], ['chunk', 700], ['news']],
+  'blob-request': [wire.blobRequest, limits.MAX_SMALL_FRAME, ['leaves', 0], ['chunk', 700], ['first', 7], ['news']],
   'blob-reply': [
     wire.blobReply,
     limits.MAX_CHUNK,
-    ...[['chunk', 7], ['chunk', 7, { has: new Uint8Array(5), others: [] }], ['news', { others: [key(1)] }], ['gone']],
+    ...[['chunk', 7], ['chunk', 7, { has: new Uint8Array(5), others: [] }], ['given', 7, { others: [] }], ['news', { others: [key(1)] }], ['gone']],
   ],
 }
 const frames = Object.entries(FRAMES).map(

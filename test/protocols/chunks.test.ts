@@ -96,7 +96,7 @@ test('whatever sources have, come with and leave with, all that some have is had
   fc.assert(
     fc.property(
       fc.array(source, { minLength: 1, maxLength: 5 }),
-      fc.infiniteStream(fc.double({ min: 0, max: 0.999 })),
+      fc.infiniteStream(fc.double({ min: 0, max: 0.999, noNaN: true })),
       (sources, randoms) => {
         const picker = new Picker(20, () => randoms.next().value as number)
         const sets = sources.map(({ has }) => {
@@ -105,7 +105,7 @@ test('whatever sources have, come with and leave with, all that some have is had
           return set
         })
         const here = new Set<number>()
-        for (const [i, set] of sets.entries()) picker.tell(`s${i}`, set)
+        for (const [i, set] of sets.entries()) picker.tell(`s${i}`, 0, set)
         // The last one stays, and answers always.
         const last = sources.length - 1
         for (let step = 0; step < 100; step++) {
@@ -136,14 +136,39 @@ const setOf = (count: number, ...indices: number[]): ChunkSet => {
 
 test('what fewest have is asked for first, and what was given to others counts as theirs', () => {
   const picker = new Picker(3, () => 0.5)
-  picker.tell('a', ChunkSet.full(3))
-  picker.tell('b', setOf(3, 0, 2))
+  picker.tell('a', 0, ChunkSet.full(3))
+  picker.tell('b', 0, setOf(3, 0, 2))
   assert.is(picker.take('a', 0, 0), 1, 'the one that b does not have')
   const among = new Picker(4, () => 0.99)
-  among.tell('a', ChunkSet.full(4), setOf(4, 0, 2, 3))
+  among.tell('a', 0, ChunkSet.full(4), setOf(4, 0, 2, 3))
   assert.is(among.take('a', 0, 0), 1, 'the one that a gave to nobody')
-  among.tell('a', ChunkSet.full(4), setOf(4, 0, 1, 3))
+  among.tell('a', 0, ChunkSet.full(4), setOf(4, 0, 1, 3))
   assert.is(among.take('a', 0, 0), 2, 'it goes by what was told last')
+})
+
+test('what who has all gave to another one is left to come from there, for a while', () => {
+  const picker = new Picker(3, () => 0)
+  picker.tell('a', 1000, ChunkSet.full(3), setOf(3, 0, 1))
+  assert.ok(picker.isFirst(2))
+  assert.not(picker.isFirst(0))
+  assert.is(picker.take('a', 1000, 0), 2)
+  assert.is(picker.take('a', 2999, 0), undefined, 'what others were given two seconds ago')
+  assert.is(picker.take('a', 2999, 5000), undefined)
+  picker.tell('b', 2000, setOf(3, 0))
+  assert.is(picker.take('a', 2999, 0), 0, 'one of them can have it by now, and may be slow')
+  assert.is(picker.take('a', 3000, 0), 1, 'it was waited for long enough')
+
+  const refused = new Picker(3, () => 0)
+  refused.tell('a', 0, ChunkSet.full(3))
+  assert.is(refused.take('a', 0, 9000), 0)
+  refused.refused('a', 0)
+  refused.tell('a', 0, ChunkSet.full(3), setOf(3, 0))
+  assert.equal([refused.take('a', 0, 9000), refused.take('a', 0, 9000)], [1, 2])
+  assert.is(refused.take('a', 9000, 9000), 0)
+
+  const single = new Picker(1, () => 0)
+  single.tell('a', 0, ChunkSet.full(1), setOf(1, 0))
+  assert.is(single.take('a', 0, 9000), 0, 'one chunk is not worth to wait for')
 })
 
 test('whatever sources told before, the rarest is what fewest have by what they told last', () => {
@@ -154,19 +179,19 @@ test('whatever sources told before, the rarest is what fewest have by what they 
     gone: fc.boolean(),
   })
   fc.assert(
-    fc.property(fc.array(told, { minLength: 1, maxLength: 12 }), fc.double({ min: 0, max: 0.999 }), (all, random) => {
+    fc.property(fc.array(told, { minLength: 1, maxLength: 12 }), fc.double({ min: 0, max: 0.999, noNaN: true }), (all, random) => {
       const picker = new Picker(10, () => random)
       const last = new Map<number, { has: number[]; given: number[] }>()
       for (const { who, has, given, gone } of all) {
         if (gone) picker.drop(`${who}`)
-        else picker.tell(`${who}`, setOf(10, ...has), setOf(10, ...given))
+        else picker.tell(`${who}`, 0, setOf(10, ...has), setOf(10, ...given))
         if (gone) last.delete(who)
         else last.set(who, { has, given })
       }
       const copies = (index: number) =>
         [...last.values()].reduce((n, { has, given }) => n + +has.includes(index) + +given.includes(index), 0)
       for (const [who, { has }] of last) {
-        const index = picker.take(`${who}`, 0, 1)
+        const index = picker.take(`${who}`, 9000, 1)
         if (index === undefined) continue
         picker.got(index)
         const least = Math.min(...has.filter((other) => other === index || !picker.here.has(other)).map(copies))
@@ -179,7 +204,7 @@ test('whatever sources told before, the rarest is what fewest have by what they 
 test('a single source is asked for one chunk after the other', () => {
   const randoms = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2]
   const picker = new Picker(5, () => randoms.shift()!)
-  picker.tell('a', ChunkSet.full(5))
+  picker.tell('a', 0, ChunkSet.full(5))
   assert.equal(
     [1, 2, 3, 4, 5].map((now) => picker.take('a', now, 0)),
     [2, 3, 4, 0, 1],
@@ -188,7 +213,7 @@ test('a single source is asked for one chunk after the other', () => {
 
 test('what one was asked for is asked of another once it is late, and of no third', () => {
   const picker = new Picker(1, () => 0)
-  for (const source of ['a', 'b', 'c']) picker.tell(source, ChunkSet.full(1))
+  for (const source of ['a', 'b', 'c']) picker.tell(source, 0, ChunkSet.full(1))
   assert.is(picker.take('a', 1000, 500), 0)
   assert.is(picker.take('b', 1400, 500), undefined, 'it may still come')
   assert.is(picker.take('a', 2000, 500), undefined, 'the same one was asked again')
@@ -200,8 +225,8 @@ test('what one was asked for is asked of another once it is late, and of no thir
 
 test('a source can be spared where others have what it was asked for', () => {
   const picker = new Picker(2, () => 0)
-  picker.tell('a', ChunkSet.full(2))
-  picker.tell('b', setOf(2, 0))
+  picker.tell('a', 0, ChunkSet.full(2))
+  picker.tell('b', 0, setOf(2, 0))
   assert.ok(picker.canSpare('a'))
   assert.is(picker.take('a', 0, 0), 1)
   assert.not(picker.canSpare('a'), 'it alone has chunk 1')
