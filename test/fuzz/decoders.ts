@@ -225,7 +225,13 @@ const FRAMES: Record<string, [schema: z.ZodType, limit: number, ...seeds: unknow
   'blob-reply': [
     wire.blobReply,
     limits.MAX_CHUNK,
-    ...[['chunk', 7], ['chunk', 7, { has: new Uint8Array(5), others: [] }], ['given', 7, { others: [] }], ['news', { others: [key(1)] }], ['gone']],
+    ...[
+      ['chunk', 7],
+      ['chunk', 7, { has: new Uint8Array(5), others: [] }],
+      ['given', 7, { others: [] }],
+      ['news', { others: [key(1)] }],
+      ['gone'],
+    ],
   ],
 }
 const frames = Object.entries(FRAMES).map(

@@ -24,6 +24,8 @@ const BIG_LAYER = 110 * MB
 const mesh = new TestMesh()
 let lan: Hosts
 let builder: TestAp
+/** The one that runs the first revision of the web chute. */
+let firstRunner: TestAp
 
 images.before(async () => {
   if (obstacle) return
@@ -113,6 +115,7 @@ test('an image travels from the AP that built it to the one that runs it, on a c
   await answers(row, 'first')
 
   const runner = mesh.aps.find(({ id }) => id === row.ap)!
+  firstRunner = runner
   const [fetched, ...more] = await since(runner, at, 'image-fetched')
   assert.is(more.length, 0)
   assert.equal(fetched!.from, [builder.id])
@@ -186,8 +189,10 @@ test('where an AP that sends an image vanishes amid it, what it has not sent com
 })
 
 test('a rollback brings the earlier page back, also on an AP that never had its image, and it moves like any other', async () => {
+  // Wherever the tests before this one left it.
+  await builder.json('drain', firstRunner.name)
+  const before = await healthy(builder, 'web', 2, firstRunner)
   const at = new Date().toISOString()
-  const before = await healthy(builder, 'web', 2)
   await builder.json('rollback', 'web')
   const row = await healthy(builder, 'web', 3)
   assert.is(row.ap, before.ap)
@@ -196,6 +201,7 @@ test('a rollback brings the earlier page back, also on an AP that never had its 
   const [fetched] = await since(runner, at, 'image-fetched')
   assert.ok(Number(fetched!.bytes) < 100_000, `${fetched!.bytes} bytes`)
 
+  await builder.json('undrain', firstRunner.name)
   await builder.json('drain', runner.name)
   const moved = await healthy(builder, 'web', 3, runner)
   await answers(moved, 'first')

@@ -179,25 +179,29 @@ test('whatever sources told before, the rarest is what fewest have by what they 
     gone: fc.boolean(),
   })
   fc.assert(
-    fc.property(fc.array(told, { minLength: 1, maxLength: 12 }), fc.double({ min: 0, max: 0.999, noNaN: true }), (all, random) => {
-      const picker = new Picker(10, () => random)
-      const last = new Map<number, { has: number[]; given: number[] }>()
-      for (const { who, has, given, gone } of all) {
-        if (gone) picker.drop(`${who}`)
-        else picker.tell(`${who}`, 0, setOf(10, ...has), setOf(10, ...given))
-        if (gone) last.delete(who)
-        else last.set(who, { has, given })
-      }
-      const copies = (index: number) =>
-        [...last.values()].reduce((n, { has, given }) => n + +has.includes(index) + +given.includes(index), 0)
-      for (const [who, { has }] of last) {
-        const index = picker.take(`${who}`, 9000, 1)
-        if (index === undefined) continue
-        picker.got(index)
-        const least = Math.min(...has.filter((other) => other === index || !picker.here.has(other)).map(copies))
-        assert.is(copies(index), least)
-      }
-    }),
+    fc.property(
+      fc.array(told, { minLength: 1, maxLength: 12 }),
+      fc.double({ min: 0, max: 0.999, noNaN: true }),
+      (all, random) => {
+        const picker = new Picker(10, () => random)
+        const last = new Map<number, { has: number[]; given: number[] }>()
+        for (const { who, has, given, gone } of all) {
+          if (gone) picker.drop(`${who}`)
+          else picker.tell(`${who}`, 0, setOf(10, ...has), setOf(10, ...given))
+          if (gone) last.delete(who)
+          else last.set(who, { has, given })
+        }
+        const copies = (index: number) =>
+          [...last.values()].reduce((n, { has, given }) => n + +has.includes(index) + +given.includes(index), 0)
+        for (const [who, { has }] of last) {
+          const index = picker.take(`${who}`, 9000, 1)
+          if (index === undefined) continue
+          picker.got(index)
+          const least = Math.min(...has.filter((other) => other === index || !picker.here.has(other)).map(copies))
+          assert.is(copies(index), least)
+        }
+      },
+    ),
   )
 })
 
