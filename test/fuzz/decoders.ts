@@ -4,10 +4,12 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
+import { isDeepStrictEqual } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import type { Stream } from '@libp2p/interface'
 import * as cborg from 'cborg'
 import { Hono } from 'hono'
+import { pino } from 'pino'
 import ssh2 from 'ssh2'
 import type { z } from 'zod'
 import { lock, readLocked, unlock } from '../../cli/key-file.js'
@@ -20,8 +22,10 @@ import { LeaseBook } from '../../node/chutes/lease-book.js'
 import { loadConfig } from '../../node/config.js'
 import { BootCounter, KnownPeers, loadSeed } from '../../node/identity.js'
 import { Frames } from '../../node/mesh/frames.js'
+import { importArchive } from '../../node/packages/archive.js'
+import { BlobStore } from '../../node/packages/blobs.js'
 import { isWhole } from '../../node/packages/catalogue.js'
-import { isDigest, isName, isTag, readManifest } from '../../node/packages/oci.js'
+import { digestOf, isDigest, isName, isTag, readManifest } from '../../node/packages/oci.js'
 import { rangeOf } from '../../node/packages/registry.js'
 import { tarOf } from '../../node/packages/tar.js'
 import { Unpacked } from '../../node/packages/unpacked.js'
@@ -52,6 +56,7 @@ import {
 } from '../../protocols/datagram.js'
 import { FORMAT, open, readBack, type SignedRecord, seal } from '../../protocols/envelope.js'
 import { MeshError } from '../../protocols/error.js'
+import { folderNameOf, isGitUrl, parseGitUrl } from '../../protocols/git-url.js'
 import { checkKind, type Kind } from '../../protocols/kinds.js'
 import * as limits from '../../protocols/limits.js'
 import { parseManifest, toSpec } from '../../protocols/manifest.js'
@@ -669,6 +674,84 @@ const packageDescriptor: Decoder = {
   },
 }
 
+const layers = [archive, gzipSync(archive)]
+const imageConfig = utf8(
+  JSON.stringify({ architecture: 'amd64', os: 'linux', rootfs: { type: 'layers', diff_ids: [digestOf(archive)] } }),
+)
+const savedImage = [{ Config: 'c.json', RepoTags: ['alice/app:1'], Layers: ['l/layer.tar'] }]
+const pointer = (mediaType: string, bytes: Uint8Array) => ({
+  mediaType: `application/vnd.oci.image.${mediaType}`,
+  digest: digestOf(bytes),
+  size: bytes.length,
+})
+const manifestOfImage = utf8(
+  JSON.stringify({
+    schemaVersion: 2,
+    mediaType: 'application/vnd.oci.image.manifest.v1+json',
+    config: pointer('config.v1+json', imageConfig),
+    layers: [pointer('layer.v1.tar+gzip', layers[1]!)],
+  }),
+)
+const ociIndex = { schemaVersion: 2, manifests: [pointer('manifest.v1+json', manifestOfImage)] }
+const archived = async (files: Record<string, Uint8Array | object>): Promise<Uint8Array> =>
+  collected(
+    tarOf(
+      Object.entries(files).map(([name, content]) =>
+        file(name, content instanceof Uint8Array ? content : utf8(JSON.stringify(content))),
+      ),
+    ),
+  )
+const blobFile = (bytes: Uint8Array) => `blobs/sha256/${digestOf(bytes).slice('sha256:'.length)}`
+
+const log = pino({ level: 'silent' })
+let importedTo: BlobStore | undefined
+
+/** Images in a file, from who publishes them. */
+const images: Decoder = {
+  name: 'archive',
+  form: 'bytes',
+  limit: 64 * 1024,
+  seeds: [
+    await archived({ 'c.json': imageConfig, 'l/layer.tar': archive, 'manifest.json': savedImage }),
+    await archived({
+      'oci-layout': { imageLayoutVersion: '1.0.0' },
+      'index.json': ociIndex,
+      ...Object.fromEntries([imageConfig, manifestOfImage, layers[1]!].map((bytes) => [blobFile(bytes), bytes])),
+    }),
+  ],
+  reads: ['node/packages/archive.js', 'node/packages/archive-files.js'],
+  quick: 50,
+  decode: async (input) => {
+    const bytes = input[0] === 0x1f ? input : withChecksums(input)
+    importedTo ??= await BlobStore.open(scratch('fuzz'), { maxBytes: 2 ** 30, minFree: 0, log })
+    const before = importedTo.totals()
+    const found = await importArchive(importedTo, Readable.from([bytes]), { log, limit: 2 ** 20 }).catch((error) => {
+      must(isDeepStrictEqual(importedTo?.totals(), before), 'what was refused is left')
+      throw error
+    })
+    for (const { manifest } of found) must(importedTo.has(manifest), 'an image whose manifest is not there')
+    if (before.blobs < 1000) return
+    await importedTo.close()
+    importedTo = undefined
+  },
+}
+
+const gitUrl: Decoder = {
+  name: 'git-url',
+  form: 'text',
+  limit: 4096,
+  seeds: ['https://h.example/a/b.git#v1:sub', 'git@h:a.git', 'ssh://u@[::1]:22/a#main', 'git://h/a'].map(utf8),
+  reads: ['protocols/git-url.js'],
+  decode: (input) => {
+    const { repository, ref, folder } = parseGitUrl(text(input))
+    must(![repository, ref, folder].some((word) => word?.startsWith('-')), 'git takes it for an option')
+    must(/^(https?|git|ssh):|^[^:/]+@[^:/]+:/.test(repository), 'another way than those of git that are meant')
+    must(!folder.split('/').includes('..'), 'a folder outside')
+    isGitUrl(text(input))
+    folderNameOf({ repository, ref, folder, scheme: 'https' })
+  },
+}
+
 /** A file of an AP, and what the AP asks of it then. */
 const smallFile = (
   name: string,
@@ -1026,6 +1109,19 @@ const sshAgent: Decoder = {
 
 export const DECODERS: readonly Decoder[] = [
   ...[cbor, envelope, payload, ...kinds, ...frames, datagram, stream, ticket, ticketContent, ids, chunks, env],
-  ...[manifest, paradrop, packageDescriptor, layer, ociManifest, ociWords, catalogue, ...files, store, api],
+  ...[
+    manifest,
+    gitUrl,
+    paradrop,
+    packageDescriptor,
+    layer,
+    images,
+    ociManifest,
+    ociWords,
+    catalogue,
+    ...files,
+    store,
+    api,
+  ],
   ...[keyFile, { ...sshFile, name: 'ssh-file' }, sshKey, sshPublic, sshAgent],
 ]
