@@ -9,6 +9,7 @@ import { z } from 'zod'
 import { size } from '../protocols/compose-values.js'
 import { MeshError, messageOf } from '../protocols/error.js'
 import { checkBase } from '../protocols/paradrop-light.js'
+import { tooDeepAt } from '../protocols/yaml-depth.js'
 
 export interface Config {
   /** Where this AP keeps everything. */
@@ -86,6 +87,10 @@ export const userDataDir = (env: NodeJS.ProcessEnv): string =>
 
 /** Bytes of the path of a Unix socket, on Linux; a longer one is cut off without a word. */
 const MAX_SOCKET_PATH = 107
+
+/** Of config.yaml: characters, and how deep its values may be nested. */
+const MAX_FILE = 64 * 1024
+const MAX_DEPTH = 16
 
 /** @throws MeshError `config` naming the source and the key */
 export async function loadConfig(data: string, flags: Settings, env: NodeJS.ProcessEnv): Promise<Config> {
@@ -211,6 +216,13 @@ async function readFileSettings(path: string): Promise<Settings> {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return {}
     throw new MeshError('config', `${path} cannot be read: ${messageOf(error)}`, { cause: error })
   }
+  // The parser takes minutes for a document of a few kilobytes that is nothing but nested.
+  if (text.length > MAX_FILE) throw new MeshError('config', `${path} is longer than ${MAX_FILE / 1024} KiB`)
+  const deep = tooDeepAt(text, MAX_DEPTH)
+  if (deep !== undefined) {
+    const line = text.slice(0, deep).split('\n').length
+    throw new MeshError('config', `${path}:${line}: nested more than ${MAX_DEPTH} deep; settings need two`)
+  }
   let value: unknown
   try {
     value = parse(text, { logLevel: 'error' }) ?? {}
@@ -222,7 +234,7 @@ async function readFileSettings(path: string): Promise<Settings> {
     const issue = parsed.error.issues[0]!
     throw new MeshError(
       'config',
-      `${path}: ${issue.path.join('.')}${issue.path.length > 0 ? ': ' : ''}${issue.message}`,
+      `${path}: ${issue.path.join('.')}${issue.path.length > 0 ? ': ' : ''}${issue.message.split('\n')[0]}`,
     )
   }
   return parsed.data

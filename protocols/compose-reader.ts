@@ -7,10 +7,8 @@ import {
   isMap,
   isScalar,
   isSeq,
-  Lexer,
   LineCounter,
   type Node,
-  Parser,
   parseDocument,
   visit,
   type YAMLMap,
@@ -19,6 +17,7 @@ import { utf8 } from './bytes.js'
 import { interpolate, type Lookup } from './compose-interpolation.js'
 import { MAX_SHOWN, ManifestError, type Remark, Remarks } from './compose-remarks.js'
 import { MeshError } from './error.js'
+import { tooDeepAt } from './yaml-depth.js'
 
 /** In bytes: eight times what a record can hold, and little enough to read in a second. */
 const MAX_TEXT = 256 * 1024
@@ -201,19 +200,6 @@ function kindOf(node: Node | null): Kind {
 }
 
 /**
- * Where a text is nested deeper than MAX_DEPTH. The parser composes a document by recursion, and where that meets the
- * end of the stack, V8 may have to compile a regular expression and abort the process instead of throwing.
- */
-function depthExceeded(text: string): number | undefined {
-  const parser = new Parser()
-  for (const lexeme of new Lexer().lex(text)) {
-    for (const _document of parser.next(lexeme));
-    if (parser.stack.length > MAX_DEPTH) return parser.offset
-  }
-  return undefined
-}
-
-/**
  * The root of a file of a manifest.
  * @param file as people see it
  * @param folder the file's own, in that of the manifest
@@ -238,7 +224,7 @@ export function open(
   if (text.length > MAX_TEXT || utf8(text).length > MAX_TEXT) {
     return fail(`longer than ${MAX_TEXT / 1024} KiB: what a chute is made of belongs into its image`)
   }
-  const deep = depthExceeded(text)
+  const deep = tooDeepAt(text, MAX_DEPTH)
   if (deep !== undefined) return fail(`nested more than ${MAX_DEPTH} deep`, text.slice(0, deep).split('\n').length)
   const aliases = new Map<Alias, Node>()
   // Keys given twice are found in Value.entries: the parser's own search takes the square of their number.

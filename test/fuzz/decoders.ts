@@ -608,8 +608,10 @@ const collected = async (chunks: AsyncIterable<Uint8Array>): Promise<Uint8Array>
   return concat(...all)
 }
 const file = (name: string, content: Uint8Array) => ({ name, size: content.length, body: [content] })
-const archive = await collected(
-  tarOf([file('etc/hosts', utf8('127.0.0.1 localhost')), { name: 'bin', folder: true }, file('bin/empty', utf8(''))]),
+const archive = withChecksums(
+  await collected(
+    tarOf([file('etc/hosts', utf8('127.0.0.1 localhost')), { name: 'bin', folder: true }, file('bin/empty', utf8(''))]),
+  ),
 )
 
 /** Right checksums for the headers of an archive, where a header can be: mutants get no further without. */

@@ -253,6 +253,9 @@ test('a file that cannot be read, is no YAML, or has a key nobody knows is refus
     ['- a\n- b\n', /object/],
     ['nmae: kitchen\n', /nmae/],
     ['name: kitchen\nname: cellar\n', /no YAML/],
+    [`name: kitchen\n${'? '.repeat(750)}`, /:2: nested more than 16 deep/],
+    [`name: ${'a'.repeat(70_000)}`, /longer than 64 KiB/],
+    ['? {a: {b: 1}}\n: 1\n', /Unrecognized key/],
   ] as const) {
     const data = folder(yaml)
     const { message } = await refusalOf(loadConfig(data, {}, {}), 'config')
