@@ -746,7 +746,7 @@ const gitUrl: Decoder = {
   reads: ['protocols/git-url.js'],
   decode: (input) => {
     const { repository, ref, folder } = parseGitUrl(text(input))
-    must(![repository, ref, folder].some((word) => word?.startsWith('-')), 'git takes it for an option')
+    must(![repository, ref].some((word) => word?.startsWith('-')), 'git takes it for an option')
     must(/^(https?|git|ssh):|^[^:/]+@[^:/]+:/.test(repository), 'another way than those of git that are meant')
     must(!folder.split('/').includes('..'), 'a folder outside')
     isGitUrl(text(input))

@@ -2,7 +2,7 @@
 // that nobody wants.
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -454,6 +454,27 @@ test('skopeo copies to it, from it, within it, and deletes', async () => {
   assert.is(Digest, digestOf(readFileSync(join(folder, 'manifest.json'))))
   await skopeo('delete', '--tls-verify=false', at('bob/skopeo:oci'))
   assert.equal(JSON.parse(await skopeo('list-tags', '--tls-verify=false', at('bob/skopeo'))).Tags, ['v2'])
+})
+
+test('containerd, whose store newer engines keep their images in, pulls from it and pushes to it', async () => {
+  await ensureBusybox(docker)
+  await push('alice/containerd', 'v1')
+  const sockets = ['/run/containerd/containerd.sock', '/run/docker/containerd/containerd.sock']
+  const socket = sockets.find((path) => existsSync(path))
+  assert.ok(socket, `the engine's containerd listens at none of ${sockets.join(', ')}`)
+  const namespace = 'dropmesh-test-registry'
+  const ctr = (...args: string[]) => run('ctr', ['--address', socket, '--namespace', namespace, ...args])
+  const at = (name: string) => `127.0.0.1:${client.port}/${name}`
+  const digestAt = async (name: string) => (await client.send('HEAD', `/v2/${name}`)).headers['docker-content-digest']
+  try {
+    await ctr('images', 'pull', '--plain-http', at('alice/containerd:v1'))
+    await ctr('images', 'tag', at('alice/containerd:v1'), at('bob/containerd:v2'))
+    await ctr('images', 'push', '--plain-http', at('bob/containerd:v2'))
+    assert.is(await digestAt('bob/containerd/manifests/v2'), await digestAt('alice/containerd/manifests/v1'))
+  } finally {
+    await ctr('images', 'rm', '--sync', at('alice/containerd:v1'), at('bob/containerd:v2')).catch(() => {})
+    await ctr('namespaces', 'rm', namespace).catch(() => {})
+  }
 })
 
 // --- the clients of nobody ------------------------------------------------------------------------------------------
