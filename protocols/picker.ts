@@ -49,8 +49,9 @@ export class Picker {
     const told = { has, given }
     this.count(told, 1)
     this.sources.set(source, told)
+    // For good: one that says now this, now that keeps nobody waiting longer.
     for (const [index, times] of this.given.entries())
-      this.givenAt[index] = times > 0 ? Math.min(now, this.givenAt[index]!) : Number.POSITIVE_INFINITY
+      if (times > 0) this.givenAt[index] = Math.min(now, this.givenAt[index]!)
   }
 
   /** A source is gone: what it was asked for can be had from others. */

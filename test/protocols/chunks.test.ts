@@ -166,6 +166,13 @@ test('what who has all gave to another one is left to come from there, for a whi
   assert.equal([refused.take('a', 0, 9000), refused.take('a', 0, 9000)], [1, 2])
   assert.is(refused.take('a', 9000, 9000), 0)
 
+  const flickering = new Picker(2, () => 0)
+  for (let now = 0; now < 3000; now += 500)
+    flickering.tell('liar', now, new ChunkSet(2), now % 1000 === 0 ? setOf(2, 0, 1) : undefined)
+  flickering.tell('a', 3000, ChunkSet.full(2))
+  flickering.tell('liar', 3000, new ChunkSet(2), setOf(2, 0, 1))
+  assert.is(flickering.take('a', 3000, 0), 0, 'whoever says that it gave a chunk, and that it did not')
+
   const single = new Picker(1, () => 0)
   single.tell('a', 0, ChunkSet.full(1), setOf(1, 0))
   assert.is(single.take('a', 0, 9000), 0, 'one chunk is not worth to wait for')
