@@ -90,7 +90,13 @@ export function status(ap: Ap): Status {
       chutes: ap.outlook.chutes.map(({ id, key }) => ({ chute: id.name, ...ap.figures.of(hex(key)) })),
     },
     time: new Date(ap.ledgerStore.clock.now()).toISOString(),
-    warnings: [...ap.warnings(), ...doorWarnings(ap), ...openWarnings(engine), ...waitingWarnings(ap)],
+    warnings: [
+      ...ap.warnings(),
+      ...doorWarnings(ap),
+      ...openWarnings(engine),
+      ...priorityWarnings(packages.whyUnyielding),
+      ...waitingWarnings(ap),
+    ],
   }
 }
 
@@ -108,6 +114,9 @@ function whatExclusiveMeans(ap: Ap): string {
 
 const openWarnings = (engine: EngineInfo | undefined): string[] =>
   engine?.open === undefined ? [] : [`chutes can reach the services of this AP itself, such as ssh: ${engine.open}`]
+
+const priorityWarnings = (why: string | undefined): string[] =>
+  why === undefined ? [] : [`packages that leave this AP compete with what it routes: ${why}`]
 
 function waitingWarnings(ap: Ap): string[] {
   return instances(ap)

@@ -12,6 +12,7 @@ import { MeshError } from '../../protocols/error.js'
 import { readDescriptor, writeDescriptor } from '../../protocols/package.js'
 import type { Network } from '../mesh/network.js'
 import { BlobStore } from './blobs.js'
+import { LowerEffort } from './lower-effort.js'
 import { Manifests, type Source } from './manifests.js'
 import { digestOf, type Manifest, readManifest } from './oci.js'
 import { Registry } from './registry.js'
@@ -78,6 +79,7 @@ export class Packages {
   readonly unpacked: Unpacked
   private readonly manifests: Manifests
   private readonly swarm: Swarm
+  private readonly lowerEffort: LowerEffort
   private registry!: Registry
   private readonly descriptors = new Map<string, Descriptor>()
   /** The packages that have a blob, by its digest in hex. */
@@ -97,6 +99,7 @@ export class Packages {
   ) {
     this.unpacked = new Unpacked(store)
     this.manifests = new Manifests({ store, log: options.log })
+    this.lowerEffort = new LowerEffort(options)
     this.swarm = new Swarm({
       ...{ self: options.self, network: options.network, isMember: options.isMember },
       ...{ dir: join(options.dir, 'partial'), turn: options.turn },
@@ -108,6 +111,7 @@ export class Packages {
       },
       mayShare: (digest) => this.packagesOf(digest).some((ref) => this.refs.has(ref)),
       sources: (digest) => [...new Set(this.packagesOf(digest).flatMap((ref) => options.holders(ref)))],
+      onBulk: (connection) => this.lowerEffort.add(connection),
       onLie: (ap, digest) => options.onEvent('lied', { ap, blob: digest }),
       onFetched: (digest, arrival) => remember(this.arrivals, digest, arrival),
       ...(options.rate !== undefined && { rate: options.rate }),
@@ -144,10 +148,12 @@ export class Packages {
   }
 
   async start(): Promise<void> {
+    this.lowerEffort.start()
     await this.swarm.start()
   }
 
   async close(): Promise<void> {
+    await this.lowerEffort.stop()
     await this.registry.close()
     await this.store.close()
   }
@@ -155,6 +161,11 @@ export class Packages {
   /** `127.0.0.1:PORT`, for the engine of this machine. */
   get address(): string {
     return `127.0.0.1:${this.registry.port}`
+  }
+
+  /** Why packages do not yield to what the AP routes, where they should. */
+  get whyUnyielding(): string | undefined {
+    return this.lowerEffort.failure
   }
 
   /** What all blobs take of the disk, in bytes. */

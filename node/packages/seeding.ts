@@ -45,6 +45,8 @@ export interface SeedingOptions {
   readonly network: Pick<Network, 'host' | 'blobProtocol'>
   /** What of a blob may be given to other APs, by digest in hex: nothing that belongs to no chute. */
   readonly share: (digest: string) => Promise<Shared | undefined>
+  /** Blobs are asked for, and given, on this connection; once for each of them. */
+  readonly onBulk?: ((connection: Connection) => void) | undefined
   /** An AP asked for a blob: what of it it has, it will give as well. */
   readonly onAsked: (ap: string, digest: string) => void
   readonly rate: Rate
@@ -67,6 +69,7 @@ export class Seeding {
       network.blobProtocol,
       async (stream: Stream, connection: Connection) => {
         setBulk(connection)
+        this.options.onBulk?.(connection)
         await exchange(stream, () => this.serve(new Frames(stream, MAX_SMALL_FRAME, PATIENCE), connection))
       },
       { maxInboundStreams: STREAMS },

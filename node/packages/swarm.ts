@@ -46,6 +46,8 @@ export interface SwarmOptions {
   readonly onLie: (ap: string, digest: string) => void
   /** A blob has come: so many bytes, from these. */
   readonly onFetched?: (digest: string, arrival: { bytes: number; from: readonly string[] }) => void
+  /** As `SeedingOptions` has it. */
+  readonly onBulk?: (connection: Connection) => void
   /** Resolves when nothing is fetched that is more urgent. */
   readonly turn?: (digest: string) => Promise<void>
   /** Bytes a second, up and down each. */
@@ -70,6 +72,7 @@ export class Swarm {
     this.seeding = new Seeding({
       network: options.network,
       share: (digest) => this.share(digest),
+      onBulk: options.onBulk,
       onAsked: (ap, digest) => this.fetches.get(digest)?.fetch?.hear(ap),
       rate: new Rate(options.rate),
       onSent: (bytes) => this.sweeper.note(bytes),

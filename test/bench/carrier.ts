@@ -2,6 +2,8 @@
 // comes as JSON in its only argument, what it is to do over the channel to its parent (carriers.ts).
 import { readFileSync, writeFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
+import pino from 'pino'
+import { LowerEffort } from '../../node/packages/lower-effort.js'
 import { hex, unhex } from '../../protocols/bytes.js'
 import type { Blob } from '../../protocols/chunks.js'
 import { open } from '../../protocols/envelope.js'
@@ -20,6 +22,8 @@ export interface CarrierOptions {
   dir: string
   /** Bytes a second, up and down each. */
   rate?: number
+  /** Marks what it sends, as a node does. */
+  lowerEffort?: boolean
 }
 
 /** As a parent writes it: hex. */
@@ -63,10 +67,15 @@ const peer = await Peer.start(
     listen: options.listen,
   },
 )
+const lowerEffort = new LowerEffort({ self: peer.id, log: pino() })
+if (options.lowerEffort) lowerEffort.start()
 let sources: string[] = []
 const holder = new Holder(
   peer,
-  { sources: () => sources, drought: 30_000, ...(options.rate && { rate: options.rate }) },
+  {
+    ...{ sources: () => sources, drought: 30_000, ...(options.rate && { rate: options.rate }) },
+    onBulk: (connection) => lowerEffort.add(connection),
+  },
   options.dir,
 )
 await holder.swarm.start()
@@ -143,5 +152,5 @@ process.on('message', ({ id, order }: { id: number; order: Order }) => {
     (error: Error) => process.send!({ id, error: error.message }),
   )
 })
-process.on('disconnect', () => process.exit())
+process.on('disconnect', () => void lowerEffort.stop().finally(() => process.exit()))
 process.send!({ addresses: peer.addresses })

@@ -80,7 +80,11 @@ export class Carrier {
 }
 
 /** Starts so many members of one mesh that know of each other, each on its host where there are hosts. */
-export async function carriers(count: number, hosts: readonly Host[] = [], rate?: number): Promise<Carrier[]> {
+export async function carriers(
+  count: number,
+  hosts: readonly Host[] = [],
+  options: Pick<CarrierOptions, 'rate' | 'lowerEffort'> = {},
+): Promise<Carrier[]> {
   const { mesh, text, owner, ...realm } = newRealm(count)
   const dir = scratch('bench-transfer')
   const all = await Promise.all(
@@ -91,7 +95,7 @@ export async function carriers(count: number, hosts: readonly Host[] = [], rate?
           ...{ mesh: hex(mesh), text, owner: hex(owner.publicKey), seed: hex(own), records: realm.records },
           listen: `/ip4/${hosts[i]?.address ?? '127.0.0.1'}/tcp/0`,
           dir: join(dir, String(i)),
-          ...(rate !== undefined && { rate }),
+          ...options,
         },
         hosts[i],
       ),

@@ -183,7 +183,7 @@ test('caps on what goes out and what comes in hold', async () => {
 })
 
 test('an AP that is killed in the middle fetches what it lacks, and no more than a few chunks twice', async () => {
-  const all = await carriers(2, [], 10 * MAX_CHUNK)
+  const all = await carriers(2, [], { rate: 10 * MAX_CHUNK })
   try {
     const [from, to] = all as [Carrier, Carrier]
     const blob = await from.make(30 * MAX_CHUNK)
