@@ -8,6 +8,8 @@ import { type Chain, fillChain, removeChain } from '../iptables.js'
 
 /** Milliseconds between two changes of the firewall. */
 const PACE = 500
+/** What a crash left can stay for so many milliseconds: a node that starts needs the machine for itself. */
+const AFTER_START = 3000
 
 // The class is TC_PRIO_BULK of linux/pkt_sched.h, which queues with bands put into the last of them.
 const MARKS = ['DSCP --set-dscp 1', 'CLASSIFY --set-class 0:2']
@@ -29,6 +31,7 @@ export interface LowerEffortOptions {
 export class LowerEffort {
   private readonly connections = new Set<Connection>()
   private readonly families: readonly Family[]
+  private cleaning: NodeJS.Timeout | undefined
   private timer: NodeJS.Timeout | undefined
   private changedAt = Number.NEGATIVE_INFINITY
   private changes = Promise.resolve()
@@ -51,7 +54,8 @@ export class LowerEffort {
   /** Begins, where this node may change the firewall, and removes what a crash left there. */
   start(): void {
     this.isOn = process.platform === 'linux' && process.getuid?.() === 0
-    if (this.isOn) this.schedule()
+    if (!this.isOn) return
+    this.cleaning = setTimeout(() => this.schedule(), AFTER_START).unref()
   }
 
   /** Marks what leaves by a connection, from soon on until it closes. One that this AP dialled has no other end of its own. */
@@ -74,6 +78,7 @@ export class LowerEffort {
   async stop(): Promise<void> {
     if (!this.isOn) return
     this.isOn = false
+    clearTimeout(this.cleaning)
     clearTimeout(this.timer)
     this.connections.clear()
     await this.change()
