@@ -9,6 +9,9 @@ const BACKOFF_CAP = 15_000
 /** Of two APs the one with the smaller id dials at once; the other gives it this head start, or they connect twice. */
 const HEAD_START = 1000
 const DIAL_DEADLINE = 5000
+/** How often is looked who is to be dialled, and how many looks apart whether addresses are to be kept, in milliseconds. */
+const LOOK_EVERY = 500
+const TELL_EACH = 4
 const ADDRESSES_KEPT = 16
 /** Anyone on the LAN can announce any number of peers. */
 const PEERS_KEPT = 1000
@@ -26,7 +29,7 @@ export class Dialler {
   private readonly peers = new Map<string, Peer>()
   private readonly connections = new Set<string>()
   private timer: NodeJS.Timeout | undefined
-  private hasNews = false
+  private looks = 0
   private told = ''
 
   constructor(
@@ -48,7 +51,6 @@ export class Dialler {
     })
     host.addEventListener('connection:open', ({ detail }) => {
       this.connections.add(detail.remotePeer.toString())
-      this.hasNews = true
     })
     host.addEventListener('connection:close', ({ detail }) => {
       const ap = detail.remotePeer.toString()
@@ -60,7 +62,7 @@ export class Dialler {
   }
 
   start(): void {
-    this.timer = setInterval(() => this.dialAll(), 500)
+    this.timer = setInterval(() => this.look(), LOOK_EVERY)
   }
 
   stop(): void {
@@ -87,7 +89,6 @@ export class Dialler {
     this.peers.set(ap, peer)
     if (fresh.length === 0) return
     peer.addresses = [...fresh, ...peer.addresses].slice(0, ADDRESSES_KEPT)
-    this.hasNews = true
   }
 
   // libp2p tells all that it knows of a peer, old addresses among it, whenever anything changes; new is what it did not tell
@@ -132,7 +133,8 @@ export class Dialler {
     return performance.now() + (this.self < ap ? ms : Math.max(ms, HEAD_START))
   }
 
-  // Strangers come and go, and must not make this AP write to its disk.
+  // Not only when an address is new: who it belongs to may become wanted later. Strangers come and go, and must not make this AP
+  // write to its disk.
   private tell(): void {
     const wanted = Object.entries(this.addresses()).filter(([ap]) => this.isWanted(ap))
     const text = JSON.stringify(wanted)
@@ -140,9 +142,8 @@ export class Dialler {
     this.told = text
   }
 
-  private dialAll(): void {
-    if (this.hasNews) this.tell()
-    this.hasNews = false
+  private look(): void {
+    if (++this.looks % TELL_EACH === 0) this.tell()
     for (const [ap, peer] of this.peers) {
       if (peer.dialling || performance.now() < peer.notBefore || !this.isWanted(ap)) continue
       if (peer.addresses.length === 0 || this.connections.has(ap)) continue

@@ -134,8 +134,24 @@ test('whoever announces peers without end fills neither memory nor disk', async 
   await until('one more stranger to be there', () => dialler.connected().has(late.id))
   assert.ok(Object.keys(dialler.addresses()).length <= 1000)
   assert.ok(b.id in dialler.addresses(), 'members are kept')
-  await until('the dialler to have had its turn', () => !Reflect.get(dialler, 'hasNews'))
+  const looks = () => Reflect.get(dialler, 'looks') as number
+  const seen = looks()
+  await until('the dialler to have had its turn', () => looks() > seen + 4)
   assert.is(a.saidAddresses.length, told)
+})
+
+test('the address of one that becomes a member later is kept, though nothing new is heard of it', async () => {
+  const [a] = (await peers.members(1)) as [Peer]
+  const other = apSigner(seed())
+  const id = apId(other.publicKey)
+  const { dialler } = a.network
+  dialler.learn(id, ['/ip4/127.0.0.1/tcp/9'])
+  const looks = () => Reflect.get(dialler, 'looks') as number
+  const seen = looks()
+  await until('the dialler to have had its turn', () => looks() > seen + 4)
+  assert.not(a.saidAddresses.some((said) => id in said))
+  await a.ledgerStore.accept([realm.member(other, 'other').bytes])
+  await until('its address to be told', () => a.saidAddresses.at(-1)?.[id])
 })
 
 test('an AP keeps its connection while only bulk is left of the ones it had', async () => {
