@@ -1,7 +1,7 @@
 #!/usr/bin/env node
-// Runs every test file of the built tree, each as a process of its own, three at a time: most of them mostly wait. Of those
-// that simulate hosts, and of those with several APs on one engine, one follows the other; beside them runs, with a lower
-// priority, what needs neither. Its last line is `N passed, N failed, N skipped`.
+// Runs every test file of the built tree, each as a process of its own, two at a time: most of them mostly wait. Of those
+// that simulate hosts, and of those with several APs on one engine, one follows the other. Its last line is
+// `N passed, N failed, N skipped`.
 //
 //   node .ci/test.mjs             all of them
 //   node .ci/test.mjs PATTERN …   those whose path (test/node/ap.test.ts) matches one of the regular expressions
@@ -11,7 +11,6 @@
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
-import os from 'node:os'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { stripVTControlCharacters } from 'node:util'
@@ -67,11 +66,8 @@ function killMarked(mark) {
   }
 }
 
-/** Those that measure time in a mesh must not wait for those that compute. */
-const LOWER_PRIORITY = 10
-
-/** Runs one file, and prints its output when it ends: that of the other lanes must not come between. */
-function runFile({ name, file }, isUrgent) {
+/** Runs one file, and prints its output when it ends: that of the other lane must not come between. */
+function runFile({ name, file }) {
   const mark = `${run}/${name}/`
   const started = Date.now()
   return new Promise((resolve) => {
@@ -82,7 +78,6 @@ function runFile({ name, file }, isUrgent) {
       env: { ...process.env, DROPMESH_TEST_RUN: mark },
     })
     running.add(child.pid)
-    if (!isUrgent && child.pid !== undefined) os.setPriority(child.pid, LOWER_PRIORITY)
     const output = []
     let why
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => output.push(chunk))
@@ -232,20 +227,18 @@ async function main(patterns) {
   undo.push(() => removeLabelled(since, meshesBefore), removeHosts)
 
   const tests = findTests(patterns)
-  const places = [/^test\/(mesh|node\/(chutes|packages))\//, /^test\/hosts\//, /./]
-  const lanes = places.map(() => [])
-  for (const test of tests) lanes[places.findIndex((place) => place.test(test.name))].push(test)
-  return (await Promise.all(lanes.map((own) => runLane(own, lanes)))).flat()
+  const isOnOneEngine = ({ name }) => /^test\/(mesh|node)\//.test(name)
+  const [one, other] = [tests.filter(isOnOneEngine), tests.filter((test) => !isOnOneEngine(test))]
+  return (await Promise.all([runLane(one, other), runLane(other, one)])).flat()
 }
 
-/** Runs its own tests, then helps with the last ones of the lane that has most left. */
-async function runLane(own, lanes) {
+/** Runs its own tests, then helps with the last ones of the other lane. */
+async function runLane(own, other) {
   const results = []
   while (!cleaning) {
-    const from = own.length > 0 ? own : [...lanes].sort((a, b) => b.length - a.length)[0]
-    const test = from === own ? own.shift() : from.pop()
+    const test = own.shift() ?? other.pop()
     if (test === undefined) break
-    results.push(await runFile(test, from !== lanes.at(-1)))
+    results.push(await runFile(test))
   }
   return results
 }

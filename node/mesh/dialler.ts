@@ -9,9 +9,8 @@ const BACKOFF_CAP = 15_000
 /** Of two APs the one with the smaller id dials at once; the other gives it this head start, or they connect twice. */
 const HEAD_START = 1000
 const DIAL_DEADLINE = 5000
-/** How often is looked who is to be dialled, and how many looks apart whether addresses are to be kept, in milliseconds. */
+/** How often is looked who is to be dialled, and which addresses are to be kept, in milliseconds. */
 const LOOK_EVERY = 500
-const TELL_EACH = 4
 const ADDRESSES_KEPT = 16
 /** Anyone on the LAN can announce any number of peers. */
 const PEERS_KEPT = 1000
@@ -29,7 +28,6 @@ export class Dialler {
   private readonly peers = new Map<string, Peer>()
   private readonly connections = new Set<string>()
   private timer: NodeJS.Timeout | undefined
-  private looks = 0
   private told = ''
 
   constructor(
@@ -143,7 +141,7 @@ export class Dialler {
   }
 
   private look(): void {
-    if (++this.looks % TELL_EACH === 0) this.tell()
+    this.tell()
     for (const [ap, peer] of this.peers) {
       if (peer.dialling || performance.now() < peer.notBefore || !this.isWanted(ap)) continue
       if (peer.addresses.length === 0 || this.connections.has(ap)) continue
