@@ -4,8 +4,8 @@
 type NotYet = undefined | null | false
 
 /**
- * Calls `probe` every `everyMs`, and less often the longer it takes (four times less after three seconds: what asks takes the CPU from
- * what it waits for), until it returns something truthy, and returns that. A probe that throws or rejects counts as "not yet". Rejects after `deadlineMs`, naming `what` was not seen, with the probe's last error as cause; also
+ * Calls `probe` every `everyMs` until it returns something truthy, and returns that. A probe that throws or rejects
+ * counts as "not yet". Rejects after `deadlineMs`, naming `what` was not seen, with the probe's last error as cause; also
  * where a probe never settles.
  */
 export async function until<T>(
@@ -13,8 +13,7 @@ export async function until<T>(
   probe: () => T | NotYet | Promise<T | NotYet>,
   { deadlineMs = 10_000, everyMs = 50 }: { deadlineMs?: number; everyMs?: number } = {},
 ): Promise<T> {
-  const begun = performance.now()
-  const deadline = begun + deadlineMs
+  const deadline = performance.now() + deadlineMs
   let lastError: unknown
   let timer: NodeJS.Timeout | undefined
   const expired = new Promise<'expired'>((resolve) => {
@@ -34,15 +33,14 @@ export async function until<T>(
     for (;;) {
       const result = await Promise.race([attempt(), expired])
       if (result !== 'expired' && result.seen) return result.seen
-      const pause = everyMs * Math.min(4, 1 + (performance.now() - begun) / 1000)
-      if (result === 'expired' || performance.now() + pause > deadline) {
+      if (result === 'expired' || performance.now() + everyMs > deadline) {
         const message =
           lastError instanceof Error ? lastError.message : lastError === undefined ? '' : String(lastError)
         throw new Error(`not seen within ${deadlineMs} ms: ${what}${message && ` (last error: ${message})`}`, {
           cause: lastError,
         })
       }
-      await new Promise((resolve) => setTimeout(resolve, pause))
+      await new Promise((resolve) => setTimeout(resolve, everyMs))
     }
   } finally {
     clearTimeout(timer)
