@@ -8,7 +8,7 @@
 //
 // DROPMESH_TEST_DEADLINE: seconds a file may take, 300 where not set.
 
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
@@ -186,6 +186,19 @@ async function removeHosts() {
   for (const run of removeLeftovers()) process.stderr.write(`test: hosts were left over: ${run} (removed)\n`)
 }
 
+const iptables = (args) => spawnSync('iptables', ['-w', '-t', 'mangle', ...args], { encoding: 'utf8' }).stdout ?? ''
+
+/** Chains by which nodes mark what they send. One that a test kills while it sends leaves its own. */
+const markingChains = () => [...iptables(['-S']).matchAll(/^-N (DROPMESH-LE-\S+)/gm)].map(([, name]) => name)
+
+function removeChains(before) {
+  for (const name of markingChains().filter((name) => !before.includes(name))) {
+    iptables(['-D', 'OUTPUT', '-p', 'tcp', '-j', name])
+    iptables(['-F', name])
+    iptables(['-X', name])
+  }
+}
+
 // ---- the run --------------------------------------------------------------------------------------------------------
 
 /** To be undone after the run, the last first. */
@@ -224,7 +237,12 @@ async function main(patterns) {
   const since = Date.now()
   const meshesBefore = new Set((await labelled()).map(({ mesh }) => mesh))
   meshesBefore.delete(undefined)
-  undo.push(() => removeLabelled(since, meshesBefore), removeHosts)
+  const chainsBefore = markingChains()
+  undo.push(
+    () => removeLabelled(since, meshesBefore),
+    removeHosts,
+    () => removeChains(chainsBefore),
+  )
 
   const tests = findTests(patterns)
   const isOnOneEngine = ({ name }) => /^test\/(mesh|node)\//.test(name)
