@@ -7,7 +7,7 @@ import { apSigner, type Signer } from '../../../protocols/keys.js'
 import { MAX_RECORD } from '../../../protocols/limits.js'
 import { protocolIds, topics } from '../../../protocols/wire.js'
 import { until } from '../../support/until.js'
-import { failureOf, hashes, seed } from '../realm.js'
+import { hashes, seed } from '../realm.js'
 import { type Peer, Peers } from './support.js'
 
 const peers = new Peers()
