@@ -154,6 +154,9 @@ class Repository {
         watching.heard()
         say(line)
       })
+      // What came so fast that nobody looked meanwhile is too much all the same.
+      await watching.look()
+      this.ended.throwIfAborted()
       const commit = await this.git.tell(['rev-parse', '--verify', '--quiet', 'FETCH_HEAD^{commit}'])
       if (commit === '') throw this.refusal('git-ref', `${ref} is no commit there`)
       await this.checkFolder(commit)
@@ -224,7 +227,7 @@ class Repository {
   // --- limits -------------------------------------------------------------------------------------------------------
 
   /** Ends git where it takes more than it may. */
-  private watch(): { heard: () => void; end: () => void } {
+  private watch(): { heard: () => void; look: () => Promise<void>; end: () => void } {
     let heard = performance.now()
     let before = 0
     let isLooking = false
@@ -252,6 +255,7 @@ class Repository {
       heard: () => {
         heard = performance.now()
       },
+      look,
       end: () => clearInterval(timer),
     }
   }

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer as createHttpServer } from 'node:http'
-import { type AddressInfo, createServer, type Server } from 'node:net'
+import { type AddressInfo, connect, createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -187,10 +187,30 @@ const big = server.repository('big')
 big.write({ 'random.bin': randomBytes(24 * 2 ** 20) })
 big.commit()
 
-test('a repository that takes more room than it may is stopped on the way, and gone', async () => {
+test('a repository that takes more room than it may is refused, however fast it came, and gone', async () => {
   const { message } = await refusalOf(get(server.url('big')), 'git-too-big')
   assert.match(message, 'it takes more than 8 MiB')
   assert.equal(readdirSync(dir), [])
+})
+
+test('a repository that takes more room than it may is stopped on the way', async () => {
+  // A server in the middle that stops in the middle: whoever waits for the end of it waits until it is silent for too long.
+  const half = createServer((socket) => {
+    const upstream = connect(server.port, '127.0.0.1')
+    let passed = 0
+    upstream.on('data', (chunk) => {
+      passed += chunk.length
+      socket.write(chunk)
+      if (passed > 12 * 2 ** 20) upstream.pause()
+    })
+    socket.on('data', (chunk) => upstream.write(chunk))
+    for (const one of [socket, upstream]) one.on('error', () => {})
+    socket.on('close', () => upstream.destroy())
+  })
+  const port = await listening(half)
+  const { message } = await refusalOf(get(`git://127.0.0.1:${port}/big`), 'git-too-big')
+  assert.match(message, 'it takes more than 8 MiB')
+  half.close()
 })
 
 test('files that are more, or larger, than the repository shows are refused before one is sent', async () => {
