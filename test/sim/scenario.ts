@@ -1,5 +1,6 @@
 // What happens in a run: made from the seed, as a list of actions with their times, so that it can be made shorter. An action
 // that makes no sense where others were left out (a chute that was never published) does nothing.
+import { majority } from '../../protocols/rendezvous.js'
 import { type Build, EPOCH } from './host.js'
 import { hostileOf } from './hostile.js'
 import { Random } from './random.js'
@@ -55,11 +56,14 @@ const QUIET = 75_000
 export const END = HEALED + QUIET
 
 const CHUTES = 8
+/** A clock that is less behind does no harm, for records that are five minutes ahead count. In milliseconds. */
+const FAR_BEHIND = -240_000
 
 export function generate(seed: string, aps: number): Scenario {
   const random = new Random(`${seed}/scenario`)
   const joiners = aps > 3 && random.chance(0.6) ? 1 + random.int(3) : 0
-  const builds = Array.from({ length: aps + joiners }, (_, i) => buildOf(random.fork(`build ${i}`), i))
+  const drawn = Array.from({ length: aps + joiners }, (_, i) => buildOf(random.fork(`build ${i}`), i))
+  const builds = withClocks(drawn, aps)
   const troubles = 4 + random.int(4 + aps)
   const actions: Action[] = []
   for (let i = 0; i < 3 + random.int(4); i++) actions.push(publish(random, random.between(500, CALM), aps))
@@ -89,6 +93,15 @@ function distrust(random: Random, aps: number): Action[] {
   return actions
 }
 
+/**
+ * An AP whose clock is far behind follows the others, where a majority of them, and two at least, is right (protocols/clock.ts). Where more
+ * clocks are wrong than that leaves, which of them is, nobody can tell, and nothing is promised: the rest is put right.
+ */
+function withClocks(builds: readonly Build[], aps: number): Build[] {
+  let mayBeWrong = aps - Math.max(2, majority(aps - 1))
+  return builds.map((build) => (build.skew < FAR_BEHIND && --mayBeWrong < 0 ? { ...build, skew: 0 } : build))
+}
+
 function buildOf(random: Random, i: number): Build {
   // Some clocks are a little wrong, a few are hours wrong, and a box without a battery believes that it is 1970.
   const kind = random.next()
@@ -96,7 +109,7 @@ function buildOf(random: Random, i: number): Build {
     kind < 0.8
       ? random.between(-2000, 2000)
       : kind < 0.9
-        ? random.between(-240_000, 240_000)
+        ? random.between(FAR_BEHIND, -FAR_BEHIND)
         : kind < 0.97
           ? -random.between(0, 7_200_000)
           : -EPOCH

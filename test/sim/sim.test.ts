@@ -10,6 +10,8 @@ import { shrink } from './shrink.js'
 const FIXED: readonly (readonly [seed: string, aps: number])[] = [
   // In 2 and 6 two members are hostile.
   ...['1', '2', '5', '6', '12', '126', '199'].map((seed) => [seed, 8] as const),
+  // As many clocks are hours behind as there may be.
+  ['711275935', 8],
   ['158', 9],
   ['65', 9],
 ]
