@@ -508,7 +508,10 @@ function stateOf({ Id, Config, State, NetworkSettings }: Docker.ContainerInspect
   const health = State.Health?.Status
   const ports = Object.entries(NetworkSettings.Ports ?? {}).flatMap(([inside, at]) => {
     const [container, protocol] = inside.split('/')
-    const hosts = new Set((at ?? []).map(({ HostPort }) => Number(HostPort)))
+    // An older engine picks one port for IPv4 and one for IPv6, which differ once either was taken (moby issue
+    // 42442). A port is told without an address, and must be reached at the usual one: that of IPv4.
+    const ipv4 = (at ?? []).filter(({ HostIp }) => !HostIp.includes(':'))
+    const hosts = new Set((ipv4.length > 0 ? ipv4 : (at ?? [])).map(({ HostPort }) => Number(HostPort)))
     return [...hosts].map((host) => ({ container: Number(container), host, protocol: protocol as 'tcp' | 'udp' }))
   })
   return {

@@ -349,6 +349,25 @@ test('published ports are reachable, and told while the container runs', async (
   assert.equal((await ended(instance)).ports, [])
 })
 
+test('a port that the engine picked is told as IPv4 knows it, also where IPv6 got another one', async () => {
+  // A port of IPv6 alone sets the engine's two counters apart.
+  const apart = await docker.createContainer({
+    Image: BUSYBOX,
+    Cmd: ['sleep', '1000'],
+    Labels: { 'dropmesh.mesh': mesh },
+    ExposedPorts: { '8000/tcp': {} },
+    HostConfig: { PortBindings: { '8000/tcp': [{ HostIp: '::', HostPort: '' }] } },
+  })
+  await apart.start()
+  const instance = plan([service({ ports: [{ container: 8000, protocol: 'tcp' }] })])
+  await engine.create(instance)
+  await engine.start(instance.key)
+  const { id, ports } = await stateOf(instance)
+  const at = (await docker.getContainer(id).inspect()).NetworkSettings.Ports['8000/tcp']!
+  const ipv4 = at.find(({ HostIp }) => HostIp === '0.0.0.0')!
+  assert.equal(ports, [{ container: 8000, host: Number(ipv4.HostPort), protocol: 'tcp' }])
+})
+
 test('a port that a container has is named with that container, and can be had once it is free', async () => {
   const ports = [{ container: 80, host: 24018, protocol: 'tcp' as const }]
   const first = plan([service({ ports })], { instance: 'first.0' })
