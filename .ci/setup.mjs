@@ -75,20 +75,21 @@ function deleteStaleOutputs() {
   if (!fs.existsSync(dist)) return
   for (const entry of fs.readdirSync(dist, { recursive: true })) {
     const output = /^(.*)\.([cm]?)js(\.map)?$/.exec(entry)
-    if (!output) continue
+    if (!output || entry.startsWith(`bin${path.sep}`)) continue
     const [, stem, flavour] = output
     const sources = [`${stem}.${flavour}ts`, `${stem}.${flavour}tsx`]
     if (!sources.some((source) => fs.existsSync(path.join(root, source)))) fs.rmSync(path.join(dist, entry))
   }
 }
 
-function build() {
+async function build() {
   deleteStaleOutputs()
   const tsc = path.join(root, 'node_modules/.bin/tsc')
   const { status, error } = spawnSync(tsc, ['-p', 'tsconfig.json'], { cwd: root, stdio: ['ignore', 2, 2] })
   if (status !== 0) throw new SetupError(`the build failed${error ? `: ${error.message}` : ''}; see above`)
-  const cli = path.join(root, 'dist/cli/main.js')
-  if (fs.existsSync(cli)) fs.chmodSync(cli, 0o755)
+  // Loaded only now: it is a dependency.
+  const { bundle } = await import('./bundle.mjs')
+  await bundle(root)
 }
 
 // ---- system tools ---------------------------------------------------------------------------------------------------
@@ -346,7 +347,7 @@ async function startEngine(onStart) {
 /** Dependencies, build and engine. Where it starts an engine, `onStart({pid, stop})` is called as it does. */
 export async function setup(onStart) {
   install()
-  build()
+  await build()
   await engine(onStart)
 }
 
@@ -363,7 +364,7 @@ async function main([stage, ...rest]) {
   switch (stage) {
     case undefined:
       install()
-      build()
+      await build()
       return engineToKeep()
     case 'install':
       return install()

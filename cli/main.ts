@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // The command line: reads arguments, runs one command, turns what went wrong into an exit status.
 import { Command, CommanderError } from 'commander'
+import { VERSION } from '../node/version.js'
 import { MeshError, messageOf } from '../protocols/error.js'
 import { addAuthority } from './commands/authority.js'
 import { addControl } from './commands/control.js'
@@ -19,11 +20,10 @@ import { addToken } from './commands/token.js'
 import { addUp } from './commands/up.js'
 import { addVerify } from './commands/verify.js'
 import { say } from './output.js'
-import { version } from './version.js'
 
 const program = new Command('dropmesh')
   .description('A mesh of access points that run containers ("chutes"), with no central backend.')
-  .version(version)
+  .version(VERSION)
   .exitOverride()
   .configureHelp({ sortSubcommands: false })
   .showSuggestionAfterError()

@@ -4,12 +4,12 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, join, relative } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
 import type Docker from 'dockerode'
 import type { ApRow, InstanceRow, Status } from '../../node/api/queries.js'
 import { killLabelled, removeLabelled } from '../../node/chutes/sweep.js'
 import type { MeshEvent } from '../../node/events.js'
+import { programFile } from '../../node/root.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { Client } from '../client.js'
 import { describeEvent } from '../describe.js'
@@ -118,7 +118,7 @@ class Stage {
   }
 }
 
-const main = fileURLToPath(new URL('../main.js', import.meta.url))
+const main = programFile('dropmesh')
 
 class DemoAp {
   readonly client: Client

@@ -3,12 +3,13 @@ import { cp, readdir } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
+import { packageRoot } from '../../node/root.js'
 import { MeshError } from '../../protocols/error.js'
 import { withExample } from '../options.js'
 import { print, printJson, printTable } from '../output.js'
 
 const templates: Record<string, string> = { hello: 'a web server in JavaScript that says where it runs' }
-const folder = (name: string): string => fileURLToPath(new URL(`../../../cli/templates/${name}`, import.meta.url))
+const folder = (name: string): string => fileURLToPath(new URL(`cli/templates/${name}`, packageRoot))
 
 interface InitOptions {
   template: string

@@ -1,11 +1,11 @@
 // The node's side of the watchdog: starts it, finds the one that is there, and tells it until when containers may run.
 import { spawn } from 'node:child_process'
 import { connect, type Socket } from 'node:net'
-import { fileURLToPath } from 'node:url'
 import { MeshError } from '../../protocols/error.js'
+import { programFile } from '../root.js'
 import type { WatchdogReply, WatchdogRequest, WatchedContainers } from './watchdog.js'
 
-const PROGRAM = fileURLToPath(new URL('./watchdog.js', import.meta.url))
+const PROGRAM = programFile('watchdog')
 
 /** What it reads of /proc is garbage at once; V8 would let a hundred megabytes of it pile up. */
 const SMALL = ['--max-old-space-size=16', '--max-semi-space-size=1']

@@ -3,7 +3,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import type Docker from 'dockerode'
 import { Client } from '../../cli/client.js'
 import { invite, type Terms } from '../../cli/ticket.js'
@@ -13,6 +12,7 @@ import { connectDocker } from '../../node/chutes/docker-client.js'
 import { killLabelled, removeLabelled } from '../../node/chutes/sweep.js'
 import type { MeshEvent } from '../../node/events.js'
 import { loadSeed } from '../../node/identity.js'
+import { programFile } from '../../node/root.js'
 import { hex } from '../../protocols/bytes.js'
 import { personSigner, type Signer } from '../../protocols/keys.js'
 import { BUSYBOX } from './busybox.js'
@@ -21,7 +21,7 @@ import { scratch } from './scratch.js'
 import { until } from './until.js'
 
 /** The command line, as a file for node to run. */
-export const main = fileURLToPath(new URL('../../cli/main.js', import.meta.url))
+export const main = programFile('dropmesh')
 
 /** What takes a second takes much longer where other tests share the cores. */
 const PATIENCE = 60_000
