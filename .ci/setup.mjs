@@ -103,6 +103,7 @@ const packages = {
   ip: 'iproute2',
   nft: 'nftables',
   nsenter: 'util-linux',
+  podman: 'podman',
   script: 'bsdutils',
   serf: 'serf',
   skopeo: 'skopeo',

@@ -7,6 +7,7 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { promisify } from 'node:util'
+import { gunzipSync, gzipSync } from 'node:zlib'
 import { pino } from 'pino'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -15,7 +16,7 @@ import { BlobStore } from '../../../node/packages/blobs.js'
 import type { Source } from '../../../node/packages/manifests.js'
 import { digestOf, MAX_MANIFEST } from '../../../node/packages/oci.js'
 import { Registry } from '../../../node/packages/registry.js'
-import { tarOf } from '../../../node/packages/tar.js'
+import { collect, tarOf } from '../../../node/packages/tar.js'
 import { MAX_UPLOADS } from '../../../node/packages/uploads.js'
 import { BUSYBOX, ensureBusybox } from '../../support/busybox.js'
 import { needTools } from '../../support/hosts.js'
@@ -454,6 +455,52 @@ test('skopeo copies to it, from it, within it, and deletes', async () => {
   assert.is(Digest, digestOf(readFileSync(join(folder, 'manifest.json'))))
   await skopeo('delete', '--tls-verify=false', at('bob/skopeo:oci'))
   assert.equal(JSON.parse(await skopeo('list-tags', '--tls-verify=false', at('bob/skopeo'))).Tags, ['v2'])
+})
+
+test('skopeo copies an image of several architectures whole, and finds each of them', async () => {
+  needTools(['skopeo'])
+  const layer = gzipSync(await collect(tarOf([{ name: 'empty', size: 0, body: [] }])))
+  const manifests: object[] = []
+  for (const architecture of ['amd64', 'arm64']) {
+    const rootfs = { type: 'layers', diff_ids: [digestOf(gunzipSync(layer))] }
+    const config = Buffer.from(JSON.stringify({ architecture, os: 'linux', config: {}, rootfs }))
+    for (const blob of [config, layer]) await client.pushBlob('alice/multi', blob)
+    const oci = 'application/vnd.oci.image'
+    const image = imageOf(descriptorOf(config, `${oci}.config.v1+json`), [
+      descriptorOf(layer, `${oci}.layer.v1.tar+gzip`),
+    ])
+    const bytes = Buffer.from(JSON.stringify(image))
+    assert.is((await client.pushManifest('alice/multi', digestOf(bytes), String(bytes))).status, 201)
+    manifests.push({ ...descriptorOf(bytes, IMAGE), platform: { os: 'linux', architecture } })
+  }
+  const index = { schemaVersion: 2, mediaType: INDEX, manifests }
+  assert.is((await client.pushManifest('alice/multi', 'v1', index, INDEX)).status, 201)
+  const at = (name: string) => `docker://127.0.0.1:${client.port}/${name}`
+  const plain = ['--src-tls-verify=false', '--dest-tls-verify=false']
+  await run('skopeo', ['copy', '--all', ...plain, at('alice/multi:v1'), at('bob/multi:v2')])
+  const { body } = await client.get('/v2/bob/multi/manifests/v2')
+  assert.equal(JSON.parse(String(body)), index)
+  for (const architecture of ['amd64', 'arm64']) {
+    const args = ['--override-arch', architecture, 'inspect', '--tls-verify=false', at('bob/multi:v2')]
+    assert.is(JSON.parse((await run('skopeo', args)).stdout).Architecture, architecture)
+  }
+})
+
+test('podman pulls from it, and pushes to it', async () => {
+  needTools(['podman'])
+  const id = await ensureBusybox(docker)
+  await push('alice/podman', 'v1')
+  const at = (name: string) => `127.0.0.1:${client.port}/${name}`
+  const folder = scratch('podman')
+  const own = ['--root', join(folder, 'root'), '--runroot', join(folder, 'run'), '--storage-driver', 'vfs']
+  const podman = async (...args: string[]) =>
+    (await run('podman', [...own, '--cgroup-manager', 'cgroupfs', ...args])).stdout
+  const pull = (name: string) => podman('pull', '--quiet', '--tls-verify=false', at(name))
+  assert.is(`sha256:${(await pull('alice/podman:v1')).trim()}`, id)
+  await podman('push', '--tls-verify=false', at('alice/podman:v1'), at('bob/podman:v2'))
+  await podman('rmi', '--all', '--force')
+  assert.is(`sha256:${(await pull('bob/podman:v2')).trim()}`, id)
+  await podman('rmi', '--all', '--force')
 })
 
 test('containerd, whose store newer engines keep their images in, pulls from it and pushes to it', async () => {
