@@ -5,6 +5,7 @@ import { mkdtemp, open, readdir, readFile, realpath, stat } from 'node:fs/promis
 import { tmpdir } from 'node:os'
 import { basename, dirname, join, resolve, sep } from 'node:path'
 import type { Status } from '../node/api/queries.js'
+import type { Remark } from '../protocols/compose-remarks.js'
 import { MeshError } from '../protocols/error.js'
 import { folderNameOf, isGitUrl, parseGitUrl, shownUrl } from '../protocols/git-url.js'
 import { type Manifest, parseManifest } from '../protocols/manifest.js'
@@ -34,8 +35,14 @@ export interface Source {
   read(rights: Rights): Manifest
 }
 
-/** In this order: the first two as Compose looks for them. */
-const MANIFESTS = ['compose.yaml', 'compose.yml', 'paradrop.yaml', 'paradrop.yml']
+/** In this order, the first four as Compose looks for them. */
+const MANIFESTS = [
+  ...['compose.yaml', 'compose.yml', 'docker-compose.yml', 'docker-compose.yaml'],
+  ...['paradrop.yaml', 'paradrop.yml'],
+]
+
+/** What Compose lays over the manifest of a folder. */
+const OVERRIDE = /^(docker-)?compose\.override\.ya?ml$/
 
 /** Compressions that an archive may not have, by its first bytes in hex. */
 const OTHER_PACKING = /^(425a68|fd377a585a00|28b52ffd)/
@@ -58,9 +65,10 @@ export class Sources {
     if (path !== undefined && isGitUrl(path)) return this.repository(path, options)
     if (path === undefined && options.image !== undefined) return alone(options.image, options)
     const found = await fileOf(path ?? '.')
-    if (await isArchive(found)) return { ...alone(options.image ?? nameOfArchive(found), options), archive: found }
+    const { file } = found
+    if (await isArchive(file)) return { ...alone(options.image ?? nameOfArchive(file), options), archive: file }
     if (options.image !== undefined) throw notBoth('--image', 'those of a chute stand in its manifest')
-    return this.manifest(found, found, process.env, options)
+    return this.manifest(found, file, process.env, options)
   }
 
   /** The folder that a service of a manifest is built from. */
@@ -83,9 +91,9 @@ export class Sources {
     if (options.image !== undefined) throw notBoth('--image', 'those of a chute stand in its manifest')
     const source = parseGitUrl(url)
     const folder = await this.fetch(url)
-    const file = await fileOf(folder, shownUrl(url))
+    const found = await fileOf(folder, shownUrl(url))
     // It is a stranger's as often as not: of the environment here it gets what --env names.
-    return { ...(await this.manifest(file, basename(file), {}, options)), name: nameOf(folderNameOf(source)) }
+    return { ...(await this.manifest(found, basename(found.file), {}, options)), name: nameOf(folderNameOf(source)) }
   }
 
   /**
@@ -93,7 +101,7 @@ export class Sources {
    * @param environment what variables of the manifest stand for
    */
   private async manifest(
-    file: string,
+    { file, others }: Found,
     shown: string,
     environment: NodeJS.ProcessEnv,
     options: SourceOptions,
@@ -107,15 +115,17 @@ export class Sources {
     const given = { ...environment, ...variablesOf(env) }
     const { variables, readFile: readBeside } = surroundingsOf(folder, given, (name) => taken.add(name))
     const source = { name: nameOf(basename(dirname(resolve(file)))), folder, taken }
+    const besides = others.map((name) => passedOver(join(dirname(shown), name), basename(file)))
+    const withThese = (manifest: Manifest): Manifest => ({ ...manifest, notes: [...besides, ...manifest.notes] })
     if (!/^paradrop\b.*\.ya?ml$/.test(basename(file))) {
       const around = { variables, readFile: readBeside, profiles: profilesOf(options) }
-      return { ...source, read: (rights) => parseManifest(text, shown, { ...around, rights }) }
+      return { ...source, read: (rights) => withThese(parseManifest(text, shown, { ...around, rights })) }
     }
     if (options.profile) throw new MeshError('profile', `--profile: ${shown} knows no profiles; a compose.yaml does`)
     const { parseParadrop } = await import('../protocols/paradrop.js')
     const [lightBases, beside] = await Promise.all([this.lightBases(options), hasSources(folder, file)])
     const around = { readFile: readBeside, lightBases, hasSources: beside }
-    return { ...source, read: (rights) => parseParadrop(text, shown, { ...around, rights }) }
+    return { ...source, read: (rights) => withThese(parseParadrop(text, shown, { ...around, rights })) }
   }
 
   /** What the node builds light chutes on. A dry run needs no node, and then knows the defaults. */
@@ -203,16 +213,33 @@ async function hasSources(folder: string, file: string): Promise<boolean> {
   return names.some((name) => name !== basename(file) && !/^(\.|readme|licen[cs]e)/i.test(name))
 }
 
-async function fileOf(path: string, shown = path): Promise<string> {
+/** What a person named, or found in the folder that they named. */
+interface Found {
+  file: string
+  /** Names of what may be meant for a manifest as well, in the same folder. */
+  others: string[]
+}
+
+async function fileOf(path: string, shown = path): Promise<Found> {
   const found = await stat(path).catch(() => undefined)
   if (found === undefined)
     throw new MeshError('source', `${shown} does not exist; name a folder with a compose.yaml or paradrop.yaml`)
-  if (found.isFile()) return path
-  for (const name of MANIFESTS) {
-    const file = join(path, name)
-    if ((await stat(file).catch(() => undefined))?.isFile()) return file
+  if (found.isFile()) return { file: path, others: [] }
+  const entries = await readdir(path, { withFileTypes: true })
+  const names = entries.filter((entry) => !entry.isDirectory()).map((entry) => entry.name)
+  const [name, ...others] = MANIFESTS.filter((one) => names.includes(one))
+  if (name !== undefined) {
+    const overrides = names.filter((one) => OVERRIDE.test(one)).sort()
+    return { file: join(path, name), others: [...others, ...overrides] }
   }
   throw new MeshError('source', `${shown} has no compose.yaml and no paradrop.yaml; make a chute with "dropmesh init"`)
+}
+
+function passedOver(file: string, counts: string): Remark {
+  const why = OVERRIDE.test(basename(file))
+    ? `no file is laid over another here; write into ${counts} what is to hold`
+    : `${counts} comes before it`
+  return { file, line: 1, column: 1, path: '', message: `ignored: ${why}` }
 }
 
 /** Of a file `app-1.2.tar.gz`: `app-1.2`. */

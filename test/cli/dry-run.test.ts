@@ -134,6 +134,28 @@ test('a compose.yaml comes before a paradrop.yaml, a file by its name, and what 
   assert.match(profiled.stderr, /knows no profiles/)
 })
 
+test('a manifest is found by each name that Compose looks for, in its order, and what is passed over beside it is told', async () => {
+  const NAMES = ['docker-compose.yaml', 'docker-compose.yml', 'compose.yml', 'compose.yaml']
+  const dir = chute({ 'docker-compose.override.yml': 'services: {a: {image: y}}' })
+  assert.match((await dryRun(dir)).stderr, 'has no compose.yaml and no paradrop.yaml')
+  writeFileSync(join(dir, 'compose.override.yaml'), 'services: {a: {ports: ["1:1"]}}')
+  for (const [i, name] of NAMES.entries()) {
+    writeFileSync(join(dir, name), `name: n${i}\nservices: {a: {image: x}}`)
+    const { services, notes, ...plan } = JSON.parse((await dryRun(dir, '--json')).stdout) as PublishPlan
+    assert.equal([plan.chute, services[0]!.image, services[0]!.ports], [`n${i}`, 'x', []], name)
+    const laidOver = (one: string) =>
+      `${join(dir, one)}:1:1: ignored: no file is laid over another here; write into ${name} what is to hold`
+    assert.equal(notes, [
+      ...NAMES.slice(0, i)
+        .reverse()
+        .map((one) => `${join(dir, one)}:1:1: ignored: ${name} comes before it`),
+      ...['compose.override.yaml', 'docker-compose.override.yml'].map(laidOver),
+    ])
+  }
+  // Nor does Compose, of a file that is named.
+  assert.equal((JSON.parse((await dryRun(join(dir, 'compose.yml'), '--json')).stdout) as PublishPlan).notes, [])
+})
+
 test('a link out of the folder gives no file away, and what is no text is none of the record', async () => {
   const secret = chute({ 'key.txt': 'secret' })
   const dir = chute({
