@@ -3,6 +3,8 @@
 import { remarkText } from '../protocols/compose-remarks.js'
 import type { Manifest } from '../protocols/manifest.js'
 import { asksOf, BUILD_RIGHT } from '../protocols/policy.js'
+import { megabytes } from './output.js'
+import type { Source } from './sources.js'
 
 export interface PublishPlan {
   chute: string
@@ -14,7 +16,10 @@ export interface PublishPlan {
     buildsOnAp: boolean
     /** The text of the Dockerfile, where the manifest has it, or it was made. */
     dockerfile: string | null
+    /** Null where it is the only one of an archive. */
     image: string | null
+    /** The file that the image is taken from, and sent. */
+    archive: { file: string; bytes: number } | null
     command: string[] | null
     ports: string[]
     mounts: string[]
@@ -36,7 +41,7 @@ export interface PublishPlan {
   notes: string[]
 }
 
-export function planOf(chute: string, manifest: Manifest, variables: string[]): PublishPlan {
+export function planOf(chute: string, manifest: Manifest, { archive, taken }: Source): PublishPlan {
   const { services, volumes, configs = [], replicas, exclusive, constraints } = manifest
   return {
     chute,
@@ -46,7 +51,8 @@ export function planOf(chute: string, manifest: Manifest, variables: string[]): 
       build: 'build' in source ? source.build.context : null,
       buildsOnAp: 'build' in source && manifest.buildsOnAp === true,
       dockerfile: ('build' in source && source.build.dockerfileInline) || null,
-      image: 'image' in source ? source.image : null,
+      image: archive ? (archive.image ?? null) : 'image' in source ? source.image : null,
+      archive: archive ? { file: archive.file, bytes: archive.bytes } : null,
       command: command ?? null,
       ports: ports.map(({ container, host, protocol }) => `${host ?? 'any'}->${container}/${protocol}`),
       mounts: mounts.map(({ volume, path }) => `${volume} at ${path}`),
@@ -64,7 +70,7 @@ export function planOf(chute: string, manifest: Manifest, variables: string[]): 
       ...new Set(services.flatMap((service) => asksOf(service).map(({ right }) => right))),
       ...(manifest.buildsOnAp ? [BUILD_RIGHT] : []),
     ],
-    variables,
+    variables: [...taken],
     notes: manifest.notes.map(remarkText),
   }
 }
@@ -80,6 +86,7 @@ export function planText(plan: PublishPlan): string[] {
       `  service ${service.name}: ${sourceText(service)}, ` +
         `${service.cpus} CPUs, ${Math.round(service.memory / 1024 ** 2)} MiB`,
       ...[
+        ...(service.archive ? [`sent: ${service.archive.file}, ${sizeText(service.archive.bytes)}`] : []),
         ...(service.dockerfile?.trimEnd().split('\n') ?? []).map((line) => `| ${line}`),
         ...(service.command === null ? [] : [`runs: ${service.command.map(wordText).join(' ')}`]),
         ...listed('ports', service.ports),
@@ -107,10 +114,13 @@ export function planText(plan: PublishPlan): string[] {
   ]
 }
 
-const sourceText = ({ build, buildsOnAp, image }: PublishPlan['services'][number]): string => {
+const sourceText = ({ build, buildsOnAp, image, archive }: PublishPlan['services'][number]): string => {
+  if (archive !== null) return `${image === null ? 'the only image' : `image ${image}`} of an archive`
   if (build === null) return `image ${image}`
   return buildsOnAp ? `sources of ${build}, which each AP builds` : `build ${build}`
 }
+
+const sizeText = (bytes: number): string => (bytes < 1e5 ? `${bytes} bytes` : megabytes(bytes))
 
 /** As a shell would have it. */
 const wordText = (word: string): string => (/^[\w./:=,@%+-]+$/.test(word) ? word : JSON.stringify(word))

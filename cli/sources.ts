@@ -27,8 +27,8 @@ export interface Source {
   readonly name: string
   /** What paths of the manifest are relative to. */
   readonly folder: string
-  /** A file with the image of its only service. */
-  readonly archive?: string
+  /** A file with the image of its only service, and what that is called there, where a person said. */
+  readonly archive?: { file: string; bytes: number; image: string | undefined }
   /** Names of the variables that the manifest has from the environment of the command. */
   readonly taken: ReadonlySet<string>
   /** @throws ManifestError */
@@ -66,7 +66,10 @@ export class Sources {
     if (path === undefined && options.image !== undefined) return alone(options.image, options)
     const found = await fileOf(path ?? '.')
     const { file } = found
-    if (await isArchive(file)) return { ...alone(options.image ?? nameOfArchive(file), options), archive: file }
+    if (await isArchive(file)) {
+      const archive = { file, bytes: (await stat(file)).size, image: options.image }
+      return { ...alone(options.image ?? nameOfArchive(file), options), archive }
+    }
     if (options.image !== undefined) throw notBoth('--image', 'those of a chute stand in its manifest')
     return this.manifest(found, file, process.env, options)
   }

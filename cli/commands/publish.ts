@@ -82,7 +82,7 @@ async function publishFrom(source: Source, sources: Sources, client: Client, opt
     )
   }
   if (options.dryRun) {
-    const plan = planOf(name, asked, [...source.taken])
+    const plan = planOf(name, asked, source)
     if (options.json) printJson(plan)
     else for (const line of planText(plan)) print(line)
     return
@@ -96,7 +96,7 @@ async function publishFrom(source: Source, sources: Sources, client: Client, opt
   const made =
     archive === undefined
       ? await makeServices(client, manifest, (context) => sources.contextOf(source.folder, context))
-      : new Map([[ONLY_SERVICE, { images: await importImages(client, archive, options.image) }]])
+      : new Map([[ONLY_SERVICE, { images: await importImages(client, archive) }]])
   const spec = toSpec(manifest, made, await packageOf(client, [...made.values()]))
   await publishSpec(client, signer, name, spec, manifest.exclusive, wait, options)
 }
@@ -256,7 +256,10 @@ async function imagesOf(client: Client, { name, source }: ManifestService, folde
 }
 
 /** Gives the node an archive of images. @returns those of the one that is `wanted`, or of the only one, for each platform */
-async function importImages(client: Client, path: string, wanted: string | undefined): Promise<ImageSpec[]> {
+async function importImages(
+  client: Client,
+  { file: path, image: wanted }: NonNullable<Source['archive']>,
+): Promise<ImageSpec[]> {
   say(`sending ${path}`)
   const file = createReadStream(path)
   const { archive = [] } = await resultOf(client.lines('POST', '/v1/images/import', {}, file), basename(path))

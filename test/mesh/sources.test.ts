@@ -208,8 +208,21 @@ test('an archive is known by what is in it, and its only image becomes a chute',
   }
   const archive = await plan('app-1.2.tar', '--port', '80:8080')
   assert.equal([archive.chute, archive.services[0]!.ports], ['app-1-2', ['80->8080/tcp']])
-  assert.is((await plan('app-1.2.tar', '--image', 'alice/web:3')).services[0]!.image, 'alice/web:3')
   assert.is((await plan('not.tar')).services[0]!.name, 'a')
+})
+
+test('a dry run of an archive names the file that is sent, and takes no image for one by its name', async () => {
+  const tar = await tarWith([{ name: 'manifest.json', content: '[]' }])
+  writeFileSync(join(mesh.dir, 'site-1.tar'), tar)
+  const dry = async (...args: string[]) => (await mesh.cli(['publish', 'site-1.tar', '--dry-run', ...args])).stdout
+  const [service] = (JSON.parse(await dry('--json')) as PublishPlan).services
+  assert.equal([service!.image, service!.archive], [null, { file: 'site-1.tar', bytes: tar.length }])
+  const lines = (await dry('--image', 'alice/web:3')).split('\n')
+  assert.equal(lines.slice(1, 3), [
+    '  service main: image alice/web:3 of an archive, 0.5 CPUs, 256 MiB',
+    '    sent: site-1.tar, 2048 bytes',
+  ])
+  assert.match(await dry(), 'service main: the only image of an archive')
 })
 
 test('what docker save wrote is published by its file, one image of several by its name', async () => {
