@@ -3,7 +3,7 @@
 import { rmSync } from 'node:fs'
 import { mkdtemp, open, readdir, readFile, realpath, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { basename, dirname, join, resolve, sep } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import type { Status } from '../node/api/queries.js'
 import type { Remark } from '../protocols/compose-remarks.js'
 import { MeshError } from '../protocols/error.js'
@@ -74,14 +74,9 @@ export class Sources {
     return this.manifest(found, file, process.env, options)
   }
 
-  /** The folder that a service of a manifest is built from. */
+  /** The folder that a service of a manifest is built from; reading that saw to it that the folder is one of its own. */
   async contextOf(folder: string, context: string): Promise<string> {
-    if (isGitUrl(context)) return this.fetch(context)
-    const path = resolve(folder, context)
-    // A manifest may be a stranger's, who must not get other folders built in, whichever way links lead.
-    const [home, real] = await Promise.all([realpath(folder), realpath(path).catch(() => undefined)])
-    if (real === undefined || real === home || real.startsWith(home.endsWith(sep) ? home : home + sep)) return path
-    throw new MeshError('manifest', `the build context ${context} leads out of the folder of the manifest`)
+    return isGitUrl(context) ? this.fetch(context) : resolve(folder, context)
   }
 
   /** Removes what was fetched. */
@@ -116,18 +111,18 @@ export class Sources {
     const folder = dirname(file)
     const taken = new Set<string>()
     const given = { ...environment, ...variablesOf(env) }
-    const { variables, readFile: readBeside } = surroundingsOf(folder, given, (name) => taken.add(name))
+    const { variables, ...files } = surroundingsOf(folder, given, (name) => taken.add(name))
     const source = { name: nameOf(basename(dirname(resolve(file)))), folder, taken }
     const besides = others.map((name) => passedOver(join(dirname(shown), name), basename(file)))
     const withThese = (manifest: Manifest): Manifest => ({ ...manifest, notes: [...besides, ...manifest.notes] })
     if (!/^paradrop\b.*\.ya?ml$/.test(basename(file))) {
-      const around = { variables, readFile: readBeside, profiles: profilesOf(options) }
+      const around = { variables, ...files, profiles: profilesOf(options) }
       return { ...source, read: (rights) => withThese(parseManifest(text, shown, { ...around, rights })) }
     }
     if (options.profile) throw new MeshError('profile', `--profile: ${shown} knows no profiles; a compose.yaml does`)
     const { parseParadrop } = await import('../protocols/paradrop.js')
     const [lightBases, beside] = await Promise.all([this.lightBases(options), hasSources(folder, file)])
-    const around = { readFile: readBeside, lightBases, hasSources: beside }
+    const around = { ...files, lightBases, hasSources: beside }
     return { ...source, read: (rights) => withThese(parseParadrop(text, shown, { ...around, rights })) }
   }
 

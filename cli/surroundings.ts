@@ -1,6 +1,6 @@
 // What a manifest is read with where it is published: the environment of the command, the `.env` beside it, and files of
 // its own folder. A manifest may be a stranger's, who must not get other files so, whichever way links lead.
-import { readFileSync, realpathSync } from 'node:fs'
+import { readFileSync, realpathSync, statSync } from 'node:fs'
 import { join, sep } from 'node:path'
 import { readEnv } from '../protocols/compose-env.js'
 import type { Lookup } from '../protocols/compose-interpolation.js'
@@ -20,7 +20,7 @@ export function surroundingsOf(
   folder: string,
   environment: NodeJS.ProcessEnv,
   taken: (name: string) => void = () => {},
-): Required<Pick<Circumstances, 'variables' | 'readFile'>> {
+): Required<Pick<Circumstances, 'variables' | 'readFile' | 'kindAt'>> {
   const readFile = (path: string) => readInside(folder, path)
   const own: Lookup = (name) => (Object.hasOwn(environment, name) ? environment[name] : undefined)
   const { lines, problems } = readEnv(readFile('.env') ?? '', own)
@@ -34,28 +34,39 @@ export function surroundingsOf(
     if (value !== undefined) taken(name)
     return value ?? beside.get(name)
   }
-  return { variables, readFile }
+  return { variables, readFile, kindAt: (path) => kindInside(folder, path) }
 }
 
-/** The text of a file below a folder; undefined where there is none. */
-function readInside(folder: string, path: string): string | undefined {
-  const refused = (why: string) => new MeshError('manifest', `${path} ${why}`)
-  let bytes: Buffer
+const refused = (path: string, why: string) => new MeshError('manifest', `${path} ${why}`)
+
+/** What `take` makes of a path in a folder, with no links left in it; undefined where nothing is there. */
+function inside<T>(folder: string, path: string, take: (real: string) => T): T | undefined {
   try {
     const home = realpathSync(folder)
-    const file = realpathSync(join(folder, path))
-    if (!file.startsWith(home.endsWith(sep) ? home : home + sep))
-      throw refused('leads out of the folder of the manifest')
-    bytes = readFileSync(file)
+    const real = realpathSync(join(folder, path))
+    if (real !== home && !real.startsWith(home.endsWith(sep) ? home : home + sep))
+      throw refused(path, 'leads out of the folder of the manifest')
+    return take(real)
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined
-    throw error instanceof MeshError ? error : refused(`cannot be read: ${code}`)
+    throw error instanceof MeshError ? error : refused(path, `cannot be read: ${code}`)
   }
-  if (bytes.length > MAX_FILE) throw refused(`has more than ${MAX_FILE / 1024} KiB`)
+}
+
+function kindInside(folder: string, path: string): 'file' | 'folder' | undefined {
+  const stats = inside(folder, path, (real) => statSync(real))
+  return stats?.isDirectory() ? 'folder' : stats?.isFile() ? 'file' : undefined
+}
+
+/** The text of a file in a folder; undefined where there is none. */
+function readInside(folder: string, path: string): string | undefined {
+  const bytes = inside(folder, path, (real) => readFileSync(real))
+  if (bytes === undefined) return undefined
+  if (bytes.length > MAX_FILE) throw refused(path, `has more than ${MAX_FILE / 1024} KiB`)
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
   } catch {
-    throw refused('is not text: put it into the image')
+    throw refused(path, 'is not text: put it into the image')
   }
 }

@@ -50,6 +50,8 @@ export interface Surroundings {
   variables?: Lookup
   /** The text of a file of the manifest's folder, by its path there; undefined where there is none. @throws MeshError */
   readFile?: (path: string) => string | undefined
+  /** What is at such a path; undefined for nothing. Without it, what is built is not looked for. @throws MeshError */
+  kindAt?: (path: string) => 'file' | 'folder' | undefined
 }
 
 /** What all files of one manifest share: what was said of them, and how much of it was read. */

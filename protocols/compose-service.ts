@@ -166,7 +166,7 @@ const link: Reader<undefined> = (value) => {
 export const SERVICE = fields(
   {
     image: text(compose.imageReference),
-    build,
+    build: placed(build),
     extends: placed(extending),
     profiles: list(plain),
     command: within(SERVICE_SPEC.command, parts.words),

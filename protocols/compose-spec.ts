@@ -1,7 +1,8 @@
 // What a service that was read says in a deployment record: defaults filled in, and nothing that goes without saying.
-import { defined, type Placed } from './compose-reader.js'
+import { attempt, defined, type Placed, type Value } from './compose-reader.js'
 import type { ReadService } from './compose-service.js'
 import { DEFAULT_LIMITS, DEFAULT_LOGGING, DEFAULT_STOP_GRACE, MAX_LOGS, type ServiceSpec } from './deployment.js'
+import { isGitUrl } from './git-url.js'
 
 /** Docker's own defaults of a health check, in milliseconds. */
 export const DEFAULT_HEALTHCHECK = { interval: 30_000, timeout: 30_000, startPeriod: 0, retries: 3 }
@@ -92,12 +93,28 @@ export function manifestService(
   }
 }
 
-function buildOf(read: NonNullable<ReadService['build']>, folder: string): Build {
-  const { context = folder, dockerfile, dockerfile_inline: inline, args = {} } = read
-  if (inline && dockerfile !== undefined) inline.at.refuse('contradicts dockerfile: remove one of the two')
+function buildOf({ at, is: read }: NonNullable<ReadService['build']>, folder: string): Build {
+  const { context = folder, dockerfile = 'Dockerfile', dockerfile_inline: inline, args = {} } = read
+  if (inline && read.dockerfile !== undefined) inline.at.refuse('contradicts dockerfile: remove one of the two')
+  // What could not be read is refused where it stands, and nothing else is meant in its place.
+  if (Object.values(read).every((value) => value !== undefined))
+    refuseMissing(at, context, inline ? undefined : dockerfile)
   return inline
     ? { context, dockerfile: INLINE_DOCKERFILE, dockerfileInline: inline.is, args }
-    : { context, dockerfile: dockerfile ?? 'Dockerfile', args }
+    : { context, dockerfile, args }
+}
+
+/** What is built of a folder needs that, and its Dockerfile. In a repository they are looked for once it was fetched. */
+function refuseMissing(at: Value, context: string, dockerfile: string | undefined): void {
+  const { kindAt } = at.reading.session.surroundings
+  if (kindAt === undefined || isGitUrl(context)) return
+  attempt(at, context, (folder) => {
+    const file = dockerfile && (folder === '.' ? dockerfile : `${folder}/${dockerfile}`)
+    if (kindAt(folder) !== 'folder')
+      at.refuse(`there is no folder ${folder} in the folder of the manifest to build from`)
+    else if (file && kindAt(file) !== 'file')
+      at.refuse(`there is no file ${file} in the folder of the manifest to build by`)
+  })
 }
 
 function healthcheckOf(read: ReadService['healthcheck']): ServiceSpec['healthcheck'] {

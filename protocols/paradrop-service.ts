@@ -100,16 +100,17 @@ function buildOf(
 ): Pick<ReadService, 'build' | 'command'> {
   const { at, type, image, dockerfile } = said
   const where = contextOf(said.source, from, circumstances.hasSources ?? false)
+  const built = (is: NonNullable<ReadService['build']>['is']) => ({ build: { at: (said.source ?? said).at, is } })
   const build = { context: where.context }
   if (type?.is !== 'light') {
     image?.at.note('ignored: what is built has no name but its digest')
-    return { build: { ...build, ...defined({ dockerfile_inline: dockerfile }) } }
+    return built({ ...build, ...defined({ dockerfile_inline: dockerfile }) })
   }
   dockerfile?.at.note('ignored: a light chute has none')
   if (image === undefined) at.refuse('needs to say what it uses, such as python3')
   if (said.command === undefined) at.refuse('needs a command')
   const use = image && attempt(image.at, image.is, light.lightUse)
-  if (image === undefined || use === undefined) return { build }
+  if (image === undefined || use === undefined) return built(build)
   const base = baseOf(said, use, circumstances)
   const readFile = (name: string) => (where.folder === undefined ? undefined : peek(at, `${where.folder}/${name}`))
   for (const { languages, file, asks, where: place } of light.SUPPLIES) {
@@ -118,7 +119,7 @@ function buildOf(
   }
   const inline = { at: image.at, is: light.lightDockerfile(use, base, user) }
   return {
-    build: { ...build, dockerfile_inline: inline },
+    ...built({ ...build, dockerfile_inline: inline }),
     ...defined({ command: light.isBareNode(base) ? bareCommand(said.command, readFile('package.json')) : undefined }),
   }
 }

@@ -1,6 +1,7 @@
 // What `publish --dry-run` says of a manifest, without a node: what would be sent and run, and what was ignored and why.
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { PublishPlan } from '../../cli/publish-plan.js'
@@ -12,7 +13,10 @@ let chutes = 0
 function chute(files: Record<string, string>): string {
   const dir = join(mesh.dir, `chute${chutes++}`)
   mkdirSync(dir)
-  for (const [name, text] of Object.entries(files)) writeFileSync(join(dir, name), text)
+  for (const [name, text] of Object.entries(files)) {
+    mkdirSync(dirname(join(dir, name)), { recursive: true })
+    writeFileSync(join(dir, name), text)
+  }
   return dir
 }
 const dryRun = (dir: string, ...more: string[]) =>
@@ -35,7 +39,10 @@ configs: {app: {file: app.conf}}
 `
 
 test('a dry run says what would be built, sent and run, and what was ignored and why; it needs no node', async () => {
-  const dir = chute({ 'compose.yaml': MANIFEST, 'app.conf': 'x=1\n', '.env': 'FROM_FILE=file\nBOTH=file\n' })
+  const dir = chute({
+    ...{ 'compose.yaml': MANIFEST, 'app.conf': 'x=1\n', '.env': 'FROM_FILE=file\nBOTH=file\n' },
+    'web/Dockerfile': 'FROM scratch\n',
+  })
   Object.assign(mesh.env, { FROM_SHELL: 'shell', BOTH: 'shell' })
   const { status, stdout, stderr } = await dryRun(dir, '--on', 'site=home')
   assert.is(status, 0, stderr)
@@ -154,6 +161,50 @@ test('a manifest is found by each name that Compose looks for, in its order, and
   }
   // Nor does Compose, of a file that is named.
   assert.equal((JSON.parse((await dryRun(join(dir, 'compose.yml'), '--json')).stdout) as PublishPlan).notes, [])
+})
+
+test('folders and Dockerfiles that are not there are told all at once, beside whatever else is wrong, by a dry run and without', async () => {
+  const dir = chute({
+    'compose.yaml': `name: site
+services:
+  web: {build: ./none}
+  api:
+    build: {context: api, dockerfile: docker/Dockerfile}
+  plain: {build: .}
+  file: {build: api/README.md}
+  out: {build: {context: out, dockerfile: Dockerfile}}
+  odd: {build: ../odd, privileged: true}
+  inline: {build: {context: api, dockerfile_inline: FROM x}}
+  far: {build: "https://example.org/far"}
+  off: {build: ./none, profiles: [off]}
+`,
+    'api/README.md': '',
+    'board/paradrop.yaml': 'services: {a: {source: none}, b: {dns: ["9.9.9.9"]}}',
+  })
+  symlinkSync(tmpdir(), join(dir, 'out'))
+  const file = join(dir, 'compose.yaml')
+  for (const flags of [['--dry-run'], []]) {
+    const { status, stdout, stderr } = await mesh.cli(['publish', dir, '--data', join(mesh.dir, 'none'), ...flags])
+    assert.equal([status, stdout], [1, ''])
+    assert.equal(
+      stderr
+        .trim()
+        .replace(/^dropmesh: /, '')
+        .split('\n'),
+      [
+        `${file}:3:9: services.web.build: there is no folder none in the folder of the manifest to build from`,
+        `${file}:5:5: services.api.build: there is no file api/docker/Dockerfile in the folder of the manifest to build by`,
+        `${file}:6:11: services.plain.build: there is no file Dockerfile in the folder of the manifest to build by`,
+        `${file}:7:10: services.file.build: there is no folder api/README.md in the folder of the manifest to build from`,
+        `${file}:8:9: services.out.build: out leads out of the folder of the manifest`,
+        `${file}:9:9: services.odd.build: "../odd" is not a path inside the folder of the manifest`,
+        `${file}:9:24: services.odd.privileged: not supported in a chute: a chute has no access to its host`,
+      ],
+    )
+  }
+  const { stderr } = await dryRun(join(dir, 'board'))
+  assert.match(stderr, 'services.a.source: there is no folder none in the folder of the manifest to build from')
+  assert.match(stderr, 'services.b: there is no file Dockerfile in the folder of the manifest to build by')
 })
 
 test('a link out of the folder gives no file away, and what is no text is none of the record', async () => {

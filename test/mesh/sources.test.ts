@@ -140,7 +140,7 @@ test('a manifest gets no folder of who publishes it into a build, whichever way 
   symlinkSync(secret, join(dir, 'out'))
   const local = await mesh.aps[0]!.cli('publish', dir)
   assert.is(local.status, 1)
-  assert.match(local.stderr, 'the build context out leads out of the folder of the manifest')
+  assert.match(local.stderr, 'services.main.build: out leads out of the folder of the manifest')
 
   const thief = server.repository('thief')
   thief.write({ 'compose.yaml': 'services: {main: {build: out}}' })
