@@ -25,7 +25,7 @@ export function addShow(program: Command): void {
   forNode(
     program
       .command('inspect')
-      .argument('<chute|ap|key>')
+      .argument('<chute|ap|key|ticket>')
       .description('everything known, with signatures and history')
       .option('--record <file>', 'write the record of the chute, as it was signed, for "dropmesh verify"'),
     'dropmesh inspect hello',
@@ -36,7 +36,7 @@ async function status(options: NodeOptions): Promise<void> {
   const answer = await clientOf(options).get<Status>('/v1/status')
   if (options.json) return printJson(answer)
   const { ap, mesh, state, role, peers, members, ledger, docker, addresses, warnings, version, neighbourhood } = answer
-  const { origin, ownerKey, requests, registry } = answer
+  const { origin, ownerKey, requests, tickets, registry } = answer
   const rows = [
     ['AP', `${ap.name}  ${ap.id}`],
     ['Mesh', `${mesh}  ${members} ${members === 1 ? 'member' : 'members'}, ${peers} connected`],
@@ -46,6 +46,7 @@ async function status(options: NodeOptions): Promise<void> {
     ['State', `${state}${role === null ? '' : `, role ${role}`}`],
     ['Origin', `${origin ?? 'in no mesh yet'}${ownerKey ? '; the owner key of the mesh is on this AP' : ''}`],
     ...(requests === 0 ? [] : [['Asking', `${requests} to be let in: see "dropmesh requests"`]]),
+    ['Tickets', ticketText(tickets)],
     ['Engine', docker === null ? 'none answers' : `Docker ${docker.version}`],
     [
       'Packages',
@@ -59,6 +60,13 @@ async function status(options: NodeOptions): Promise<void> {
   for (const [name, value] of rows) print(`${name!.padEnd(10)} ${value}`)
   for (const line of await ownGrants(clientOf(options))) print(`${'You'.padEnd(10)} ${line}`)
   for (const warning of warnings) print(`${colour.yellow('Warning')}    ${warning}`)
+}
+
+function ticketText({ count, left, until }: Status['tickets']): string {
+  if (count === 0) return 'none lets anyone in'
+  const which = count === 1 ? '1 ticket lets in' : `${count} tickets let in`
+  const end = until === null ? 'for ever' : `until ${until}`
+  return `${which} ${left} more ${left === 1 ? 'AP' : 'APs'}, ${end}: see "dropmesh invites"`
 }
 
 /** What the keys of this user may in this mesh. */

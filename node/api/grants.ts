@@ -9,6 +9,7 @@ import { isKind } from '../../protocols/kinds.js'
 import { proofOf } from '../../protocols/proof.js'
 import { secretsSetFor } from '../../protocols/secrets.js'
 import type { Ap } from '../ap.js'
+import { inspectTicket } from './invites.js'
 import { findChute } from './queries.js'
 
 export interface GrantRow {
@@ -159,8 +160,11 @@ export function findKey(ap: Ap, text: string): Uint8Array {
   return all.get(found[0]!)!
 }
 
+/** Everything known about the key of a person, an AP or a ticket. @throws MeshError `no-such-key`, `ambiguous` */
 export const inspectKey = (ap: Ap, text: string): object => {
   const key = findKey(ap, text)
+  const ticket = inspectTicket(ap, key)
+  if (ticket !== undefined) return ticket
   if (ap.outlook.authority.of(key).length === 0) throw new MeshError('no-such-key', `no grant names key ${text}`)
   return {
     kind: 'key',

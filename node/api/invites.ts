@@ -1,7 +1,7 @@
 // What the local API answers about who may come in: tickets, and APs that ask to be let in. Changes nothing.
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { equalBytes, hex } from '../../protocols/bytes.js'
+import { apId, equalBytes, hex } from '../../protocols/bytes.js'
 import type { RecordOf } from '../../protocols/kinds.js'
 import { type Member, openTicket, type TicketState } from '../../protocols/membership.js'
 import type { Ap } from '../ap.js'
@@ -53,6 +53,51 @@ function rowOf(
     issued: new Date(clock[0]).toISOString(),
     labels: { ...body.labels },
     aps: members.filter(({ ticket }) => hex(ticket) === hex(subject)).map(({ name }) => name),
+  }
+}
+
+/** What `inspect` says of a ticket; undefined where the key is of none. */
+export function inspectTicket(ap: Ap, key: Uint8Array): object | undefined {
+  const row = invites(ap).find(({ ticket }) => ticket === hex(key))
+  if (row === undefined) return undefined
+  const { ledger, clock } = ap.ledgerStore
+  const { members, forgotten } = ap.outlook.membership
+  const { aps: _, ...terms } = row
+  return {
+    kind: 'ticket',
+    ...terms,
+    may: whatItLetsIn(row),
+    // Whoever is no member any more has used it all the same.
+    letIn: ledger
+      .effective('member', clock.now())
+      .filter(({ body: { admission } }) => equalBytes(admission.ticket, key))
+      .map(({ signer, body: { name, admission } }) => {
+        const id = apId(signer)
+        const at = new Date(admission.at[0]).toISOString()
+        return { key: hex(signer), id, name, at, member: members.has(id), why: forgotten.get(id) ?? null }
+      }),
+  }
+}
+
+function whatItLetsIn({ state, role, open, left, expires, labels }: InviteRow): string {
+  if (state === 'revoked') return 'let in nobody any more: it was revoked'
+  if (state === 'used-up') return 'let in nobody any more: it is used up'
+  if (state === 'expired') return 'let in nobody any more: it has expired'
+  const whom = open ? 'any AP that asks' : left === 1 ? 'one more AP' : `${left} more APs`
+  const as = role === 'admin' ? ' as admin' : ''
+  const fixed = Object.entries(labels).map(([name, value]) => `${name}=${value}`)
+  const labelled = fixed.length === 0 ? '' : `, labelled ${fixed.join(', ')}`
+  return `let in ${whom}${as}${labelled}, ${expires === null ? 'for ever' : `until ${expires}`}`
+}
+
+/** The tickets that let somebody in, but for that of an open mesh, of which a warning tells. */
+export function goodTickets(ap: Ap): { count: number; left: number; until: string | null } {
+  const good = invites(ap).filter(({ state, open }) => state === 'good' && !open)
+  const ends = good.map(({ expires }) => expires)
+  return {
+    count: good.length,
+    left: good.reduce((sum, { left }) => sum + left, 0),
+    until: ends.includes(null) ? null : (ends.sort().at(-1) ?? null),
   }
 }
 

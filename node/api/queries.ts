@@ -20,7 +20,7 @@ import type { EngineInfo } from '../chutes/engine.js'
 import type { Spread } from '../figures.js'
 import { VERSION } from '../version.js'
 import { grantsOf, inspectKey } from './grants.js'
-import { doorWarnings, howItCame, ownerKeyIsHere } from './invites.js'
+import { doorWarnings, goodTickets, howItCame, ownerKeyIsHere } from './invites.js'
 import { secretsFor } from './secrets.js'
 
 export interface Status {
@@ -34,6 +34,8 @@ export interface Status {
   ownerKey: boolean
   /** APs that ask this one to be let in. */
   requests: number
+  /** Tickets that still let somebody in, and how many all together; until when the last of them does, null for ever. */
+  tickets: { count: number; left: number; until: string | null }
   peers: number
   members: number
   /** The neighbourhood this AP is in: the prefix of its positions, empty where it is all of the mesh. */
@@ -74,6 +76,7 @@ export function status(ap: Ap): Status {
     origin: howItCame(ap, ap.id),
     ownerKey: ownerKeyIsHere(ap),
     requests: ap.asks.requests().length,
+    tickets: goodTickets(ap),
     peers: ap.connected().length,
     members: membership.members.size,
     neighbourhood: { prefix: home?.prefix ?? '', members: home?.members.length ?? 0 },
@@ -359,7 +362,7 @@ export function findAp(ap: Ap, text: string): string {
   return found[0]!.id
 }
 
-/** Everything known about a chute, an AP or a key. @throws MeshError where neither is called so */
+/** Everything known about a chute, an AP, a key or a ticket. @throws MeshError where none is called so */
 export function inspect(ap: Ap, text: string): object {
   try {
     return inspectChute(ap, findChute(ap, text))
@@ -377,7 +380,7 @@ export function inspect(ap: Ap, text: string): object {
     if (!(error instanceof MeshError) || error.code !== 'no-such-key') throw error
     throw new MeshError(
       'no-such-thing',
-      `there is no chute, no AP and no key "${text}"; see "dropmesh ls", "dropmesh aps" and "dropmesh grants"`,
+      `there is no chute, AP, key or ticket "${text}"; see "dropmesh ls", "dropmesh aps", "dropmesh grants" and "dropmesh invites"`,
     )
   }
 }

@@ -167,6 +167,51 @@ test('a ticket of two uses lets in two, with the labels that it fixes, by a vari
   await Promise.all(added.map(leaves))
 })
 
+interface Ticket extends InviteRow {
+  kind: string
+  may: string
+  letIn: { id: string; name: string; member: boolean; why: string | null }[]
+}
+
+test('inspect says of a ticket what it may, who issued it and whom it let in, and status which still let in', async () => {
+  const [founder, plain] = [named('founder'), named('plain')]
+  await mesh.ticket(founder) // good for ever
+  await mesh.settled()
+  const before = (await plain.status()).tickets
+  const text = await mesh.invite(founder, '--uses', '3', '--label', 'site=school', '--ttl', '12h')
+  const { subject, signer } = open(readTicket(text).grant, meshIdOf(readTicket(text).meshKey))
+  const short = hex(subject).slice(0, 12)
+  const look = () => plain.json<Ticket>('inspect', short)
+  await mesh.settled()
+  const fresh = await look()
+  assert.equal([fresh.kind, fresh.ticket, fresh.by, fresh.role], ['ticket', hex(subject), hex(signer), 'ap'])
+  assert.equal([fresh.state, fresh.uses, fresh.left, fresh.letIn], ['good', 3, 3, []])
+  assert.is(fresh.may, `let in 3 more APs, labelled site=school, until ${fresh.expires}`)
+  assert.equal(fresh, await plain.json<Ticket>('inspect', hex(subject)))
+
+  assert.equal((await plain.status()).tickets, { count: before.count + 1, left: before.left + 3, until: null })
+  const line = `${before.count + 1} tickets let in ${before.left + 3} more APs, for ever: see "dropmesh invites"`
+  assert.match((await plain.cli('status')).stdout, `\nTickets    ${line}\n`)
+
+  const guest = await mesh.add('guest', { join: text })
+  await eventually('it to be in', async () => (await guest.status()).state === 'running')
+  await mesh.settled()
+  const used = await look()
+  assert.equal(
+    [used.left, used.letIn.map(({ name, id, member }) => [name, id, member])],
+    [2, [['guest', guest.id, true]]],
+  )
+  await leaves(guest)
+  await mesh.settled()
+  const [gone] = (await look()).letIn
+  assert.equal([gone!.id, gone!.member, gone!.why], [guest.id, false, 'was forgotten by an admin'])
+  assert.is((await founder.cli('revoke', short)).status, 0)
+  await mesh.settled()
+  const over = await look()
+  assert.equal([over.state, over.may], ['revoked', 'let in nobody any more: it was revoked'])
+  assert.equal((await plain.status()).tickets, before)
+})
+
 test('a ticket that was revoked lets nobody in, and who it let in stays', async () => {
   const [founder, plain] = [named('founder'), named('plain')]
   const several = await mesh.ticket(founder, { uses: 9 })

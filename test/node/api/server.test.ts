@@ -273,7 +273,7 @@ test('every error has the same shape and a code', async () => {
     await onSocket('GET', '/v1/inspect?of=nothing'),
     400,
     'no-such-thing',
-    /no chute, no AP and no key "nothing"/,
+    /no chute, AP, key or ticket "nothing"/,
   )
   for (const where of ['/v1/chute', '/v1/history'])
     assertError(await onSocket('GET', `${where}?of=nothing`), 400, 'no-such-chute', /no chute "nothing"/)
