@@ -4,10 +4,12 @@ import * as assert from 'uvu/assert'
 import { exchange } from '../../../node/mesh/frames.js'
 import { openStream } from '../../../node/mesh/host.js'
 import { initiateSync, syncFrames } from '../../../node/mesh/sync.js'
+import { open } from '../../../protocols/envelope.js'
+import { apSigner } from '../../../protocols/keys.js'
 import type { RecordOf } from '../../../protocols/kinds.js'
-import { protocolIds } from '../../../protocols/wire.js'
+import { protocolIds, type SyncFrame, syncFrame } from '../../../protocols/wire.js'
 import { until } from '../../support/until.js'
-import { hashes } from '../realm.js'
+import { hashes, seed } from '../realm.js'
 import { type Peer, Peers } from './support.js'
 
 const peers = new Peers()
@@ -80,6 +82,46 @@ test('what an exchange costs follows the difference, not the ledger', async () =
   const twenty = await measured()
   assert.equal([twenty.sent, twenty.received], [10, 10])
   assert.ok(twenty.bytes < digests + 20 * 2500, `${twenty.bytes} bytes for twenty records`)
+})
+
+test('of what a turn gives, revocations come first, then grants, then members, then all that stands on them', async () => {
+  const [teller, asker] = (await peers.members(2)) as [Peer, Peer]
+  await asker.meet(teller)
+  for (let i = 0; i < 20; i++) {
+    await give(teller, [
+      realm.sign(teller.signer, 'origin', seed().slice(0, 20), {}),
+      realm.member(apSigner(seed()), `ap${i}`),
+      realm.record(30_000), // a grant, and a page is 216 kB
+      realm.sign(realm.owner, 'revocation', seed(), { keep: new Uint8Array() }),
+    ])
+  }
+  const stream = await openStream(
+    asker.network.host,
+    teller.id,
+    protocolIds(realm.text).sync,
+    AbortSignal.timeout(5000),
+  )
+  const frames = syncFrames(stream)
+  const turn = async () => {
+    const said: SyncFrame[] = []
+    do said.push(await frames.read(syncFrame))
+    while (said.at(-1)![0] !== 'end')
+    return said
+  }
+  const pages = await exchange(stream, async () => {
+    await frames.write(['hello', new Uint8Array(16), Date.now(), []])
+    await turn()
+    await frames.write(['ranges', [['hashes', '', new Uint8Array()]]])
+    await frames.write(['end'])
+    const answer = await turn()
+    await frames.write(['end'])
+    return answer.flatMap((frame) => (frame[0] === 'records' ? [frame[1]] : []))
+  })
+  assert.ok(pages.length > 2, `${pages.length} pages`)
+  const kinds = pages.flat().map((bytes) => open(bytes, realm.mesh).kind)
+  assert.is(kinds.length, teller.ledgerStore.ledger.size)
+  const runs = kinds.filter((kind, i) => kind !== kinds[i - 1])
+  assert.equal(runs, ['revocation', 'grant', 'member', 'origin'])
 })
 
 test('of beacons an exchange brings those that are newer than what the other side knows, and no others', async () => {
