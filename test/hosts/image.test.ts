@@ -209,6 +209,34 @@ test('a rollback brings the earlier page back, also on an AP that never had its 
   await mesh.settled()
 })
 
+test('an AP that is killed amid a fetch gives nobody the half that it has, and fetches only the other half when it is back', async () => {
+  const runner = mesh.aps[1]!
+  lan.slow(hostOf(1), 60)
+  const dir = await writeChute('killed', 'came back', BIG_LAYER / 2)
+  await builder.json('publish', dir, '--on', 'site=2', '--detach')
+  await eventually('half of it to be there', async () => {
+    const row = (await runner.instances()).find(({ chute }) => chute === 'killed')
+    return row?.state === 'fetching' && (row.fetched ?? 0) > 40
+  })
+  await runner.stop('SIGKILL')
+  const at = new Date().toISOString()
+  await runner.start()
+  const { digest } = (await builder.client.get<{ package: { digest: string } }>('/v1/inspect', { of: 'killed' }))
+    .package
+  const first = await eventually('a beacon of it', async () => {
+    type Own = { beacon: { packages: string[] } | null }
+    return (await runner.client.get<Own>('/v1/inspect', { of: runner.name })).beacon ?? undefined
+  })
+  assert.not(first.packages.includes(digest))
+  lan.heal()
+  const row = await healthy(builder, 'killed', 1)
+  await answers(row, 'came back')
+  const [fetched] = await since(runner, at, 'image-fetched')
+  assert.ok(Number(fetched!.bytes) < 0.65 * (BIG_LAYER / 2), `${fetched!.bytes} bytes`)
+  await builder.json('rm', 'killed')
+  await mesh.settled()
+})
+
 test('where the only AP that has an image vanishes, the one that wanted it says what it lacks, and why', async () => {
   lan.slow(hostOf(1), 60)
   const fetching = extraConnection(hostOf(2), [hostOf(1)])
