@@ -211,7 +211,8 @@ export class Fetch {
       parts.push(part)
     }
     await this.partial.learn(concat(...parts)).catch((error) => {
-      this.options.onLie(ap)
+      if (error.code === 'malformed') this.options.onLie(ap)
+      else this.broken = error // as in `put`
       throw error
     })
   }

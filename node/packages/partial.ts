@@ -1,7 +1,7 @@
 // A blob that is still coming: chunks in any order, each checked before it is written, and read by others as soon as it is. Beside
 // the file lie the hashes of its chunks. What of it is right after a crash is what matches them: nothing else need be remembered.
 import { createHash } from 'node:crypto'
-import { type FileHandle, mkdir, open, readFile, rm } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { equalBytes, hex } from '../../protocols/bytes.js'
 import { type Blob, ChunkSet, chunksOf, Leaves, spanOf } from '../../protocols/chunks.js'
@@ -35,13 +35,11 @@ export class Partial {
     if (this.here.count <= 1) this.known = Leaves.ofOne(blob)
   }
 
-  /** Begins a blob, or goes on with what of it lies in the folder. */
+  /** Begins a blob, or goes on with what of it lies in the folder. @throws MeshError `disk` */
   static async open(dir: string, blob: Blob): Promise<Partial> {
-    await mkdir(dir, { recursive: true, mode: 0o700 })
     const path = join(dir, hex(blob.digest))
-    const file = await open(path, 'a+', 0o600).then(async (made) => {
-      await made.close()
-      return open(path, 'r+')
+    const file = await openOrMake(dir, path).catch((error) => {
+      throw asDiskError(error, path)
     })
     const partial = new Partial(blob, path, file)
     try {
@@ -72,15 +70,14 @@ export class Partial {
     return this.known?.bytes
   }
 
-  /** @throws MeshError `malformed` where they are not those of the blob */
+  /** @throws MeshError `malformed` where they are not those of the blob; `disk` */
   async learn(leaves: Uint8Array): Promise<void> {
     if (this.known !== undefined) return
     const known = Leaves.of(this.blob, leaves)
-    const file = await open(this.leavesPath, 'w', 0o600)
     try {
-      await file.writeFile(leaves)
-    } finally {
-      await file.close()
+      await writeFile(this.leavesPath, leaves, { mode: 0o600 })
+    } catch (error) {
+      throw asDiskError(error, this.path)
     }
     this.known = known
   }
@@ -232,4 +229,10 @@ export class Partial {
   private wake(): void {
     for (const watcher of [...this.watchers]) watcher()
   }
+}
+
+async function openOrMake(dir: string, path: string): Promise<FileHandle> {
+  await mkdir(dir, { recursive: true, mode: 0o700 })
+  await (await open(path, 'a', 0o600)).close()
+  return open(path, 'r+')
 }

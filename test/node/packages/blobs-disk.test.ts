@@ -1,6 +1,6 @@
 // What becomes of blobs on a disk whose power is cut, or that is full. On real file systems, and therefore for root alone.
 import { randomBytes } from 'node:crypto'
-import { cpSync } from 'node:fs'
+import { cpSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import { test } from 'uvu'
@@ -8,10 +8,15 @@ import * as assert from 'uvu/assert'
 import { BlobStore } from '../../../node/packages/blobs.js'
 import { digestOf } from '../../../node/packages/oci.js'
 import { Registry } from '../../../node/packages/registry.js'
+import { hex } from '../../../protocols/bytes.js'
+import { MAX_CHUNK } from '../../../protocols/limits.js'
 import { Disk, inOwnMounts, whyNoDisks } from '../../support/disks.js'
 import { scratch } from '../../support/scratch.js'
 import { until } from '../../support/until.js'
+import { Peers } from '../mesh/support.js'
+import { refusalOf } from '../realm.js'
 import { Client, RegistryProcess } from './client.js'
+import { Holder } from './holder.js'
 
 const obstacle = whyNoDisks()
 if (obstacle === undefined) inOwnMounts(import.meta.url)
@@ -163,5 +168,33 @@ onDisks('a tag that was acknowledged after others were refused for want of room 
     for (const tag of tags) assert.is(await copy.catalogue.tag('alice/app', tag), digest, `${tag} was acknowledged`)
   }
 })
+
+onDisks(
+  'what is fetched onto a full disk fails for that, names no source a liar, and comes once there is room',
+  async () => {
+    const peers = new Peers()
+    closing.push(() => peers.stop())
+    const [from, to] = await peers.members(2)
+    to!.network.dialler.learn(from!.id, from!.addresses)
+    const disk = new Disk(40)
+    const source = new Holder(from!)
+    const holder = new Holder(to!, {}, disk.path)
+    holder.sources = [source]
+    await source.swarm.start()
+    await holder.swarm.fetch(await source.make(MAX_CHUNK)) // it makes the folder
+    // No room for the hashes of its chunks, and none for the chunks.
+    for (const left of [0, 4 * MAX_CHUNK]) {
+      const blob = await source.make(40 * MAX_CHUNK)
+      const makeRoom = disk.fill(left)
+      const { message } = await refusalOf(holder.swarm.fetch(blob), 'disk')
+      assert.match(message, /no space left on device.*; free some space there/i)
+      makeRoom()
+      await holder.swarm.fetch(blob)
+      const path = (of: Holder) => of.pathOf(hex(blob.digest))
+      assert.ok(readFileSync(path(holder)).equals(readFileSync(path(source))))
+    }
+    assert.equal(holder.lies, [])
+  },
+)
 
 test.run()
