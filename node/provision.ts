@@ -80,7 +80,7 @@ export class Provision {
       maxBytes: config.packagesMax,
       rate: config.packageRate,
       port: config.registryPort,
-      holders: (ref) => this.holdersOf(ref),
+      holders: (refs) => this.holdersOf(new Set(refs)),
       turn: (digest) => this.supply.turn(digest),
       admit: (digest) => this.supply.admit(digest),
       onFailure: (digest, error) => this.supply.fail(digest, error),
@@ -183,24 +183,22 @@ export class Provision {
 
   // --- who has it ------------------------------------------------------------------------------------------------
 
-  /** APs that say that they have a package; else those that should have it; else any that is connected. */
-  private holdersOf(ref: string): string[] {
+  /** APs that say that they have one of these packages; then those that should have it; then any that is connected. */
+  private *holdersOf(refs: ReadonlySet<string>): Generator<string[]> {
     const { connected, outlook } = this.options
-    const near = new Set(connected())
-    const said = [...outlook().candidates]
-      .filter(([ap, { beacon }]) => near.has(ap) && beacon?.packages.some((digest) => hex(digest) === ref))
-      .map(([ap]) => ap)
-    if (said.length > 0) return said
-    const far = this.farHoldersOf(ref)
-    return far.length > 0 ? far : [...near]
+    const { candidates } = outlook()
+    const near = connected()
+    yield near.filter((ap) => candidates.get(ap)?.beacon?.packages.some((digest) => refs.has(hex(digest))))
+    yield this.farHoldersOf(refs)
+    yield near
   }
 
   // Who claimed an instance of a chute has fetched its package, and who published it has it.
-  private farHoldersOf(ref: string): string[] {
+  private farHoldersOf(refs: ReadonlySet<string>): string[] {
     const { self, ledgerStore, outlook } = this.options
     const { ledger, clock } = ledgerStore
     const { chutes, placed, candidates } = outlook()
-    const hasIt = ({ spec }: Chute) => spec.package !== undefined && hex(spec.package.digest) === ref
+    const hasIt = ({ spec }: Chute) => spec.package !== undefined && refs.has(hex(spec.package.digest))
     const claimed = placed.filter(({ chute }) => hasIt(chute)).flatMap(({ claim }) => claim ?? [])
     const origins = chutes.filter(hasIt).flatMap(({ key }) => ledger.effectiveOn('origin', key, clock.now()))
     const holders = new Set([...claimed, ...origins].map(({ signer }) => apId(signer)))

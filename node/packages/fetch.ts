@@ -41,8 +41,8 @@ const LOOK_EVERY = 500
 export interface FetchOptions {
   /** Opens a stream about blobs on a connection for bulk. */
   open(ap: string): Promise<Stream>
-  /** APs that are believed to have it. */
-  sources(): string[]
+  /** APs that are believed to have it, the likeliest first: the next are asked only where all before them fail. */
+  sources(): Iterable<readonly string[]>
   /** What APs are worth as sources. */
   readonly worth: Worth
   /** So many bytes came. */
@@ -126,9 +126,9 @@ export class Fetch {
 
   private engage(): void {
     this.partWithTheSlow()
-    const { sources, isAsked, worth, random } = this.options
+    const { isAsked, worth, random } = this.options
     const now = performance.now()
-    const waiting = [...new Set([...sources(), ...this.heardOf])].filter(
+    const waiting = [...new Set([...this.likely(), ...this.heardOf])].filter(
       (ap) => !this.sessions.has(ap) && isAsked(ap) && now >= (this.notBefore.get(ap) ?? 0),
     )
     // Of those that are worth as much each asks others, or all would ask the same few.
@@ -136,6 +136,18 @@ export class Fetch {
     ranked.sort((a, b) => b.worth - a.worth || a.lot - b.lot)
     for (const { ap } of ranked.splice(0, SOURCES - this.sessions.size)) this.ask(ap)
     if (ranked.length > 0) this.makeRoomFor(ranked[0]!.ap)
+  }
+
+  /** Sources, the next ones too where those before lie, refuse, cannot be reached, or bring nothing. */
+  private likely(): string[] {
+    const { sources, isAsked, drought } = this.options
+    const isDry = performance.now() - this.lastNews > drought
+    const found: string[] = []
+    for (const group of sources()) {
+      found.push(...group)
+      if (!isDry && group.some((ap) => isAsked(ap) && !this.failures.has(ap))) break
+    }
+    return found
   }
 
   private ask(ap: string): void {

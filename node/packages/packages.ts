@@ -41,8 +41,8 @@ export interface PackagesOptions {
   readonly port: number | undefined
   /** `os/architecture` of this AP's engine; undefined where there is none. */
   readonly platform: () => string | undefined
-  /** APs that are believed to have a package, by its digest in hex; those that may have it where nobody says so. */
-  readonly holders: (ref: string) => string[]
+  /** APs that are believed to have one of these packages, by digests in hex, the likeliest first, as `FetchOptions` has it. */
+  readonly holders: (refs: readonly string[]) => Iterable<readonly string[]>
   readonly isMember: (ap: string) => boolean
   /** Milliseconds after which what nobody has is given up. */
   readonly drought?: number
@@ -110,7 +110,7 @@ export class Packages {
         makeRoom: (bytes) => store.makeRoom(bytes),
       },
       mayShare: (digest) => this.packagesOf(digest).some((ref) => this.refs.has(ref)),
-      sources: (digest) => [...new Set(this.packagesOf(digest).flatMap((ref) => options.holders(ref)))],
+      sources: (digest) => options.holders(this.packagesOf(digest)),
       onBulk: (connection) => this.lowerEffort.add(connection),
       onLie: (ap, digest) => options.onEvent('lied', { ap, blob: digest }),
       onFetched: (digest, arrival) => remember(this.arrivals, digest, arrival),

@@ -40,8 +40,8 @@ export interface SwarmOptions {
   }
   /** Whether a blob may be given to other members. */
   readonly mayShare: (digest: string) => boolean
-  /** APs that are said to have it. */
-  readonly sources: (digest: string) => string[]
+  /** As `FetchOptions` has it. */
+  readonly sources: (digest: string) => Iterable<readonly string[]>
   readonly isMember: (ap: string) => boolean
   readonly onLie: (ap: string, digest: string) => void
   /** A blob has come: so many bytes, from these. */

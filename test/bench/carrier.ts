@@ -73,7 +73,7 @@ let sources: string[] = []
 const holder = new Holder(
   peer,
   {
-    ...{ sources: () => sources, drought: 30_000, ...(options.rate && { rate: options.rate }) },
+    ...{ sources: () => [sources], drought: 30_000, ...(options.rate && { rate: options.rate }) },
     onBulk: (connection) => lowerEffort.add(connection),
   },
   options.dir,

@@ -37,7 +37,7 @@ const peer = await Peer.start(
   },
 )
 
-const holder = new Holder(peer, { sources: () => [options.other], drought: 600_000, rate: options.rate })
+const holder = new Holder(peer, { sources: () => [[options.other]], drought: 600_000, rate: options.rate })
 await holder.swarm.start()
 let wanted: Blob | undefined
 process.stdin.setEncoding('utf8').on('data', (text: string) => {

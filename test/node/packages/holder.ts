@@ -16,6 +16,8 @@ export class Holder {
   readonly sizes = new Map<string, number>()
   readonly lies: string[] = []
   sources: Holder[] = []
+  /** Those that are less likely to have it. */
+  otherSources: Holder[] = []
   readonly swarm: Swarm
 
   constructor(
@@ -37,7 +39,7 @@ export class Holder {
         },
       },
       mayShare: () => true,
-      sources: () => this.sources.map(({ peer }) => peer.id),
+      sources: () => [this.sources, this.otherSources].map((group) => group.map(({ peer }) => peer.id)),
       isMember: () => true,
       drought: 3000,
       onLie: (ap) => this.lies.push(ap),

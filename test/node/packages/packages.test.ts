@@ -43,7 +43,7 @@ class Holder {
     this.packages = await Packages.open({
       ...{ self: this.peer.id, network: this.peer.network, dir: this.dir, maxBytes: 2 ** 33, rate: undefined, port: 0 },
       platform: () => 'linux/amd64',
-      holders: () => this.sources.map(({ peer }) => peer.id),
+      holders: () => [this.sources.map(({ peer }) => peer.id)],
       ...{ isMember: () => true, turn: async () => {}, admit: async () => {}, onFailure: () => {}, onChange: () => {} },
       onEvent: (kind, fields) => this.events.push({ kind, ...fields }),
       ...{ log, now: () => this.now, drought: 2000 },

@@ -89,6 +89,34 @@ test('a source that lies in the middle costs one chunk', async () => {
   assert.equal(to.lies, [liar.peer.id])
 })
 
+test('where those that are likely to have a blob refuse, bring nothing or lie, others are asked, and not before', async () => {
+  const [first, other, to] = (await holders(3, { drought: 1000 })) as [Holder, Holder, Holder]
+  const likely = await serveAs(first, { drought: 60_000 })
+  to.sources = [likely]
+  to.otherSources = [other]
+  const blobs: Blob[] = []
+  for (let i = 0; i < 4; i++) blobs.push(await other.make(4 * MAX_CHUNK))
+  const [held, lacking, awaited, forged] = blobs as [Blob, Blob, Blob, Blob]
+  await copy(held, other, likely)
+  await to.swarm.fetch(held)
+  assert.is(other.swarm.seeding.sent, 0, 'it was asked though others are likelier to have it')
+  const patient = to.reborn({ drought: 60_000 })
+  patient.otherSources = [other]
+  const before = performance.now()
+  await patient.swarm.fetch(lacking)
+  assert.ok(performance.now() - before < 30_000, 'who refuses was waited for')
+  await same(other, patient, lacking)
+  const end = likely.swarm.fetch(awaited) // of which nobody has told it
+  await until('it to be under way', () => likely.swarm.progress(hex(awaited.digest)) !== undefined)
+  await to.swarm.fetch(awaited)
+  await end
+  await writeFile(likely.pathOf(hex(forged.digest)), Buffer.alloc(forged.size))
+  likely.sizes.set(hex(forged.digest), forged.size)
+  await to.swarm.fetch(forged)
+  for (const blob of [awaited, forged]) await same(other, to, blob)
+  assert.equal(to.lies, [likely.peer.id])
+})
+
 test('sources that die in mid-transfer hold nobody up', async () => {
   const all = await holders(4, { rate: 2 * 1024 ** 2 })
   const [from, dying, gone, to] = all as [Holder, Holder, Holder, Holder]
