@@ -191,6 +191,14 @@ test('one that was picked and then forgotten is signed for all the same, and rep
   assert.equal(ballot(1, next, members), hexes(1, 2, 3))
 })
 
+test('a voter that is forgotten keeps its seat by nothing that it signed before', () => {
+  const members = [1, 2, 3] // 0 was forgotten, and signed for the voters that there are
+  const same = [change(APS[0]!, 1, keys(0, 1, 2)), change(APS[0]!, 1, keys(2, 1, 0), false, 2)]
+  assert.equal(ballot(1, electorate(...same), members), hexes(1, 2, 3))
+  assert.is(ballot(2, electorate(...same), members), undefined)
+  assert.equal(ballot(2, electorate(...same, change(APS[1]!, 1, keys(1, 2, 3), false, 3)), members), hexes(1, 2, 3))
+})
+
 test('where nobody is there to take the place, the voters stay', () => {
   assert.is(ballot(1, electorate(), [1, 2]), undefined)
   assert.is(ballot(1, electorate(), [1, 2, 3], [3]), undefined)
