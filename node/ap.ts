@@ -763,8 +763,9 @@ export class Ap {
     }
   }
 
+  // Also while an earlier revision runs until the next one is here.
   private withProgress(report: Report): Report {
-    const fetched = report.state === 'fetching' ? this.provision.progress(hex(report.instance)) : undefined
+    const fetched = this.provision.progress(hex(report.instance))
     return fetched === undefined ? report : { ...report, fetched }
   }
 
@@ -784,7 +785,7 @@ export class Ap {
     this.refresh()
     await this.provision.look(this.isReady && !this.isLeaving)
     // What is on its way makes no other news.
-    if (this.work.reports().some(({ state }) => state === 'fetching')) this.beacons.schedule()
+    if (this.work.reports().some((report) => this.withProgress(report).fetched !== undefined)) this.beacons.schedule()
   }
 
   // --- telling ----------------------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ const beacon = z.object({
         /** Milliseconds since 1970 at which it came into this state. */
         since: uint,
         reason: z.string().max(256).optional(),
-        /** How much has come of what it runs from, in per cent. */
+        /** How much has come of what it is to run from, in per cent; where an earlier revision runs meanwhile, of the next. */
         fetched: z.int().min(0).max(100).optional(),
         ports: z.array(z.object({ container: uint, host: uint, protocol: z.enum(['tcp', 'udp']) })).max(64),
       }),

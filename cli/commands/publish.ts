@@ -119,7 +119,7 @@ export async function publishSpec(
   if (desired === 'stopped') say(`${name} is stopped; start it with "dropmesh start ${name}"`)
   const rows =
     options.detach || isIdle
-      ? await rowsOf(client, name, publisher, revision)
+      ? (await rowsOf(client, name, publisher)).filter(isOf(revision))
       : await waitUntilUp(client, name, publisher, revision, wait)
   const placed = rows.map(({ instance, ap, state }) => ({ instance, ap, state }))
   const ref = spec.package ? hex(spec.package.digest) : null
@@ -284,21 +284,36 @@ const isUp = (row: InstanceRow): boolean => row.state === 'healthy' || (row.stat
 const portsOf = (row: InstanceRow): string =>
   row.ports.map(({ host, container, protocol }) => `${host}->${container}/${protocol}`).join(' ')
 
-async function rowsOf(client: Client, name: string, publisher: string, revision: number): Promise<InstanceRow[]> {
+async function rowsOf(client: Client, name: string, publisher: string): Promise<InstanceRow[]> {
   const rows = await client.get<InstanceRow[]>('/v1/instances')
-  return rows.filter(
-    (row) => row.chute === name && row.publisher === publisher && (row.ap === null || row.revision >= revision),
-  )
+  return rows.filter((row) => row.chute === name && row.publisher === publisher)
 }
 
-/** How far a package has come in the mesh; empty where nobody is fetching it. */
-export function spreadOf(rows: readonly Pick<InstanceRow, 'ap' | 'state' | 'fetched'>[]): string {
-  const fetching = rows.filter(({ state }) => state === 'fetching')
-  if (fetching.length === 0) return ''
-  const aps = rows.filter(({ ap }) => ap !== null).length
-  const known = fetching.flatMap(({ fetched }) => fetched ?? [])
-  const share = known.length === 0 ? '' : `: ${Math.floor(known.reduce((a, b) => a + b) / fetching.length)} %`
-  return `${aps - fetching.length} of ${aps} APs have it, ${fetching.length} fetching${share}`
+const isOf =
+  (revision: number) =>
+  (row: Pick<InstanceRow, 'ap' | 'revision'>): boolean =>
+    row.ap === null || row.revision >= revision
+
+/** Of no other state can one tell that its AP has what it runs from. */
+const RUNS: readonly InstanceRow['state'][] = ['running', 'healthy', 'unhealthy']
+
+/** How far a revision has come in the mesh; empty where no AP is fetching it. */
+export function spreadOf(
+  rows: readonly Pick<InstanceRow, 'instance' | 'ap' | 'state' | 'epoch' | 'revision' | 'fetched'>[],
+  revision: number,
+): string {
+  // What an earlier holder still runs says nothing of who is to run it.
+  const last = (instance: string) =>
+    Math.max(...rows.filter((row) => row.instance === instance).map(({ epoch }) => epoch))
+  const held = rows.filter(({ ap, instance, epoch }) => ap !== null && epoch === last(instance))
+  const isFetching = ({ state, fetched }: (typeof rows)[number]) => state === 'fetching' || fetched !== null
+  const fetching = new Map(held.filter(isFetching).map(({ ap, fetched }) => [ap, fetched]))
+  if (fetching.size === 0) return ''
+  const running = held.filter((row) => row.revision >= revision && RUNS.includes(row.state) && !fetching.has(row.ap))
+  const [runs, all] = [running, held].map((some) => new Set(some.map(({ ap }) => ap)).size)
+  const known = [...fetching.values()].flatMap((fetched) => fetched ?? [])
+  const share = known.length === 0 ? '' : `: ${Math.floor(known.reduce((a, b) => a + b) / fetching.size)} %`
+  return `${runs} of ${all} APs run it, ${fetching.size} fetching${share}`
 }
 
 async function waitUntilUp(
@@ -312,13 +327,14 @@ async function waitUntilUp(
   const said = new Map<string, string>()
   let spread = ''
   for (;;) {
-    const rows = await rowsOf(client, name, publisher, revision)
+    const all = await rowsOf(client, name, publisher)
+    const rows = all.filter(isOf(revision))
     for (const { instance, apName, state, reason } of rows) {
       const now = `${instance} on ${apName ?? 'no AP'}: ${state}${reason === null ? '' : `, ${reason}`}`
       if (said.get(instance) !== now) say(now)
       said.set(instance, now)
     }
-    const now = spreadOf(rows)
+    const now = spreadOf(all, revision)
     if (now !== '' && now !== spread) say(now)
     spread = now
     if ((rows.length > 0 && rows.every(isUp)) || performance.now() > until) return rows

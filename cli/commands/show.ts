@@ -132,7 +132,7 @@ async function ps(chute: string | undefined, options: NodeOptions): Promise<void
     rows.map((row) => [
       row.instance,
       row.apName ?? '-',
-      paintState(row.state) + (row.fetched === null ? '' : ` ${row.fetched} %`),
+      paintState(row.state) + fetchedText(row),
       String(row.epoch),
       String(row.revision),
       row.since === null ? '-' : ago(row.since),
@@ -140,6 +140,11 @@ async function ps(chute: string | undefined, options: NodeOptions): Promise<void
       row.reason ?? '',
     ]),
   )
+}
+
+const fetchedText = ({ state, fetched }: InstanceRow): string => {
+  if (fetched === null) return ''
+  return state === 'fetching' ? ` ${fetched} %` : `, next ${fetched} %`
 }
 
 async function inspect(what: string, options: NodeOptions & { record?: string }): Promise<void> {

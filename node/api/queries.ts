@@ -201,7 +201,7 @@ export interface InstanceRow {
   revision: number
   since: string | null
   reason: string | null
-  /** How much of its package has come, in per cent; null where nothing is on its way. */
+  /** How much has come of its package, or of the next revision's, in per cent; null where nothing is on its way. */
   fetched: number | null
   ports: { container: number; host: number; protocol: string }[]
   publisher: string

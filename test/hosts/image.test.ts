@@ -139,6 +139,18 @@ test('a new revision moves only the layers that the AP does not have yet', async
   assert.ok(Number(fetched!.bytes) < 100_000, `${fetched!.bytes} bytes`)
 })
 
+test('publish tells how much of a new revision has come to the AP that runs the earlier one meanwhile', async () => {
+  await builder.json('publish', await writeChute('grown', 'small', 1000), '--on', 'role=runner')
+  lan.slow(hostOf(1), 20)
+  const dir = await writeChute('grown', 'grown', 30 * MB)
+  const { status, stderr } = await builder.cli('publish', dir, '--on', 'role=runner')
+  lan.heal()
+  assert.is(status, 0, stderr)
+  assert.match(stderr, /0 of 1 APs run it, 1 fetching: [1-9]\d? %/)
+  await healthy(builder, 'grown', 2)
+  await builder.json('rm', 'grown')
+})
+
 test('an AP that takes over after a crash fetches the image from one that has it, and serves', async () => {
   const at = new Date().toISOString()
   const before = await healthy(builder, 'web', 2)
