@@ -18,7 +18,7 @@ import { hex, unhex } from '../../../protocols/bytes.js'
 import { type ChuteSpec, DEFAULT_LIMITS, type ImageSpec, type ServiceSpec } from '../../../protocols/deployment.js'
 import { BUSYBOX, ensureBusybox, imageIn } from '../../support/busybox.js'
 import { scratch } from '../../support/scratch.js'
-import { Peers } from '../mesh/support.js'
+import { type Peer, Peers } from '../mesh/support.js'
 import { refusalOf } from '../realm.js'
 import { Client, descriptorOf, INDEX, imageOf } from './client.js'
 
@@ -29,6 +29,7 @@ const peers = new Peers()
 const log = pino({ level: 'silent' })
 const events: Record<string, unknown>[] = []
 const onEvent = (kind: string, fields: Record<string, unknown>) => events.push({ kind, ...fields })
+const opened: Packages[] = []
 /** Tags of images that tests made. */
 const made: string[] = []
 
@@ -38,30 +39,43 @@ let publishing: Publishing
 let supply: Supply
 let client: Client
 
+let own: Peer
+let other: Peer
+
 test.before(async () => {
   platform = (await imageIn(docker, await ensureBusybox(docker))).platform
-  const [peer] = await peers.members(1)
-  supply = new Supply({
+  ;[own, other] = (await peers.members(2)) as [Peer, Peer]
+  other.network.dialler.learn(own.id, own.addresses)
+  ;({ packages, supply } = await open(own))
+  publishing = new Publishing(docker, images, packages, log)
+  client = new Client(Number(packages.address.split(':')[1]))
+})
+
+/** The packages of an AP, and what brings them into the engine, which is the same for all. */
+async function open({ id: self, network }: Peer, sources: string[] = []) {
+  const supply = new Supply({
     ...{ docker, images, packages: () => packages, platform: () => platform, onEvent, onChange: () => {} },
   })
-  packages = await Packages.open({
-    ...{ self: peer!.id, network: peer!.network, dir: join(scratch('supply'), 'packages') },
-    ...{ maxBytes: 2 ** 33, rate: undefined, port: 0, platform: () => platform, holders: () => [] },
-    ...{ isMember: () => true, onChange: () => {}, onEvent, log, now: () => performance.now() },
+  const packages: Packages = await Packages.open({
+    ...{ self, network, dir: join(scratch('supply'), 'packages'), maxBytes: 2 ** 33, rate: undefined, port: 0 },
+    ...{ platform: () => platform, holders: () => [sources], isMember: () => true, onChange: () => {}, onEvent, log },
+    now: () => performance.now(),
     turn: (digest) => supply.turn(digest),
     admit: (digest) => supply.admit(digest),
     onFailure: (digest, error) => supply.fail(digest, error),
   })
-  publishing = new Publishing(docker, images, packages, log)
-  client = new Client(Number(packages.address.split(':')[1]))
-})
+  opened.push(packages)
+  await packages.start()
+  return { packages, supply }
+}
+
 test.after(async () => {
   for (const name of made)
     await docker
       .getImage(name)
       .remove({ force: true })
       .catch(() => {})
-  await packages.close()
+  for (const each of opened) await each.close()
   await peers.stop()
 })
 
@@ -119,6 +133,29 @@ test('an image leaves the engine for the store, and comes back into an engine th
   const { RepoTags, RepoDigests } = await docker.getImage(`sha256:${hex(image.config)}`).inspect()
   assert.equal([RepoTags, RepoDigests], [[heldName(image.config)], []], 'only the name by which the mesh holds it')
   assert.equal(events.filter(({ kind }) => kind === 'image-fetched').at(-1)!.image, hex(image.config))
+})
+
+test('layers that the engine has are not fetched, and an AP that lacks them itself does not say that it has the package', async () => {
+  const image = await build()
+  const service = serviceOf({ images: [image] })
+  const ref = await follow(service)([image.manifest])
+  await docker.getImage(heldName(image.config)).remove({ force: true }) // but not busybox
+  const { packages: store, supply } = await open(other, [own.id])
+  const spec: ChuteSpec = { services: [service], volumes: [], replicas: 1, constraints: [], package: ref }
+  store.follow({ specs: [spec], needed: new Set() })
+  await supply.ensure({ service, package: ref })
+  assert.ok(await supply.has({ service }))
+  const [base, added] = (await packages.manifest(hex(image.manifest!))).layers.map(({ digest }) => digest)
+  assert.equal([store.store.has(base!), store.store.has(added!)], [false, true])
+  const { bytes, from } = events.filter(({ kind }) => kind === 'image-fetched').at(-1)!
+  assert.ok(Number(bytes) < packages.store.size(base!)!, `${bytes} bytes`)
+  assert.equal(from, [own.id])
+  await store.look()
+  assert.equal(store.holdings(), [])
+  // As soon as it could hand on all of it.
+  await store.fetch(base!.slice('sha256:'.length))
+  await store.look()
+  assert.equal(store.holdings().map(hex), [hex(ref.digest)])
 })
 
 test('an image that the engine has under a name is found by that, one that was pushed to the registry by that', async () => {
