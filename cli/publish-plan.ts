@@ -1,10 +1,11 @@
 // What `publish --dry-run` says: what would be built, sent and run, what it takes of an AP, and what of the manifest was
-// passed over and why. Asks no node and builds nothing.
+// passed over and why. Pure.
 import { remarkText } from '../protocols/compose-remarks.js'
 import type { Manifest } from '../protocols/manifest.js'
 import { asksOf, BUILD_RIGHT } from '../protocols/policy.js'
 import { megabytes } from './output.js'
 import type { Source } from './sources.js'
+import type { Supply } from './supplies.js'
 
 export interface PublishPlan {
   chute: string
@@ -18,8 +19,7 @@ export interface PublishPlan {
     dockerfile: string | null
     /** Null where it is the only one of an archive. */
     image: string | null
-    /** The file that the image is taken from, and sent. */
-    archive: { file: string; bytes: number } | null
+    supply: Supply
     command: string[] | null
     ports: string[]
     mounts: string[]
@@ -41,7 +41,12 @@ export interface PublishPlan {
   notes: string[]
 }
 
-export function planOf(chute: string, manifest: Manifest, { archive, taken }: Source): PublishPlan {
+export function planOf(
+  chute: string,
+  manifest: Manifest,
+  { archive, taken }: Source,
+  supplies: ReadonlyMap<string, Supply>,
+): PublishPlan {
   const { services, volumes, configs = [], replicas, exclusive, constraints } = manifest
   return {
     chute,
@@ -52,7 +57,7 @@ export function planOf(chute: string, manifest: Manifest, { archive, taken }: So
       buildsOnAp: 'build' in source && manifest.buildsOnAp === true,
       dockerfile: ('build' in source && source.build.dockerfileInline) || null,
       image: archive ? (archive.image ?? null) : 'image' in source ? source.image : null,
-      archive: archive ? { file: archive.file, bytes: archive.bytes } : null,
+      supply: supplies.get(name)!,
       command: command ?? null,
       ports: ports.map(({ container, host, protocol }) => `${host ?? 'any'}->${container}/${protocol}`),
       mounts: mounts.map(({ volume, path }) => `${volume} at ${path}`),
@@ -86,7 +91,7 @@ export function planText(plan: PublishPlan): string[] {
       `  service ${service.name}: ${sourceText(service)}, ` +
         `${service.cpus} CPUs, ${Math.round(service.memory / 1024 ** 2)} MiB`,
       ...[
-        ...(service.archive ? [`sent: ${service.archive.file}, ${sizeText(service.archive.bytes)}`] : []),
+        supplyText(service),
         ...(service.dockerfile?.trimEnd().split('\n') ?? []).map((line) => `| ${line}`),
         ...(service.command === null ? [] : [`runs: ${service.command.map(wordText).join(' ')}`]),
         ...listed('ports', service.ports),
@@ -114,10 +119,36 @@ export function planText(plan: PublishPlan): string[] {
   ]
 }
 
-const sourceText = ({ build, buildsOnAp, image, archive }: PublishPlan['services'][number]): string => {
-  if (archive !== null) return `${image === null ? 'the only image' : `image ${image}`} of an archive`
+const sourceText = ({ build, buildsOnAp, image, supply }: PublishPlan['services'][number]): string => {
+  if (supply.from === 'archive') return `${image === null ? 'the only image' : `image ${image}`} of an archive`
   if (build === null) return `image ${image}`
   return buildsOnAp ? `sources of ${build}, which each AP builds` : `build ${build}`
+}
+
+const PLACES = { engine: 'the engine of this AP', registry: 'the registry of this AP' }
+
+function supplyText({ supply }: PublishPlan['services'][number]): string {
+  switch (supply.from) {
+    case 'archive':
+      return `sent: ${supply.file}, ${sizeText(supply.bytes)}`
+    case 'folder': {
+      const files = supply.files === 1 ? '1 file' : `${supply.files} files`
+      return `sent: ${files}, ${sizeText(supply.bytes)}, to be built by${supply.dockerfile === null ? ':' : ` ${supply.dockerfile}`}`
+    }
+    case 'git':
+      return 'fetched when it is published, and not looked into before'
+    case 'elsewhere':
+      return 'not on this AP: its engine asks the registry that the name is of'
+    case 'unknown':
+      return `not looked for: ${supply.why}`
+    default: {
+      const sizes = supply.images.map(({ platform, size }) => [
+        platform,
+        ...(size === undefined ? [] : [sizeText(size)]),
+      ])
+      return `from ${PLACES[supply.from]}: ${sizes.map((one) => one.join(', ')).join('; ')}`
+    }
+  }
 }
 
 const sizeText = (bytes: number): string => (bytes < 1e5 ? `${bytes} bytes` : megabytes(bytes))

@@ -23,6 +23,7 @@ import { held, megabytes, paintState, print, printJson, say } from '../output.js
 import { planOf, planText, takenText } from '../publish-plan.js'
 import { deploy, rightsToPublish } from '../sign.js'
 import { type Source, type SourceOptions, Sources } from '../sources.js'
+import { suppliesOf } from '../supplies.js'
 
 interface PublishOptions extends NodeOptions, SourceOptions {
   key?: string
@@ -82,7 +83,7 @@ async function publishFrom(source: Source, sources: Sources, client: Client, opt
     )
   }
   if (options.dryRun) {
-    const plan = planOf(name, asked, source)
+    const plan = planOf(name, asked, source, await suppliesOf(client, source, asked))
     if (options.json) printJson(plan)
     else for (const line of planText(plan)) print(line)
     return

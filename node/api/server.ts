@@ -157,6 +157,10 @@ export function addRoutes(app: Hono, ap: Ap): Hono {
     return context.json({ id, name })
   })
   const publishing = () => ap.provision.publishing
+  app.post('/v1/images/find', small, async (context) => {
+    const { ref } = imageRequest.parse(readJson(await context.req.text()))
+    return progress(context, async () => ({ found: await publishing().lookFor(ref) }))
+  })
   app.post('/v1/images/resolve', small, async (context) => {
     const { ref } = imageRequest.parse(readJson(await context.req.text()))
     return progress(context, async (say) => ({ images: readable(await publishing().resolve(ref, say)) }))

@@ -1,5 +1,5 @@
 // From a folder with a Dockerfile to an image in the local engine.
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { lstat, readdir, readFile, stat } from 'node:fs/promises'
 import { posix, resolve, sep } from 'node:path'
 import type { Readable } from 'node:stream'
 import dockerignore from '@balena/dockerignore'
@@ -91,25 +91,49 @@ export async function buildImage(
  */
 export async function packContext(dir: string, dockerfile = 'Dockerfile', inline?: string): Promise<Readable> {
   const root = resolve(dir)
+  const entries = await contextOf(root, dockerfile, inline)
+  const archive = tarPack()
+  if (inline !== undefined)
+    archive.entry({ name: posix.normalize(dockerfile), mode: 0o644, mtime: new Date(0) }, inline)
+  return pack(root, {
+    pack: archive,
+    entries,
+    // The entries are all there is: nothing found inside a folder is added to them.
+    ignore: () => true,
+    umask: 0,
+    map: (header) => ({ ...header, uid: 0, gid: 0, mtime: new Date(0) }),
+  } as Parameters<typeof pack>[1]) as unknown as Readable
+}
+
+/** How much `packContext` packs: files, links among them, and the bytes that are in them. @throws as it does */
+export async function measureContext(
+  dir: string,
+  dockerfile: string,
+  inline?: string,
+): Promise<{ files: number; bytes: number }> {
+  const root = resolve(dir)
+  const measured = { files: 0, bytes: 0 }
+  if (inline !== undefined) Object.assign(measured, { files: 1, bytes: Buffer.byteLength(inline) })
+  for (const path of await contextOf(root, dockerfile, inline)) {
+    const stats = await lstat(resolve(root, path))
+    if (stats.isDirectory()) continue
+    measured.files++
+    if (stats.isFile()) measured.bytes += stats.size
+  }
+  return measured
+}
+
+/** Paths of what is packed of a folder. */
+async function contextOf(root: string, dockerfile: string, inline: string | undefined): Promise<string[]> {
   const file = resolve(root, dockerfile)
   const refused = (why: string) => new MeshError('build-context', `cannot build ${root}: ${why}`)
   if (!(await stat(root).catch(() => undefined))?.isDirectory()) throw refused('there is no such folder')
   if (!file.startsWith(root + sep)) throw refused(`the Dockerfile ${file} lies outside of it`)
   if (inline === undefined && !(await stat(file).catch(() => undefined))?.isFile())
     throw refused(`there is no Dockerfile ${file}`)
-
   const first = posix.normalize(dockerfile)
   const entries = (await filesOf(root)).filter((path) => path !== first)
-  const archive = tarPack()
-  if (inline !== undefined) archive.entry({ name: first, mode: 0o644, mtime: new Date(0) }, inline)
-  return pack(root, {
-    pack: archive,
-    entries: inline === undefined ? [first, ...entries] : entries,
-    // The entries are all there is: nothing found inside a folder is added to them.
-    ignore: () => true,
-    umask: 0,
-    map: (header) => ({ ...header, uid: 0, gid: 0, mtime: new Date(0) }),
-  } as Parameters<typeof pack>[1]) as unknown as Readable
+  return inline === undefined ? [first, ...entries] : entries
 }
 
 /** Paths of what .dockerignore leaves in, sorted; sockets and devices are nothing to build from. */

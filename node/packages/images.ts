@@ -37,14 +37,15 @@ export class Images {
   constructor(private readonly docker: Docker) {}
 
   /**
-   * The engine's id of what it has under a name.
-   * @throws EngineError `no-image`; MeshError `image-name` where this can be no name of an image
+   * What the engine has under a name; undefined for nothing. The size is in bytes, as the engine counts.
+   * @throws MeshError `image-name` where this can be no name of an image
    */
-  async idOf(name: string): Promise<string> {
+  async find(name: string): Promise<{ id: string; platform: string; size: number } | undefined> {
     checkName(name)
-    const found = await this.look(name)
-    if (found === undefined) throw new EngineError('no-image', `there is no image "${name}" in the local engine`)
-    return found.Id
+    const found = (await this.look(name)) as (Docker.ImageInspectInfo & { Variant?: string }) | undefined
+    if (found === undefined) return undefined
+    const { Id: id, Os, Architecture, Variant, Size: size } = found
+    return { id, platform: platformOf(Os, Architecture, Variant), size }
   }
 
   /** Whether the engine has exactly this image. */

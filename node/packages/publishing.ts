@@ -30,6 +30,12 @@ const NOWHERE = 'unknown/unknown'
 
 type Say = (line: string) => void
 
+/** Where an image is. The id is the engine's, the digest that of a manifest or index. */
+type Found =
+  | { at: 'engine'; id: string; platform: string; size: number }
+  | { at: 'registry'; digest: string }
+  | { at: 'elsewhere' }
+
 export class Publishing {
   constructor(
     private readonly docker: Docker,
@@ -39,27 +45,45 @@ export class Publishing {
   ) {}
 
   /**
-   * Finds an image by the name that a manifest gives it: in the engine, in the registry of this AP, or in the one that the name
-   * is of, from which the engine pulls it.
-   * @returns one for each platform
-   * @throws EngineError `no-engine`; MeshError `no-image`, `image-name`, `image-too-big`, `layer-format`
+   * Where an image is found by the name that a manifest gives it: in the engine, in the registry of this AP, or in neither, and
+   * then in the registry that the name is of. Changes nothing.
+   * @throws EngineError `no-engine`; MeshError `no-image` where it can be nowhere else, `image-name`
    */
-  async resolve(name: string, say: Say): Promise<ImageSpec[]> {
+  async find(name: string): Promise<Found> {
     checkName(name)
     const ours = this.nameHere(name)
     const isOurs = ours !== name
-    const pushed = await this.tagged(ours)
-    if (isOurs && pushed !== undefined) return this.describe(pushed)
-    try {
-      return await this.take(await this.images.idOf(name), say)
-    } catch (error) {
-      if (!(error instanceof EngineError) || error.code !== 'no-image') throw error
-    }
-    if (pushed !== undefined) return this.describe(pushed)
+    const digest = await this.tagged(ours)
+    if (isOurs && digest !== undefined) return { at: 'registry', digest }
+    const held = await this.images.find(name)
+    if (held !== undefined) return { at: 'engine', ...held }
+    if (digest !== undefined) return { at: 'registry', digest }
     if (isOurs) throw new MeshError('no-image', `there is no image ${ours} in the registry of this AP`)
+    return { at: 'elsewhere' }
+  }
+
+  /** The same with the platforms that it is for, and bytes for each. @throws as `find` and `describe` do */
+  async lookFor(name: string): Promise<{ at: Found['at']; images: { platform: string; size?: number }[] }> {
+    const found = await this.find(name)
+    const { at } = found
+    const images = at === 'registry' ? await this.describe(found.digest) : at === 'engine' ? [found] : []
+    return { at, images: images.map(({ platform, size }) => ({ platform, size })) }
+  }
+
+  /**
+   * Brings an image into the store by the name that a manifest gives it. What is on this AP nowhere the engine pulls.
+   * @returns one for each platform
+   * @throws as `find` does; MeshError `no-image`, `image-too-big`, `layer-format`
+   */
+  async resolve(name: string, say: Say): Promise<ImageSpec[]> {
+    const found = await this.find(name)
+    if (found.at === 'registry') return this.describe(found.digest)
+    if (found.at === 'engine') return this.take(found.id, say)
     say(`${name} is not in the local engine; asking its registry`)
     await pullImage(this.docker, name, say)
-    return this.take(await this.images.idOf(name), say)
+    const pulled = await this.images.find(name)
+    if (pulled === undefined) throw new EngineError('no-image', `${name} was pulled, and is not there`)
+    return this.take(pulled.id, say)
   }
 
   /** Builds an image from a context, sent as a tar. @throws as `buildImage` and `resolve` do */

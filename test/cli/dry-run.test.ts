@@ -22,6 +22,8 @@ function chute(files: Record<string, string>): string {
 const dryRun = (dir: string, ...more: string[]) =>
   mesh.cli(['publish', dir, '--dry-run', '--data', join(mesh.dir, 'none'), ...more])
 
+const noNode = `no node runs on ${join(mesh.dir, 'none')}; start it with "dropmesh up", or name its folder with --data`
+
 const MANIFEST = `name: shop
 services:
   web:
@@ -41,7 +43,12 @@ configs: {app: {file: app.conf}}
 test('a dry run says what would be built, sent and run, and what was ignored and why; it needs no node', async () => {
   const dir = chute({
     ...{ 'compose.yaml': MANIFEST, 'app.conf': 'x=1\n', '.env': 'FROM_FILE=file\nBOTH=file\n' },
-    'web/Dockerfile': 'FROM scratch\n',
+    ...{
+      'web/Dockerfile': 'FROM scratch\n',
+      'web/a/page': '0123456789',
+      'web/.dockerignore': 'left\nDockerfile\n',
+      'web/left': 'x',
+    },
   })
   Object.assign(mesh.env, { FROM_SHELL: 'shell', BOTH: 'shell' })
   const { status, stdout, stderr } = await dryRun(dir, '--on', 'site=home')
@@ -54,10 +61,12 @@ test('a dry run says what would be built, sent and run, and what was ignored and
     [
       'shop: 1 on any AP with site=home',
       '  service web: build web, 0.5 CPUs, 256 MiB',
+      '    sent: 3 files, 39 bytes, to be built by web/Dockerfile',
       '    ports: 80->80/tcp',
       '    volumes: data at /data',
       '    starts after: db (service_started)',
       '  service db: image redis:7, 0.5 CPUs, 256 MiB',
+      `    not looked for: ${noNode}`,
       '  volumes: data (stays on its AP)',
       '  configs, in the record: app (4 bytes)',
       '  rights it needs: port:80',
@@ -106,6 +115,7 @@ test('a dry run of a ParaDrop chute shows the Dockerfile that is made for it, an
   assert.equal(lines, [
     'board: 1 on any AP',
     '  service main: build ., 0.5 CPUs, 256 MiB',
+    '    sent: 3 files, 683 bytes, to be built by:',
     '    | FROM scratch AS folders',
     '    | WORKDIR /own/data',
     '    | FROM dropmesh/light-python3',
@@ -120,6 +130,7 @@ test('a dry run of a ParaDrop chute shows the Dockerfile that is made for it, an
     '    ports: 81->5000/tcp',
     '    volumes: data at /data',
     '  service db: image mongo:3.0, 0.5 CPUs, 256 MiB',
+    `    not looked for: ${noNode}`,
     '    volumes: data-db at /data',
     '  volumes: data (stays on its AP), data-db (stays on its AP)',
     '  rights it needs: port:81',
@@ -129,7 +140,8 @@ test('a dry run of a ParaDrop chute shows the Dockerfile that is made for it, an
     'nothing was built, and nothing was published',
   ])
   const alone = await read(chute({ 'paradrop.yml': PARADROP, 'README.md': '', '.gitignore': '' }))
-  assert.ok(alone.includes('  service main: build https://example.org/board, 0.5 CPUs, 256 MiB'), 'nothing is here')
+  const at = alone.indexOf('  service main: build https://example.org/board, 0.5 CPUs, 256 MiB')
+  assert.is(alone[at + 1], '    fetched when it is published, and not looked into before', 'nothing is here')
 })
 
 test('a compose.yaml comes before a paradrop.yaml, a file by its name, and what ParaDrop has no word for is refused', async () => {

@@ -216,7 +216,7 @@ test('a dry run of an archive names the file that is sent, and takes no image fo
   writeFileSync(join(mesh.dir, 'site-1.tar'), tar)
   const dry = async (...args: string[]) => (await mesh.cli(['publish', 'site-1.tar', '--dry-run', ...args])).stdout
   const [service] = (JSON.parse(await dry('--json')) as PublishPlan).services
-  assert.equal([service!.image, service!.archive], [null, { file: 'site-1.tar', bytes: tar.length }])
+  assert.equal([service!.image, service!.supply], [null, { from: 'archive', file: 'site-1.tar', bytes: tar.length }])
   const lines = (await dry('--image', 'alice/web:3')).split('\n')
   assert.equal(lines.slice(1, 3), [
     '  service main: image alice/web:3 of an archive, 0.5 CPUs, 256 MiB',
@@ -248,6 +248,39 @@ test('what docker save wrote is published by its file, one image of several by i
   const published = await ap!.cli('publish', file, '--image', 'dropmesh-test/page:1', '--port', '8080')
   assert.is(published.status, 0, published.stderr)
   await served('page', 'from a file')
+})
+
+test('a dry run asks the node where each image is, and how big, and has it pull none', async () => {
+  const [ap] = mesh.aps
+  const { port } = new URL(`http://${(await ap!.status()).registry!.address}`)
+  const images = { held: BUSYBOX, pushed: 'dropmesh-test/page:1', far: '127.0.0.1:9/none/such:1' }
+  const dir = await mesh.chute(
+    'where',
+    Object.fromEntries(Object.entries(images).map(([name, image]) => [name, { image }])),
+  )
+  const { stdout, stderr } = await ap!.cli('publish', dir, '--dry-run', '--json')
+  const { services } = JSON.parse(stdout || stderr) as PublishPlan
+  const { Os, Architecture, Size } = await mesh.docker.getImage(BUSYBOX).inspect()
+  const supplies = Object.fromEntries(services.map(({ name, supply }) => [name, supply]))
+  const platform = `${Os}/${Architecture}`
+  assert.equal(supplies.held, { from: 'engine', images: [{ platform, size: Size }] })
+  assert.equal(supplies.far, { from: 'elsewhere', images: [] })
+  const { pushed } = supplies
+  assert.ok(pushed?.from === 'registry', 'the archive was imported above')
+  assert.equal(
+    pushed.images.map((one) => one.platform),
+    [platform],
+  )
+  assert.ok(pushed.images[0]!.size! >= Size)
+  assert.match(
+    (await ap!.cli('publish', dir, '--dry-run')).stdout,
+    new RegExp(`from the engine of this AP: ${platform}, \\d`),
+  )
+
+  const none = await mesh.chute('nowhere', { main: { image: `127.0.0.1:${port}/none:1` } })
+  const refused = await ap!.cli('publish', none, '--dry-run')
+  assert.is(refused.status, 1)
+  assert.match(refused.stderr, 'main: there is no image none:1 in the registry of this AP')
 })
 
 test('what a node sends of a repository stays in the folder that it is unpacked into', async () => {

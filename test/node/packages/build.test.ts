@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { connectDocker } from '../../../node/chutes/docker-client.js'
-import { buildImage, packContext } from '../../../node/packages/build.js'
+import { buildImage, measureContext, packContext } from '../../../node/packages/build.js'
 import { collect, entriesOf } from '../../../node/packages/tar.js'
 import { MeshError } from '../../../protocols/error.js'
 import { BUSYBOX, ensureBusybox } from '../../support/busybox.js'
@@ -180,6 +180,23 @@ test('a Dockerfile that is no file of the folder is first in the context, in pla
     texts.push([header.name, String(await collect(body))])
   assert.equal(texts[0], ['my.Dockerfile', 'FROM x'])
   assert.equal(await namesOf(await folderWith({}), '.inline', 'FROM x'), ['.inline'])
+})
+
+test('a context is measured as it is packed: files, what their names lead to not among them, and bytes', async () => {
+  const folder = await folderWith({
+    ...{ Dockerfile: 'FROM x', 'a/b': '12345', left: 'x'.repeat(100) },
+    '.dockerignore': 'left\nDockerfile\n',
+  })
+  await symlink('left', join(folder, 'link'))
+  for (const inline of [undefined, 'FROM somewhere']) {
+    const packed = { files: 0, bytes: 0 }
+    for await (const { header, body } of entriesOf(await packContext(folder, 'Dockerfile', inline))) {
+      if (header.type !== 'directory') packed.files++
+      packed.bytes += (await collect(body)).length
+    }
+    assert.equal(await measureContext(folder, 'Dockerfile', inline), packed)
+    assert.is(packed.files, 4)
+  }
 })
 
 test('a context is the same bytes whenever and by whomever the files were written', async () => {

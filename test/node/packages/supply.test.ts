@@ -301,7 +301,7 @@ test('sources are built by the engine of the AP that needs them, once, with the 
 
 test('an engine that does not reach the registry of its AP is told of by its address', async () => {
   const { message } = await refusalOf(
-    images.push(await images.idOf(BUSYBOX), '127.0.0.1:9/dropmesh/image:x', () => {}),
+    images.push((await images.find(BUSYBOX))!.id, '127.0.0.1:9/dropmesh/image:x', () => {}),
     'registry-unreachable',
   )
   assert.match(message, /at 127\.0\.0\.1:9: both have to be on one machine/)
