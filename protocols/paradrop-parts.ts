@@ -72,6 +72,9 @@ export const environment = within(
 /** A folder of the manifest's own, a git repository, or an archive on the web. */
 export type Source = { folder: string } | { git: string; ref?: string } | { archive: string }
 
+/** What ParaDrop took for a repository, whatever `type` said: over http it got all else as an archive. */
+const GITHUB = /^https?:\/\/github\.com\/[\w-]+\/[\w.-]+$/
+
 const GIT_URL = /^(https?|git):\/\/[^\s#@]+$|^ssh:\/\/([\w.-]+@)?[^\s#@]+$/
 
 function gitUrl(text: string): string {
@@ -115,7 +118,7 @@ export const source = placed(
       const { url, checkout: ref = read.branch } = read
       if (read.type === 'inline') return { folder: '.' }
       if (url === undefined) return value.refuse('needs a url')
-      if (read.type === 'http') return { archive: url.is }
+      if (read.type === 'http' && !GITHUB.test(url.is)) return { archive: url.is }
       const git = attempt(url.at, url.is, gitUrl)
       return git === undefined ? undefined : { git, ...defined({ ref }) }
     },

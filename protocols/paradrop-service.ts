@@ -167,7 +167,7 @@ function contextOf(
     return { context: folder, folder }
   }
   if ('archive' in from.is) {
-    from.at.refuse('no archive is fetched: unpack it, and publish its folder')
+    from.at.refuse('no archive is fetched, since a node fetches by git alone: unpack it, and publish its folder')
     return { context: folder }
   }
   const { git, ref = '' } = from.is

@@ -304,6 +304,14 @@ test('a folder of a service is one of where the chute comes from', () => {
   assert.is(buildOf(parse('source: {type: inline}'))!.context, '.')
 })
 
+test('a repository on GitHub is one for a source of type http as well, as ParaDrop had it; any other address is an archive', () => {
+  const source = (url: string) => `source: {type: http, url: "${url}"}`
+  for (const url of ['https://github.com/ParadropLabs/go-hello-world', 'http://github.com/a/b.git'])
+    assert.is(buildOf(parse(source(url)))!.context, url)
+  for (const url of ['https://github.com/a/b/archive/v1.tar.gz', 'https://x.org/github.com/a/b', 'https://x.org/a.git'])
+    assert.match(wrong(source(url)), /no archive is fetched/)
+})
+
 test('x-dropmesh says what ParaDrop has no word for, of the chute and of a service', () => {
   const manifest = parse(
     `${main('x-dropmesh: {cap_add: [NET_ADMIN], read_only: false}')}\nx-dropmesh: {ephemeral: true, everywhere: true}`,
@@ -381,7 +389,10 @@ test('addresses that give away a password, hide an option or are no repository a
     assert.match(wrong(`source: {type: git, url: ${JSON.stringify(url)}}`), /:1: source\.url: .* is no URL of a git/)
   for (const ref of ['-x', 'a..b', 'a b', 'x:y'])
     assert.match(wrong(`source: {url: "https://x.org/a", checkout: ${JSON.stringify(ref)}}`), /is no branch, tag or/)
-  assert.match(wrong('source: {type: http, url: "https://x.org/a.tar"}'), /no archive is fetched: unpack it/)
+  assert.match(
+    wrong('source: {type: http, url: "https://x.org/a.tar"}'),
+    /:1: source: no archive is fetched, since a node fetches by git alone: unpack it/,
+  )
   assert.match(wrong('source: {url: "https://x.org/a", secret: s}'), /a password does not belong into a manifest/)
 })
 
