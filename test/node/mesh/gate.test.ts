@@ -1,4 +1,4 @@
-// Who may connect, and how often strangers may ask: a real host, and sockets and hosts of strangers.
+// Who may connect, how often strangers may ask, and how much a member may say: a real host, and sockets and hosts of others.
 import { connect, type Socket } from 'node:net'
 import type { Connection } from '@libp2p/interface'
 import { multiaddr } from '@multiformats/multiaddr'
@@ -6,6 +6,8 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { exchange, Frames } from '../../../node/mesh/frames.js'
 import { createHost, type Host } from '../../../node/mesh/host.js'
+import { concat } from '../../../protocols/bytes.js'
+import { apSigner } from '../../../protocols/keys.js'
 import { protocolIds } from '../../../protocols/wire.js'
 import { until } from '../../support/until.js'
 import { seed } from '../realm.js'
@@ -22,9 +24,9 @@ test.after(async () => {
 })
 await a.meet(b)
 
-async function stranger(): Promise<Host> {
+async function stranger(own = seed()): Promise<Host> {
   const host = await createHost({
-    ...{ seed: seed(), mesh: peers.realm.text, listen: [], mdns: false, bootstrap: [], isMember: () => true },
+    ...{ seed: own, mesh: peers.realm.text, listen: [], mdns: false, bootstrap: [], isMember: () => true },
   })
   await host.start()
   hosts.push(host)
@@ -119,5 +121,46 @@ test('libp2p keeps nothing of strangers that came and went', async () => {
   }
   await until('them to be forgotten', async () => (await known()) <= before)
 })
+
+async function villain(name: string): Promise<{ id: string; connection: Connection }> {
+  const own = seed()
+  await a.ledgerStore.accept([peers.realm.member(apSigner(own), name).bytes])
+  const host = await stranger(own)
+  return { id: host.peerId.toString(), connection: await dial(host) }
+}
+
+/** A message of gossipsub that says nothing in 2 MiB: a field that nobody knows. */
+const LONG = concat(Uint8Array.of(0x7a, 0x80, 0x80, 0x80, 0x01), new Uint8Array(2 * 1024 ** 2))
+
+/** What a member may do, and not without end: what it is named for, and how it does more of it. */
+const floods: Record<string, (connection: Connection) => Promise<unknown>> = {
+  'too many bytes': async (connection) => {
+    const stream = await connection.newStream('/meshsub/1.2.0')
+    const frames = new Frames(stream, LONG.length)
+    for (;;) await frames.writeBytes(LONG)
+  },
+  'too many streams': async (connection) => {
+    const open = () => connection.newStream('/nothing').catch(() => {})
+    for (let i = 0; i < 200 && connection.status === 'open'; i++) {
+      await Promise.all(Array.from({ length: 16 }, open))
+      await new Promise(setImmediate)
+    }
+  },
+}
+
+for (const [reason, flood] of Object.entries(floods)) {
+  test(`${reason} of a member: it is not heard any more, and named for that, and another member is`, async () => {
+    const { id, connection } = await villain('flooder')
+    const flooding = flood(connection).catch(() => {}) // until it is shut out
+    const verdict = await until('it to be named', () => a.verdicts.find(({ who }) => who === id), {
+      deadlineMs: 30_000,
+    })
+    assert.equal([verdict.kind, verdict.reason], ['throttled', reason])
+    assert.ok(a.isConnectedTo(b))
+    assert.type(await b.network.probes.direct(a.id), 'object')
+    connection.abort(new Error('enough'))
+    await flooding
+  })
+}
 
 test.run()
