@@ -2,13 +2,21 @@ import { randomInt } from 'node:crypto'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { concat, hex, sha256, utf8 } from '../../protocols/bytes.js'
-import { chuteSubject, instanceSubject } from '../../protocols/chute.js'
+import { chuteSubject, instanceSubject, secretSubject } from '../../protocols/chute.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
 import type { Signer } from '../../protocols/keys.js'
 import type { Kind } from '../../protocols/kinds.js'
 import { Intake } from '../../protocols/known.js'
 import { Ledger } from '../../protocols/ledger.js'
-import { MAX_EXCESS, MAX_OF_SIGNER, MAX_RESERVED, MAX_WAITING, MAX_WAITING_OF_SIGNER } from '../../protocols/limits.js'
+import {
+  MAX_EXCESS,
+  MAX_OF_SIGNER,
+  MAX_RECORD,
+  MAX_RESERVED,
+  MAX_WAITING,
+  MAX_WAITING_BYTES,
+  MAX_WAITING_OF_SIGNER,
+} from '../../protocols/limits.js'
 import { signMember } from '../../protocols/ticket.js'
 import { creationOf, deployment, MESH, NOW, OWNER, record, refused, signer, specOf, unsigned } from './support.js'
 
@@ -152,6 +160,30 @@ test('of a kind whose subjects it chooses one signer has so many records, the ne
     kept.slice(0, 2 * extra).map(([older]) => older),
     Array(2 * extra).fill(false),
   )
+})
+
+const MIB = 1024 ** 2
+
+test('whatever a publisher signs, its chutes take 32 MiB of a ledger and its secrets 16; what waits takes 4, and no record 32 KiB', () => {
+  const { publicKey } = PUBLISHER
+  // As long as can be: nothing longer is sealed or opened.
+  const padding = new Uint8Array(MAX_RECORD)
+  refused('record-too-big', () => deployment(PUBLISHER, 'a', [NOW, 0], { padding } as never))
+  const bytes = padding
+  const ofPublisher = (kind: 'deployment' | 'secret', by: Uint8Array, n: number) => {
+    const subject = kind === 'secret' ? secretSubject(by, `a${n % 64}`, `s${n}`) : chuteSubject(by, `a${n}`)
+    return { ...unsigned(by, kind, subject, [NOW + n, 0], { creation: creationOf(1), revision: 1 } as never), bytes }
+  }
+  const full = new Ap().take(FOUNDED)
+  for (const kind of ['deployment', 'secret'] as const)
+    full.take(Array.from({ length: MAX_OF_SIGNER[kind] + 100 }, (_, n) => ofPublisher(kind, publicKey, n)))
+  const sizeOf = (kind: 'deployment' | 'secret') =>
+    full.ledger.inForce(kind, NOW + 1e9).reduce((sum, one) => sum + one.bytes.length, 0)
+  assert.equal([sizeOf('deployment'), sizeOf('secret')], [32 * MIB, 16 * MIB])
+
+  full.take(Array.from({ length: 500 }, (_, n) => ofPublisher('deployment', sha256(utf8(`made up ${n}`)), n)))
+  assert.is(MAX_WAITING_BYTES, 4 * MIB)
+  assert.is(full.intake.waits, MAX_WAITING_BYTES / MAX_RECORD)
 })
 
 test('a publisher keeps the newest revision of each name, and as much history as there is room for', () => {
