@@ -6,6 +6,11 @@ import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { SecretRow } from '../../node/api/secrets.js'
+import { unhex, utf8 } from '../../protocols/bytes.js'
+import { secretSubject } from '../../protocols/chute.js'
+import { seal } from '../../protocols/envelope.js'
+import { apSigner } from '../../protocols/keys.js'
+import { refusalOf, seed } from '../node/realm.js'
 import { ensureBusybox } from '../support/busybox.js'
 import { eventually, main, type TestAp, TestMesh } from '../support/mesh.js'
 import { atTerminal } from '../support/terminal.js'
@@ -182,6 +187,34 @@ test('what is set comes from no argument, is not empty, not too big, and by its 
   ])
 })
 
+test('another publisher removes no secret of a chute, and sets none, whatever it signs and hands to a node', async () => {
+  const { publisher } = await one.client.get<{ publisher: string }>('/v1/chute', { of: 'vault' })
+  const next = await one.client.get<{ mesh: string; creation: string }>('/v1/next', { publisher, name: 'vault' })
+  const [owner, realm, creation] = [unhex(publisher), unhex(next.mesh), unhex(next.creation)]
+  const thief = apSigner(seed())
+  const grant = { role: 'publisher', expires: 0 }
+  const hand = ({ bytes }: { bytes: Uint8Array }) => one.client.post('/v1/records', bytes)
+  await hand(seal(await mesh.adminOf(one), realm, [Date.now(), 0], 'grant', thief.publicKey, grant))
+  const before = await rowsOf(one)
+  const sealed = { value: utf8('a value of the thief'), ephemeral: seed(), keys: [] }
+  const inItsName = { ...thief, publicKey: owner }
+  for (const body of [{ creation }, { creation, sealed }]) {
+    const by = (signer: typeof thief, of = owner) =>
+      seal(signer, realm, [Date.now(), 0], 'secret', secretSubject(of, 'vault', 'token'), body)
+    await refusalOf(hand(by(thief)), 'malformed')
+    await refusalOf(hand(by(inItsName)), 'bad-signature')
+    await hand(by(thief, thief.publicKey)) // of a chute of its own that is called the same
+  }
+  await mesh.settled()
+  for (const ap of [one, two]) {
+    const rows = await rowsOf(ap)
+    assert.equal(
+      rows.map(({ name, set, by, aps }) => ({ name, set, by, aps })),
+      before.map(({ name, set, by, aps }) => ({ name, set, by, aps })),
+    )
+  }
+})
+
 test('a node that starts again goes on with the running chute; after a reboot of its host it has the secrets before the chute starts', async () => {
   await mesh.publish(one, 'pinned', { ...READER, secrets: ['token'] }, ['--detach', '--on', 'number=2'], SECRETS)
   piped(one, FIRST, 'secret', 'set', 'pinned', 'token')
@@ -214,6 +247,9 @@ test('a node that starts again goes on with the running chute; after a reboot of
 test('a revision that reads a secret no more leaves it to be removed, and an AP that is forgotten is told of', async () => {
   await mesh.publish(one, 'vault', { ...READER, secrets: ['token'] }, [], { secrets: { token: { external: true } } })
   await mesh.settled()
+  const byEve = await two.cli('secret', 'rm', 'vault', 'key', '--key', 'eve')
+  assert.is(byEve.status, 1)
+  assert.match(byEve.stderr, /belongs to publisher/)
   const { status, stdout, stderr } = await two.cli('secret', 'rm', 'vault', 'key')
   assert.is(status, 0, stderr)
   assert.match(stdout, /^secret key of vault is removed; 2 APs hold/)
