@@ -4,12 +4,12 @@ import { readFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { homedir, hostname } from 'node:os'
 import { join } from 'node:path'
-import { parse } from 'yaml'
+import { parse, YAMLParseError } from 'yaml'
 import { z } from 'zod'
 import { size } from '../protocols/compose-values.js'
 import { MeshError, messageOf } from '../protocols/error.js'
 import { checkBase } from '../protocols/paradrop-light.js'
-import { tooDeepAt } from '../protocols/yaml-depth.js'
+import { excessIn, withoutStacks } from '../protocols/yaml-bounds.js'
 
 export interface Config {
   /** Where this AP keeps everything. */
@@ -218,16 +218,15 @@ async function readFileSettings(path: string): Promise<Settings> {
   }
   // The parser takes minutes for a document of a few kilobytes that is nothing but nested.
   if (text.length > MAX_FILE) throw new MeshError('config', `${path} is longer than ${MAX_FILE / 1024} KiB`)
-  const deep = tooDeepAt(text, MAX_DEPTH)
-  if (deep !== undefined) {
-    const line = text.slice(0, deep).split('\n').length
-    throw new MeshError('config', `${path}:${line}: nested more than ${MAX_DEPTH} deep; settings need two`)
-  }
+  const excess = excessIn(text, MAX_DEPTH)
+  if (excess !== undefined) throw new MeshError('config', `${path}:${excess.line}: ${excess.why}`)
   let value: unknown
   try {
-    value = parse(text, { logLevel: 'error' }) ?? {}
+    value = withoutStacks(() => parse(text, { logLevel: 'error', prettyErrors: false })) ?? {}
   } catch (error) {
-    throw new MeshError('config', `${path} is no YAML: ${messageOf(error).split('\n')[0]}`, { cause: error })
+    // The parser's own way to say where looks each of its errors up.
+    const where = error instanceof YAMLParseError ? ` at line ${text.slice(0, error.pos[0]).split('\n').length}` : ''
+    throw new MeshError('config', `${path} is no YAML: ${messageOf(error)}${where}`, { cause: error })
   }
   const parsed = settings.safeParse(value)
   if (!parsed.success) {

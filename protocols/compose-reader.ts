@@ -17,7 +17,7 @@ import { utf8 } from './bytes.js'
 import { interpolate, type Lookup } from './compose-interpolation.js'
 import { MAX_SHOWN, ManifestError, type Remark, Remarks } from './compose-remarks.js'
 import { MeshError } from './error.js'
-import { tooDeepAt } from './yaml-depth.js'
+import { excessIn, withoutStacks } from './yaml-bounds.js'
 
 /** In bytes: eight times what a record can hold, and little enough to read in a second. */
 const MAX_TEXT = 256 * 1024
@@ -226,18 +226,20 @@ export function open(
   if (text.length > MAX_TEXT || utf8(text).length > MAX_TEXT) {
     return fail(`longer than ${MAX_TEXT / 1024} KiB: what a chute is made of belongs into its image`)
   }
-  const deep = tooDeepAt(text, MAX_DEPTH)
-  if (deep !== undefined) return fail(`nested more than ${MAX_DEPTH} deep`, text.slice(0, deep).split('\n').length)
+  const excess = excessIn(text, MAX_DEPTH)
+  if (excess !== undefined) return fail(excess.why, excess.line)
   const aliases = new Map<Alias, Node>()
   // Keys given twice are found in Value.entries: the parser's own search takes the square of their number.
-  const document = parseDocument(text, {
-    lineCounter: lines,
-    prettyErrors: false,
-    uniqueKeys: false,
-    schema: 'core',
-    resolveKnownTags: false,
-    logLevel: 'error',
-  })
+  const document = withoutStacks(() =>
+    parseDocument(text, {
+      lineCounter: lines,
+      prettyErrors: false,
+      uniqueKeys: false,
+      schema: 'core',
+      resolveKnownTags: false,
+      logLevel: 'error',
+    }),
+  )
   // A warning is a tag or a directive that is not understood, and nothing may be ignored. Most of many errors come of the
   // first.
   for (const { code, pos, message } of [...document.errors, ...document.warnings].slice(0, MAX_SHOWN)) {

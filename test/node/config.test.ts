@@ -249,7 +249,8 @@ test('a bad value is told even where a better one would count', async () => {
 
 test('a file that cannot be read, is no YAML, or has a key nobody knows is refused, naming it', async () => {
   for (const [yaml, reason] of [
-    ['name: [', /no YAML/],
+    ['mdns: true\nname: [', /no YAML: .* at line 2$/],
+    ['name: [{\n'.repeat(20), /:18: brackets are not closed/],
     ['- a\n- b\n', /object/],
     ['nmae: kitchen\n', /nmae/],
     ['name: kitchen\nname: cellar\n', /no YAML/],

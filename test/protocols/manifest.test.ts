@@ -356,6 +356,8 @@ test('the largest and most twisted texts are refused in bounded time', () => {
     [full('['), /nested more than 64 deep/],
     [full('- '), /nested more than 64 deep/],
     [full('{a: '), /nested more than 64 deep/],
+    [full('a: [{[{\n'), /brackets are not closed, as in more than 16 lines before/],
+    [full('[]'), /Unexpected flow-seq-start/],
     [`${'['.repeat(1e5)}${']'.repeat(1e5)}`, /nested more than 64 deep/],
     [Array.from({ length: 30_000 }, (_, i) => `k${i}:`).join('\n'), /more than 20000 values/],
     [`services:\n${full(' *a : 1\n').slice(0, -20)}`, /Implicit map keys need/],
