@@ -314,7 +314,7 @@ export function spreadOf(
   const [runs, all] = [running, held].map((some) => new Set(some.map(({ ap }) => ap)).size)
   const known = [...fetching.values()].flatMap((fetched) => fetched ?? [])
   const share = known.length === 0 ? '' : `: ${Math.floor(known.reduce((a, b) => a + b) / fetching.size)} %`
-  return `${runs} of ${all} APs run it, ${fetching.size} fetching${share}`
+  return `${runs} of ${all} APs have it, ${fetching.size} fetching${share}`
 }
 
 async function waitUntilUp(

@@ -146,7 +146,7 @@ test('publish tells how much of a new revision has come to the AP that runs the 
   const { status, stderr } = await builder.cli('publish', dir, '--on', 'role=runner')
   lan.heal()
   assert.is(status, 0, stderr)
-  assert.match(stderr, /0 of 1 APs run it, 1 fetching: [1-9]\d? %/)
+  assert.match(stderr, /0 of 1 APs have it, 1 fetching: [1-9]\d? %/)
   await healthy(builder, 'grown', 2)
   await builder.json('rm', 'grown')
 })
