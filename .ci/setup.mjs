@@ -104,6 +104,7 @@ const packages = {
   nft: 'nftables',
   nsenter: 'util-linux',
   podman: 'podman',
+  openssl: 'openssl',
   script: 'bsdutils',
   serf: 'serf',
   skopeo: 'skopeo',

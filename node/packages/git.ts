@@ -306,6 +306,12 @@ const CAUSES: [code: string, why: string, pattern: RegExp][] = [
     /Authentication failed|could not read (Username|Password)|Permission denied|error: 40[13]/i,
   ],
   [
+    'git-access',
+    "its certificate is by nobody whom this AP trusts: name a file of those to trust as GIT_SSL_CAINFO, in the node's environment",
+    // As git says it with GnuTLS, and with OpenSSL.
+    /certificate verification failed|SSL certificate problem/i,
+  ],
+  [
     'git-repository',
     'there is no such repository: check the URL',
     /not found|not appear to be a git repository|not exported|no such repository/i,

@@ -133,6 +133,23 @@ test('what is not there is told for what it is', async () => {
   assert.equal(readdirSync(dir), [])
 })
 
+test('by https a server is believed whose certificate the node is told to trust, and no other', async () => {
+  needTools(['openssl'])
+  const { url, certificate, server: https } = await server.https()
+  try {
+    const { message } = await refusalOf(get(`${url}/chute.git`), 'git-access')
+    assert.match(message, 'GIT_SSL_CAINFO')
+    process.env.GIT_SSL_CAINFO = certificate
+    const got = await get(`${url}/chute.git#v1:sub`)
+    assert.equal([got.commit, got.entries['a.txt']], [first, 'a'])
+    assert.is((await get(`${url}/chute.git#${first}`)).commit, first)
+    assert.match((await refusalOf(get(`${url}/none`), 'git-repository')).message, 'there is no such repository')
+  } finally {
+    delete process.env.GIT_SSL_CAINFO
+    https.close()
+  }
+})
+
 test('a password in a URL is in no message', async () => {
   const { message } = await refusalOf(get('http://alice:s3cret@127.0.0.1:1/x'), 'git-unreachable')
   assert.not.match(message, 's3cret')
