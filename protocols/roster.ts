@@ -96,6 +96,10 @@ interface Heard {
   accused: string
 }
 
+/** What stands for the watchers of an AP in a statement, by their keys. */
+export const electorateOf = (keys: readonly Uint8Array[]): Uint8Array =>
+  sha256(...[...keys].sort(compareBytes)).slice(0, 16)
+
 /**
  * Pure: time comes in as local milliseconds on any monotonic scale. Statements and goodbyes come from the ledger, and of
  * members that are neither neighbours nor watched by this AP all that is known does.
@@ -285,8 +289,7 @@ export class Roster {
   private electorate(ap: string): Uint8Array {
     let electorate = this.electorates.get(ap)
     if (electorate === undefined) {
-      const keys = this.watchers(ap).map((id) => this.members.get(id)!.key)
-      electorate = sha256(...keys.sort(compareBytes)).slice(0, 16)
+      electorate = electorateOf(this.watchers(ap).map((id) => this.members.get(id)!.key))
       this.electorates.set(ap, electorate)
     }
     return electorate

@@ -17,6 +17,7 @@ import { seal } from '../../protocols/envelope.js'
 import { apSigner } from '../../protocols/keys.js'
 import { MAX_EXCESS, MAX_NAMES, MAX_RESERVED, MAX_SYNC_FRAME } from '../../protocols/limits.js'
 import { meshIdOf } from '../../protocols/membership.js'
+import { electorateOf } from '../../protocols/roster.js'
 import { readTicket, redeem, writeTicket } from '../../protocols/ticket.js'
 import { joinRequest, probeReply, syncFrame } from '../../protocols/wire.js'
 import { refusalOf, seed } from '../node/realm.js'
@@ -329,16 +330,25 @@ test('sync bomb: a member that asks for syncs without end gets bounded work, and
   }
 })
 
-test('forged certificate: neither one member alone nor statements that it forges make a live AP dead', async () => {
-  const villain = await member('forger')
-  const body = {
-    boot: 2 ** 32,
-    sequence: 2 ** 40,
-    silence: 60_000,
-    probes: 9,
-    heard: true,
-    watchers: new Uint8Array(16),
-  }
+const watchersOf = async ({ id }: TestAp): Promise<string[]> => {
+  const { watchers } = await witness.client.get<{ watchers: { id: string }[] }>('/v1/inspect', { of: id })
+  return watchers.map((watcher) => watcher.id)
+}
+
+/** A member that is let in as one of those that watch the witness. */
+async function watcherOfWitness(): Promise<Villain> {
+  return eventually('one of the villains to watch the witness', async () => {
+    const villain = await member('forger')
+    await eventually('it to be a member', async () => (await witness.aps()).some(({ id }) => id === villain.id))
+    return (await watchersOf(witness)).includes(villain.id) && villain
+  })
+}
+
+test('forged certificate: neither one watcher alone nor statements that it forges make a live AP dead', async () => {
+  const villain = await watcherOfWitness()
+  // The most that one can sign: of its next boot, that it was heard, and with the watchers that all others see.
+  const watchers = electorateOf((await watchersOf(witness)).map(apKey))
+  const body = { boot: 2 ** 32, sequence: 2 ** 40, silence: 60_000, probes: 9, heard: true, watchers }
   const own = villain.record('statement', apKey(witness.id), body).bytes
   // In the name of all others: each says who signed it, and another one did.
   const forged = mesh.aps.map(({ id }) => {
@@ -346,6 +356,9 @@ test('forged certificate: neither one member alone nor statements that it forges
     return seal(other, villain.realm, [Date.now(), 0], 'statement', apKey(witness.id), body).bytes
   })
   await villain.hand([own, ...forged])
+  await eventually('its own to be with the victim', async () =>
+    (await victim.events()).some(({ kind, ap, by }) => kind === 'accused' && ap === witness.id && by === 'forger'),
+  )
   await eventually('the forgeries to be told', async () =>
     (await victim.events()).some(
       ({ kind, from, code }) => kind === 'refused' && from === villain.id && code === 'bad-signature',
@@ -469,10 +482,6 @@ test('undecodable: a member that says what nobody can read is throttled, then sh
 
 /** An honest AP that neither watches the victim nor is watched by it, so that none hears the other's pulses; where there is one. */
 async function farFromVictim(): Promise<TestAp> {
-  const watchersOf = async (ap: TestAp) => {
-    const { watchers } = await witness.client.get<{ watchers: { id: string }[] }>('/v1/inspect', { of: ap.id })
-    return watchers.map(({ id }) => id)
-  }
   const [victims, honest] = [await watchersOf(victim), mesh.aps.filter((ap) => ap !== victim)]
   for (const ap of honest) if (!victims.includes(ap.id) && !(await watchersOf(ap)).includes(victim.id)) return ap
   return witness
