@@ -269,6 +269,18 @@ export class Ap {
     this.every(REFRESH, () => this.refresh())
     this.every(LOOK_AT_IMAGES, () => void this.lookAtImages())
     this.refresh()
+    void this.renewMember()
+  }
+
+  /** As in node/joining.ts: a hostile AP that is an honest one again takes back what it said of itself. */
+  private async renewMember(): Promise<void> {
+    const { ledgerStore, host } = this
+    const { name, labels } = host.build
+    const own = ledgerStore.ledger
+      .effective('member', ledgerStore.clock.now())
+      .find(({ signer }) => equalBytes(signer, host.signer.publicKey))
+    if (own === undefined || isDeepStrictEqual([own.body.name, own.body.labels], [name, labels])) return
+    await ledgerStore.sign(host.signer, 'member', own.subject, { ...own.body, name, labels: { ...labels } })
   }
 
   private every(ms: number, what: () => void): void {

@@ -7,6 +7,7 @@ import type { Signer } from '../../protocols/keys.js'
 import { Ap } from './ap.js'
 import { Disk } from './disk.js'
 import { SimEngine } from './engine.js'
+import type { Fate } from './hostile.js'
 import type { Connection, Endpoint, Side } from './network.js'
 import type { Random } from './random.js'
 import { Watchdog } from './watchdog.js'
@@ -48,6 +49,8 @@ export class Host implements Endpoint {
   isDestroyed = false
   /** True where it sends what no honest AP would. */
   isHostile = false
+  /** How that ends. */
+  fate: Fate | undefined
   /** Until when something was wrong with it that can make others think it dead, or it them. */
   disturbedUntil = Number.NEGATIVE_INFINITY
   private isPowered = false

@@ -18,6 +18,12 @@ export const hostileOf = (aps: number): number => (aps >= 6 ? 2 : aps >= 4 ? 1 :
 /** A number that is nowhere near any epoch, or wait, that there can be. */
 const ABSURD = 2 ** 50
 
+/**
+ * How it ends: when all is healed it is an honest AP again, or an admin forgets it, and it lies on. `lies-on`: it is a member that lies to
+ * the end.
+ */
+export type Fate = 'repents' | 'is-forgotten' | 'lies-on'
+
 export class Hostile {
   private readonly random: Random
   private readonly lies: Lies
@@ -27,16 +33,18 @@ export class Hostile {
   constructor(
     private readonly world: World,
     private readonly host: Host,
-    private readonly until: number,
+    private readonly healed: number,
+    private readonly fate: Fate,
   ) {
     this.random = world.random.fork(`hostile ${host.index}`)
     this.lies = new Lies(world, host, this.random.fork('lies'))
     host.isHostile = true
+    host.fate = fate
   }
 
   start(): void {
     const { scheduler } = this.world
-    scheduler.at(this.until, () => this.repent())
+    if (this.fate === 'repents') scheduler.at(this.healed, () => this.repent())
     this.goOn()
     if (this.random.chance(0.4)) scheduler.after(this.random.between(0, 20_000), () => this.flood())
   }
@@ -44,7 +52,7 @@ export class Hostile {
   private goOn(): void {
     const { scheduler } = this.world
     scheduler.after(this.random.between(100, 1500), () => {
-      if (scheduler.now >= this.until) return
+      if (this.fate === 'repents' && scheduler.now >= this.healed) return
       const ap = this.running()
       if (ap !== undefined) this.act(ap)
       this.goOn()
@@ -53,16 +61,17 @@ export class Hostile {
 
   private running(): Ap | undefined {
     const { ap, isPaused } = this.host
-    return ap?.isRunning && !isPaused ? ap : undefined
+    return isPaused ? undefined : ap
   }
 
   private act(ap: Ap): void {
     ap.mesh.twist ??= (message) => this.twist(message)
     this.world.scheduler.touch()
-    const what = this.random.int(10)
+    const what = this.random.int(11)
     if (what < 6) this.publish(ap, this.lies.record(ap))
     else if (what < 9) this.publish(ap, this.lies.beacon(ap, this.sign(ap)))
-    else this.askForLease(ap)
+    else if (what < 10) this.askForLease(ap)
+    else for (const vote of this.lies.votes(ap)) this.publish(ap, vote)
   }
 
   private publish(ap: Ap, lie: SignedRecord | undefined): void {

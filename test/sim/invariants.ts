@@ -1,7 +1,7 @@
 // What must be true of a run, watched as it happens. Each promise is named in a sentence; the first one that is broken ends
 // the run.
 import type { InstancePlan } from '../../node/chutes/engine.js'
-import { apId, equalBytes, hex } from '../../protocols/bytes.js'
+import { equalBytes, hex } from '../../protocols/bytes.js'
 import { chuteKey, readChuteSubject } from '../../protocols/chute.js'
 import type { ChuteSpec } from '../../protocols/deployment.js'
 import type { SignedRecord } from '../../protocols/envelope.js'
@@ -42,7 +42,7 @@ const STOPS_WITHIN = 20_000
 
 /** What the key of an AP can have in ledgers. */
 const AP_KINDS: readonly string[] = [
-  ...['member', 'claim', 'voters', 'statement', 'goodbye', 'alive', 'settings', 'origin'],
+  ...['member', 'claim', 'voters', 'statement', 'goodbye', 'alive', 'settings', 'origin', 'share'],
   ...['forget', 'drain', 'lease', 'of-tomorrow'],
 ]
 
@@ -70,7 +70,8 @@ export class Checks {
   readonly counts = { records: 0, acknowledged: 0, claims: 0, moves: 0, balanced: 0, starts: 0, excused: 0 }
   /** What all that was ever taken in by anyone comes to: what is not in it was superseded by the ledger's own rules. */
   private readonly reference = new Ledger()
-  private readonly known = new Set<string>()
+  /** By hash: since when somebody has a record. */
+  private readonly known = new Map<string, number>()
   /** By hash: on how many disks a record is. */
   private readonly copies = new Map<string, number>()
   private readonly acknowledged = new Map<string, SignedRecord>()
@@ -113,7 +114,7 @@ export class Checks {
   private note(record: SignedRecord): void {
     const id = hex(record.hash)
     if (this.known.has(id)) return
-    this.known.add(id)
+    this.known.set(id, this.world.scheduler.now)
     this.counts.records++
     this.lastRecordAt = this.world.scheduler.now
     this.reference.merge(record)
@@ -197,10 +198,15 @@ export class Checks {
    */
   private canVoteTwice({ chuteKey, spec }: InstancePlan): boolean {
     const keys = this.world.hosts.flatMap(({ ap }) => ap?.outlook.electorates.get(chuteKey)?.voters ?? [])
-    const voters = new Set([...spec.exclusive!.voters, ...keys].map((key) => this.world.hostOf(apId(key))))
+    const voters = new Set(this.hostsOf([...spec.exclusive!.voters, ...keys]))
     const liars = [...voters].filter(({ isHostile }) => isHostile).length
     const isDivided = [...voters].some((voter) => !voter.isHostile && !this.isSound(voter))
     return liars > 0 && (isDivided || liars >= majority(spec.exclusive!.voters.length))
+  }
+
+  /** Of AP keys, those that are not made up. */
+  private hostsOf(keys: readonly Uint8Array[]): Host[] {
+    return this.world.hosts.filter(({ signer }) => keys.some((key) => equalBytes(key, signer.publicKey)))
   }
 
   /** True where it is honest, and nothing was wrong with it lately. */
@@ -246,7 +252,7 @@ export class Checks {
       return
     }
     const electorate = ap.outlook.electorates.get(hex(placed.chute.key))
-    const voters = (electorate?.voters ?? []).map((key) => this.world.hostOf(apId(key)))
+    const voters = this.hostsOf(electorate?.voters ?? [])
     const since = world.scheduler.now - AFTERMATH
     const left = voters.filter((voter) => this.isSound(voter)).length
     const hasReason =
@@ -289,14 +295,19 @@ export class Checks {
     }
     if (now - quietSince > RUNS_WITHIN - STARTS_WITHIN) {
       this.checkGrants(members)
-      this.checkRunning(members)
-      this.checkBeliefs(members)
+      // While members lie they take what runs, and what they say of each other may be believed.
+      if (this.world.hosts.some(({ fate }) => fate === 'lies-on')) this.checkSpread(members)
+      else {
+        this.checkRunning(members)
+        this.checkBeliefs(members)
+      }
     }
   }
 
-  /** The live APs that are members, as they themselves believe. */
+  /** The live APs that are members, as they themselves believe, and do not lie. */
   private members(): Ap[] {
-    return this.world.hosts.flatMap(({ ap }) => (ap?.isRunning ? ap : []))
+    const lies = ({ fate }: Host) => fate === 'is-forgotten' || fate === 'lies-on'
+    return this.world.hosts.flatMap((host) => (host.ap?.isRunning && !lies(host) ? host.ap : []))
   }
 
   private checkEqual(members: readonly Ap[]): void {
@@ -318,6 +329,23 @@ export class Checks {
     }
   }
 
+  /** What one has all have after a while, though others send more and more. */
+  private checkSpread(members: readonly Ap[]): void {
+    const { now } = this.world.scheduler
+    const all = new Map(
+      members.flatMap(({ ledgerStore }) => ledgerStore.ledger.records().map((record) => [hex(record.hash), record])),
+    )
+    for (const [id, record] of all) {
+      if (now - this.known.get(id)! < EQUAL_WITHIN || !this.reference.has(record.hash)) continue
+      const without = members.find(({ ledgerStore }) => !ledgerStore.ledger.has(record.hash))
+      if (without === undefined) continue
+      this.violate(
+        'a record comes to every AP while members lie',
+        `${describe(record)} is not on ${without.host.build.name}`,
+      )
+    }
+  }
+
   // Who is hostile here is a member, and neither an admin nor a publisher.
   private checkSigners(members: readonly Ap[]): void {
     const may = new Map<string, readonly string[] | undefined>(
@@ -329,10 +357,17 @@ export class Checks {
       for (const record of ledger.records()) {
         const signer = hex(record.signer)
         const isAdmin = this.world.hosts.slice(0, 2).some((one) => equalBytes(one.signer.publicKey, record.signer))
-        if (isAdmin || (may.has(signer) && (may.get(signer)?.includes(record.kind) ?? true))) continue
+        const isLetIn = !isKind(record, 'member') || this.isGranted(ledger, record.body.admission.ticket)
+        if (isAdmin || (isLetIn && may.has(signer) && (may.get(signer)?.includes(record.kind) ?? true))) continue
         this.violate('no ledger takes in what a key may not sign', `${host.build.name} has a ${describe(record)}`)
       }
     }
+  }
+
+  private isGranted(ledger: Ledger, ticket: Uint8Array): boolean {
+    const { publicKey } = this.world.owner
+    const isOfOwner = ({ signer }: SignedRecord) => equalBytes(signer, publicKey)
+    return equalBytes(ticket, publicKey) || ledger.history('grant', ticket).some(isOfOwner)
   }
 
   private checkSizes(members: readonly Ap[]): void {
@@ -450,9 +485,24 @@ export class Checks {
     const voters = members[0]!.outlook.electorates.get(hex(chute.key))?.voters
     const votes = (key: Uint8Array) => members.some(({ host }) => equalBytes(host.signer.publicKey, key))
     if (voters !== undefined && voters.filter(votes).length < majority(voters.length)) return false
+    if (this.isSplit(placed, members)) return false
     const isPinned = chute.spec.volumes.some(({ ephemeral }) => !ephemeral)
     const isOwn = (host: Host) => typeof copy === 'number' || equalBytes(copy, host.signer.publicKey)
     return able.some(({ host }) => isOwn(host) && (!isPinned || this.hasData(host, placed)))
+  }
+
+  /** True where a lying voter keeps others from ever agreeing: all that are honest have signed, for whom no majority did. */
+  private isSplit({ chute }: Placed, members: readonly Ap[]): boolean {
+    const electorate = members[0]!.outlook.electorates.get(hex(chute.key))
+    if (electorate === undefined) return false
+    const honest = this.hostsOf(electorate.voters).filter(
+      (voter) => !voter.isHostile && members.some(({ host }) => host === voter),
+    )
+    const hasSigned = (voter: Host) =>
+      electorate.ballots.some(({ signer }) => equalBytes(signer, voter.signer.publicKey))
+    const isStuck = honest.length < electorate.voters.length && honest.every(hasSigned)
+    if (isStuck) this.counts.excused++
+    return isStuck
   }
 
   // A chute with volumes waits for the AP that has its data.

@@ -13,7 +13,7 @@ import { redeem } from '../../protocols/ticket.js'
 import { creationMark } from '../../protocols/voters.js'
 import type { Ap } from './ap.js'
 import { EPOCH, type Host } from './host.js'
-import { Hostile } from './hostile.js'
+import { type Fate, Hostile } from './hostile.js'
 import type { Checks, Violation } from './invariants.js'
 import type { Mutation } from './mutations.js'
 import type { Random } from './random.js'
@@ -123,7 +123,7 @@ class Troubles {
       case 'revoke':
         return this.takeBack(hosts[action.host]!, action.publisher)
       case 'turn-hostile':
-        return this.turn(hosts[action.host]!)
+        return this.turn(hosts[action.host]!, action.fate)
     }
   }
 
@@ -338,10 +338,19 @@ class Troubles {
     signed.then((record) => host.ap?.mesh.publishRecord(record)).catch(() => {})
   }
 
-  private turn(host: Host): void {
+  private turn(host: Host, fate: Fate): void {
     if (host.isHostile) return
-    host.disturbedUntil = Math.max(host.disturbedUntil, HEALED)
-    new Hostile(this.world, host, HEALED).start()
+    host.disturbedUntil = fate === 'repents' ? Math.max(host.disturbedUntil, HEALED) : Number.POSITIVE_INFINITY
+    new Hostile(this.world, host, HEALED, fate).start()
+    if (fate === 'is-forgotten') this.world.scheduler.at(HEALED, () => this.forget(host))
+  }
+
+  /** As soon as an admin's AP is up again. */
+  private forget(host: Host): void {
+    const { scheduler, hosts } = this.world
+    const admin = hosts.slice(0, 2).find(({ ap }) => ap?.isRunning)
+    if (admin === undefined) scheduler.after(500, () => this.forget(host))
+    else this.administer(admin, host, 'forget')
   }
 
   /** A new machine with a ticket that the founder made. */

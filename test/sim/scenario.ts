@@ -2,7 +2,7 @@
 // that makes no sense where others were left out (a chute that was never published) does nothing.
 import { majority } from '../../protocols/rendezvous.js'
 import { type Build, EPOCH } from './host.js'
-import { hostileOf } from './hostile.js'
+import { type Fate, hostileOf } from './hostile.js'
 import { Random } from './random.js'
 
 export type Action = { readonly at: number } & (
@@ -28,8 +28,8 @@ export type Action = { readonly at: number } & (
   /** An admin takes back, at this host, what a publisher may: by a grant that ends so much later, or by a revocation. */
   | { readonly do: 'end-grant'; readonly host: number; readonly publisher: number; readonly lasts: number }
   | { readonly do: 'revoke'; readonly host: number; readonly publisher: number }
-  /** It sends what its key can sign, until all is healed. */
-  | { readonly do: 'turn-hostile'; readonly host: number }
+  /** It sends what its key can sign, until all is healed or to the end. */
+  | { readonly do: 'turn-hostile'; readonly host: number; readonly fate: Fate }
 )
 
 /** What of a chute's manifest matters here. */
@@ -80,8 +80,15 @@ export function generate(seed: string, aps: number): Scenario {
 function distrust(random: Random, aps: number): Action[] {
   const actions: Action[] = []
   if (random.chance(0.5)) {
-    for (const i of random.shuffled(Array.from({ length: aps - 2 }, (_, n) => n + 2)).slice(0, hostileOf(aps)))
-      actions.push({ at: random.between(1000, CALM + STORM / 2), do: 'turn-hostile', host: i })
+    const fates = random.fork('fates')
+    const fate = fates.pick(['repents', 'repents', 'is-forgotten', 'lies-on'] as const)
+    const others = random.shuffled(Array.from({ length: aps - 2 }, (_, n) => n + 2))
+    for (const host of others.slice(0, hostileOf(aps)))
+      actions.push({ at: random.between(1000, CALM + STORM / 2), do: 'turn-hostile', host, fate })
+    // So that voters change while some of them lie.
+    const of = others[hostileOf(aps)]
+    if (of !== undefined && fates.chance(0.4))
+      actions.push({ at: CALM + fates.between(0, STORM * 0.8), do: 'forget', host: fates.int(2), of })
   }
   if (random.chance(0.4)) {
     const revoked = { do: 'revoke', at: CALM + random.between(0, STORM) } as const
