@@ -47,7 +47,7 @@ const manifests: Record<string, [files: Record<string, string>, error: RegExp]> 
   'a host mount': [{ 'compose.yaml': service('volumes: ["/etc:/host"]') }, /compose\.yaml:5:15: .*\/etc/],
   'a missing build folder': [
     { 'compose.yaml': 'name: bad\nservices:\n  web:\n    build: ./nowhere\n' },
-    /nowhere: there is no such folder/,
+    /compose\.yaml:4:5: services\.web\.build: there is no folder nowhere/,
   ],
   'an image that does not build': [
     {
