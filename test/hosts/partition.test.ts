@@ -99,7 +99,7 @@ const spec = (memory: number) =>
   })
 
 /** Those that may publish, each for one test: granted before anything is cut. */
-const publishers = Array.from({ length: 5 }, () => apSigner(seed()))
+const publishers = Array.from({ length: 6 }, () => apSigner(seed()))
 const publisher = (): Signer => publishers.pop()!
 
 /** What was published and acknowledged: name by publisher. */
@@ -173,6 +173,38 @@ scene(
     }
   },
 )
+
+scene('what a publisher revoked on one side signs on the other counts nowhere when they meet', async () => {
+  const [one, , three] = aps
+  const signer = publisher()
+  const key = hex(signer.publicKey)
+  await publish(one, signer, 'before')
+  await sameEverywhere()
+  cutInTwo()
+  assert.is((await one.cli('revoke', key)).status, 0)
+  for (const name of ['before', 'after']) await deploy(three.client, signer, name, spec(16), false)
+  assert.is.not(await digestOf(one), await digestOf(three))
+  lan.heal()
+  await sameEverywhere()
+  for (const ap of aps) {
+    const look = (name: string) =>
+      ap.client.get<{
+        notAllowed: string | null
+        spec: { services: { limits: { memory: number } }[] }
+        history: { revision: number; notAllowed: string | null }[]
+      }>('/v1/inspect', { of: `${key}/${name}` })
+    const kept = await look('before')
+    assert.is(kept.spec.services[0]!.limits.memory, 8 * 2 ** 20)
+    assert.equal(
+      kept.history.map(({ revision, notAllowed }) => [revision, notAllowed]),
+      [
+        [2, 'the key was revoked'],
+        [1, null],
+      ],
+    )
+    assert.is((await look('after')).notAllowed, 'the key was revoked')
+  }
+})
 
 scene('of two copies that were made on two sides one ends, and its data is kept, which events say', async () => {
   const [one, two, three, four] = aps

@@ -1,6 +1,7 @@
 // Attacks by name, on a mesh of real nodes. During each what is honest gets through, the victim's memory stays what it was, and
 // `events` says who it was. Replays are in replays.test.ts, what nobody may have run in ungranted.test.ts, what a revoked
-// publisher does on the cut-off side of a partition in authority.test.ts, random bytes in test/node/mesh/hostile.test.ts.
+// publisher does on the cut-off side of a partition in authority.test.ts and test/hosts/partition.test.ts, random bytes in
+// test/node/mesh/hostile.test.ts.
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
