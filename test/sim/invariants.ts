@@ -18,6 +18,7 @@ import {
 } from '../../protocols/limits.js'
 import { type Placed, REBALANCED } from '../../protocols/placement.js'
 import { majority } from '../../protocols/rendezvous.js'
+import type { Electorate } from '../../protocols/voters.js'
 import type { Ap } from './ap.js'
 import type { Host } from './host.js'
 import { MADE_UP } from './lies.js'
@@ -482,27 +483,22 @@ export class Checks {
       able.some(({ host }) => images.some(({ config }) => host.images.has(hex(config)))),
     )
     if (!hasImage) return false
-    const voters = members[0]!.outlook.electorates.get(hex(chute.key))?.voters
-    const votes = (key: Uint8Array) => members.some(({ host }) => equalBytes(host.signer.publicKey, key))
-    if (voters !== undefined && voters.filter(votes).length < majority(voters.length)) return false
-    if (this.isSplit(placed, members)) return false
+    if (!this.canVote(members[0]!.outlook.electorates.get(hex(chute.key)), members)) return false
     const isPinned = chute.spec.volumes.some(({ ephemeral }) => !ephemeral)
     const isOwn = (host: Host) => typeof copy === 'number' || equalBytes(copy, host.signer.publicKey)
     return able.some(({ host }) => isOwn(host) && (!isPinned || this.hasData(host, placed)))
   }
 
-  /** True where a lying voter keeps others from ever agreeing: all that are honest have signed, for whom no majority did. */
-  private isSplit({ chute }: Placed, members: readonly Ap[]): boolean {
-    const electorate = members[0]!.outlook.electorates.get(hex(chute.key))
-    if (electorate === undefined) return false
-    const honest = this.hostsOf(electorate.voters).filter(
-      (voter) => !voter.isHostile && members.some(({ host }) => host === voter),
-    )
-    const hasSigned = (voter: Host) =>
-      electorate.ballots.some(({ signer }) => equalBytes(signer, voter.signer.publicKey))
-    const isStuck = honest.length < electorate.voters.length && honest.every(hasSigned)
-    if (isStuck) this.counts.excused++
-    return isStuck
+  /** False where too many voters are gone, or liars that signed for others, or where the honest ones signed for different others. */
+  private canVote(electorate: Electorate | undefined, members: readonly Ap[]): boolean {
+    if (electorate === undefined) return true
+    const { voters, ballots } = electorate
+    const there = this.hostsOf(voters).filter((voter) => members.some(({ host }) => host === voter))
+    const hasSigned = ({ signer }: Host) => ballots.some((ballot) => equalBytes(ballot.signer, signer.publicKey))
+    const honest = there.filter(({ isHostile }) => !isHostile)
+    const isSplit = honest.length < voters.length && honest.every(hasSigned)
+    const left = there.filter((voter) => !voter.isHostile || !hasSigned(voter)).length
+    return left >= majority(voters.length) && !isSplit
   }
 
   // A chute with volumes waits for the AP that has its data.
