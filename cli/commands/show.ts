@@ -44,7 +44,10 @@ async function status(options: NodeOptions): Promise<void> {
       ? []
       : [['Near', `neighbourhood ${neighbourhood.prefix}, ${neighbourhood.members} members`]]),
     ['State', `${state}${role === null ? '' : `, role ${role}`}`],
-    ['Origin', `${origin ?? 'in no mesh yet'}${ownerKey ? '; the owner key of the mesh is on this AP' : ''}`],
+    ['Origin', origin ?? 'in no mesh yet'],
+    ...(ownerKey
+      ? [['Owner key', 'lies here in clear: take it off with "dropmesh keys export FILE --mesh --remove"']]
+      : []),
     ...(requests === 0 ? [] : [['Asking', `${requests} to be let in: see "dropmesh requests"`]]),
     ['Tickets', ticketText(tickets)],
     ['Engine', docker === null ? 'none answers' : `Docker ${docker.version}`],

@@ -1,5 +1,5 @@
 // Copies of keys: what a passphrase locks comes back whole, and a mesh does without its owner key.
-import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -113,8 +113,11 @@ let founder: TestAp
 const owner = (ap: TestAp): string => join(ap.data, 'keys', 'mesh.key')
 const onFounder = (...args: string[]): string[] => [...args, '--mesh', '--data', founder.data]
 
+const shown = async (): Promise<string> => (await done(['status', '--data', founder.data])).stdout
+
 test('the owner key leaves its AP only after a yes, and when the copy is good', async () => {
   founder = await mesh.add('founder', NO_ENGINE)
+  assert.match(await shown(), /^Owner key +lies here in clear: .*"dropmesh keys export FILE --mesh --remove"$/m)
   const args = onFounder('keys', 'export', at('mesh.backup'), '--remove')
   const no = await atTerminal(args, mesh.env, [[/Type yes to go on: /, 'no']])
   assert.is(no.status, 1)
@@ -126,6 +129,7 @@ test('the owner key leaves its AP only after a yes, and when the copy is good', 
   assert.match(screen, /can never get the key back: keep two copies/)
   assert.match(screen, new RegExp(`the owner key of mesh ${await mesh.meshId()} is in .*, and no longer on this AP`))
   assert.not.ok(existsSync(owner(founder)))
+  assert.not.match(await shown(), /Owner key/)
   await refused(/there is no mesh key in /, onFounder('keys', 'export', at('again')))
 })
 
@@ -140,6 +144,16 @@ test('without its owner key a mesh goes on: its AP restarts, stays an admin and 
   await mesh.add('third', NO_ENGINE)
   await mesh.settled()
   assert.not.ok(existsSync(owner(founder)))
+})
+
+test('who copies the data folder of a founder without its owner key grants and revokes nothing, and lets in APs alone', async () => {
+  assert.equal(readdirSync(join(founder.data, 'keys')), ['ap.key'])
+  const stolen = ['--key', join(founder.data, 'keys', 'ap.key'), '--data', mesh.aps[1]!.data]
+  await refused(/is no admin and can sign no grant record/, ['grant', 'alice', ...stolen])
+  await refused(/is no admin and can sign no revocation record/, ['revoke', 'alice', ...stolen])
+  await mesh.invite(mesh.aps[1]!, ...stolen.slice(0, 2))
+  await done(['forget', 'founder', '--data', mesh.aps[1]!.data])
+  await refused(/is no admin and can sign no grant record/, ['invite', ...stolen])
 })
 
 test('the owner key comes back to an AP of its mesh, and to no other', async () => {
