@@ -63,13 +63,18 @@ export interface SyncResult {
   readonly sent: number
 }
 
-/** Initiates an exchange. When it resolves, both sides have synced to disk what they got. */
+/**
+ * Initiates an exchange. When it resolves, both sides have synced to disk what they got.
+ * @throws Error where the other side takes this AP for no member: it keeps nothing of what is here
+ */
 export async function initiateSync(frames: SyncFrames, deps: SyncDependencies): Promise<SyncResult> {
   const exchange = new Exchange(frames, deps)
-  await exchange.greet()
-  const [, , time, known] = await exchange.expect('hello')
+  const digest = deps.store.ledger.digest()
+  await exchange.greet(digest)
+  const [, theirs, time, known] = await exchange.expect('hello')
   deps.onTime?.(time)
   await exchange.takeTurn()
+  if (!equalBytes(theirs, digest) && !exchange.isCompared) throw new Error('it compares no ledgers with this AP')
   await exchange.send('beacons', newsIn(deps.peerBeacons(), known))
   if (await exchange.giveTurn()) await exchange.alternate()
   return exchange.result
@@ -116,6 +121,8 @@ class Exchange {
   private received = 0
   private refused = 0
   private asked = 0
+  /** Whether the other side has compared its ledger with this one. */
+  isCompared = false
   private wanted = 0
   /** What the next turn of this side says. Of hashes joined pages are kept: arrays of their own take seven times as much. */
   private ranges: Range[] = []
@@ -133,7 +140,7 @@ class Exchange {
     return { received: this.received, sent: this.given.size }
   }
 
-  greet(digest = this.deps.store.ledger.digest()): Promise<void> {
+  greet(digest: Uint8Array): Promise<void> {
     this.spend(GREETING_WORK)
     return this.write(['hello', digest, this.deps.store.clock.now(), this.deps.ownBeacons().map(markOf)])
   }
@@ -170,9 +177,12 @@ class Exchange {
       if (frame[0] === 'end') break
       if (frame[0] === 'hello') throw unexpected(frame)
       isAsking ||= frame[0] !== 'beacons'
-      if (frame[0] === 'ranges') for (const range of frame[1]) this.compare(readRange(range))
-      else if (frame[0] === 'want') this.noteWanted(splitHashes(frame[1]))
-      else await this.takeIn(frame[1])
+      if (frame[0] === 'ranges') {
+        this.isCompared = true
+        for (const range of frame[1]) this.compare(readRange(range))
+      }
+      if (frame[0] === 'want') this.noteWanted(splitHashes(frame[1]))
+      if (frame[0] === 'records' || frame[0] === 'beacons') await this.takeIn(frame[1])
     }
     // What the other side did not send because it is here already may still be on its way to the disk.
     await this.deps.store.saved()
