@@ -185,18 +185,18 @@ export function addRoutes(app: Hono, ap: Ap): Hono {
     const body = bodyOf(context, 'build context')
     return progress(context, async () => ({ sources: await publishing().keep(body) }))
   })
-  app.post('/v1/packages', small, (context) =>
-    progress(context, async () => {
-      const { roots } = packageRequest.parse(readJson(await context.req.text()))
+  app.post('/v1/packages', small, async (context) => {
+    const { roots } = packageRequest.parse(readJson(await context.req.text()))
+    return progress(context, async () => {
       const { digest, size } = await publishing().make(roots)
       return { package: { digest: hex(digest), size } }
-    }),
-  )
+    })
+  })
   return app
 }
 
 /** What only who has the socket may do: no token makes another one, or ends the node. */
-function addOwnRoutes(app: Hono, ap: Ap, tokens: Tokens): Hono {
+export function addOwnRoutes(app: Hono, ap: Ap, tokens: Tokens): Hono {
   const small = limited(MAX_REQUEST, 'bad-request', 'a request')
   app.post('/v1/handover', small, async (context) => {
     await ap.stepAside()

@@ -278,7 +278,7 @@ test('every error has the same shape and a code', async () => {
   for (const where of ['/v1/chute', '/v1/history'])
     assertError(await onSocket('GET', `${where}?of=nothing`), 400, 'no-such-chute', /no chute "nothing"/)
   assertError(await onSocket('GET', '/v1/next?publisher=x&name=y'), 400, 'bad-request', /publisher: a public key has/)
-  for (const where of ['/v1/approve', '/v1/images/resolve']) {
+  for (const where of ['/v1/approve', '/v1/images/resolve', '/v1/packages', '/v1/sources/git']) {
     assertError(await onSocket('POST', where, '{"half'), 400, 'bad-request', /not JSON/)
     assertError(await onSocket('POST', where, ''), 400, 'bad-request', /not JSON/)
     assertError(await onSocket('POST', where, '[]'), 400, 'bad-request', /the request is wrong/)
