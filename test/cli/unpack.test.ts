@@ -27,7 +27,10 @@ async function refused(tar: Buffer): Promise<string> {
   async function* source() {
     yield tar
   }
+  // Where nothing is waited for any more, Node ends, and no test with it.
+  const deadline = setTimeout(() => assert.unreachable('it is read without an end'), 10_000)
   await refusalOf(unpack(source(), join(dir, 'home')), 'source')
+  clearTimeout(deadline)
   return dir
 }
 

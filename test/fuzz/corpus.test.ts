@@ -1,9 +1,13 @@
 // The quick part of fuzzing: what was found once, and some fresh inputs that are the same in every run. README.md has the rest.
+import { pino } from 'pino'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { BlobStore } from '../../node/packages/blobs.js'
 import { MeshError } from '../../protocols/error.js'
+import { scratch } from '../support/scratch.js'
+import { Blobs } from './blobs.js'
 import { readCorpus } from './corpus.js'
-import { DECODERS, type Decoder } from './decoders.js'
+import { DECODERS, type Decoder, importInto } from './decoders.js'
 import { complaint, fuzz, timeOf } from './fuzz.js'
 
 const FRESH = 250
@@ -36,6 +40,23 @@ test('a decoder that throws another error, never ends soon, or refuses as it sho
     },
   }
   assert.equal((await fuzz(refusing, seeds, 100, 'a')).findings, [])
+})
+
+test('an archive comes to the same in memory as on a disk', async () => {
+  const { seeds } = DECODERS.find(({ name }) => name === 'archive')!
+  const log = pino({ level: 'silent' })
+  const disk = await BlobStore.open(scratch('fuzz'), { maxBytes: 2 ** 30, minFree: 0, log })
+  const memory = new Blobs()
+  for (const input of [...seeds, ...readCorpus('archive').map(({ input }) => input)]) {
+    const [there, here] = await Promise.all(
+      [disk, memory.store].map((store) =>
+        importInto(store, input).catch((error: MeshError) => `${error.code}: ${error.message}`),
+      ),
+    )
+    assert.equal(here, there)
+    assert.equal(memory.list().sort(), disk.list().sort())
+  }
+  await disk.close()
 })
 
 for (const decoder of DECODERS) {

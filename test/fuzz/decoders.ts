@@ -1,6 +1,6 @@
 // Everything that reads what came from outside: from the network, from a disk, from a person's files. One row each: what it
 // is fed, and what it must answer to any of it, which is a value or a MeshError.
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -14,8 +14,9 @@ import ssh2 from 'ssh2'
 import type { z } from 'zod'
 import { lock, readLocked, unlock } from '../../cli/key-file.js'
 import { AGENT, sshPublicKey, sshSigner } from '../../cli/ssh.js'
+import { unpack } from '../../cli/unpack.js'
 import type { Ap } from '../../node/ap.js'
-import { addRoutes } from '../../node/api/server.js'
+import { addOwnRoutes, addRoutes } from '../../node/api/server.js'
 import { Tokens } from '../../node/api/tokens.js'
 import { loadBelonging } from '../../node/belonging.js'
 import { LeaseBook } from '../../node/chutes/lease-book.js'
@@ -23,7 +24,7 @@ import { loadConfig } from '../../node/config.js'
 import { BootCounter, KnownPeers, loadSeed } from '../../node/identity.js'
 import { Frames } from '../../node/mesh/frames.js'
 import { importArchive } from '../../node/packages/archive.js'
-import { BlobStore } from '../../node/packages/blobs.js'
+import type { BlobStore } from '../../node/packages/blobs.js'
 import { isWhole } from '../../node/packages/catalogue.js'
 import { digestOf, isDigest, isName, isTag, readManifest } from '../../node/packages/oci.js'
 import { rangeOf } from '../../node/packages/registry.js'
@@ -67,6 +68,7 @@ import * as wire from '../../protocols/wire.js'
 import { AP, CLOCK, GOOD, INSTANCE, TICKET } from '../protocols/samples.js'
 import { MESH, NOW, OWNER, record, sealRaw, seedOf } from '../protocols/support.js'
 import { scratch } from '../support/scratch.js'
+import { Blobs } from './blobs.js'
 import type { Form } from './mutate.js'
 
 export interface Decoder {
@@ -686,15 +688,21 @@ const pointer = (mediaType: string, bytes: Uint8Array) => ({
   digest: digestOf(bytes),
   size: bytes.length,
 })
-const manifestOfImage = utf8(
-  JSON.stringify({
-    schemaVersion: 2,
-    mediaType: 'application/vnd.oci.image.manifest.v1+json',
-    config: pointer('config.v1+json', imageConfig),
-    layers: [pointer('layer.v1.tar+gzip', layers[1]!)],
-  }),
-)
-const ociIndex = { schemaVersion: 2, manifests: [pointer('manifest.v1+json', manifestOfImage)] }
+const manifestOf = (layer: object) =>
+  utf8(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: 'application/vnd.oci.image.manifest.v1+json',
+      config: pointer('config.v1+json', imageConfig),
+      layers: [layer],
+    }),
+  )
+const packedImage = manifestOf(pointer('layer.v1.tar+gzip', layers[1]!))
+const unpackedImage = manifestOf(pointer('layer.v1.tar', layers[0]!))
+const indexOf = (manifest: Uint8Array, more = {}, type = 'manifest') => ({
+  schemaVersion: 2,
+  manifests: [{ ...pointer(`${type}.v1+json`, manifest), ...more }],
+})
 const archived = async (files: Record<string, Uint8Array | object>): Promise<Uint8Array> =>
   collected(
     tarOf(
@@ -703,10 +711,30 @@ const archived = async (files: Record<string, Uint8Array | object>): Promise<Uin
       ),
     ),
   )
-const blobFile = (bytes: Uint8Array) => `blobs/sha256/${digestOf(bytes).slice('sha256:'.length)}`
+const pathOf = (bytes: Uint8Array) => `blobs/sha256/${digestOf(bytes).slice('sha256:'.length)}`
+const layout = (index: object, ...blobs: Uint8Array[]) => ({
+  'oci-layout': { imageLayoutVersion: '1.0.0' },
+  'index.json': index,
+  ...Object.fromEntries([imageConfig, ...blobs].map((bytes) => [pathOf(bytes), bytes])),
+})
+const savedElse = { 'c.json': imageConfig, 'manifest.json': savedImage }
+const saved = { ...savedElse, 'l/layer.tar': archive }
+const platforms = indexOf(packedImage, { platform: { os: 'linux', architecture: 'amd64' } })
+const nested = utf8(JSON.stringify({ ...platforms, mediaType: 'application/vnd.oci.image.index.v1+json' }))
+
+/** With a file that is a link now. */
+function linked(archive: Uint8Array, name: string, to: string): Uint8Array {
+  const at = Buffer.from(archive).indexOf(name)
+  const links = Uint8Array.from(archive)
+  links.set(utf8(`2${to}`), at + 156)
+  return withChecksums(links)
+}
 
 const log = pino({ level: 'silent' })
-let importedTo: BlobStore | undefined
+
+/** @returns the images */
+export const importInto = (store: BlobStore, input: Uint8Array) =>
+  importArchive(store, Readable.from([input[0] === 0x1f ? input : withChecksums(input)]), { log, limit: 2 ** 20 })
 
 /** Images in a file, from who publishes them. */
 const images: Decoder = {
@@ -714,27 +742,35 @@ const images: Decoder = {
   form: 'bytes',
   limit: 64 * 1024,
   seeds: [
-    await archived({ 'c.json': imageConfig, 'l/layer.tar': archive, 'manifest.json': savedImage }),
+    await archived(saved),
+    await archived(layout(indexOf(packedImage), packedImage, layers[1]!)),
+    gzipSync(await archived(saved)),
+    // As `docker save` writes it where the engine keeps layers unpacked, and where it had the layer before.
     await archived({
-      'oci-layout': { imageLayoutVersion: '1.0.0' },
-      'index.json': ociIndex,
-      ...Object.fromEntries([imageConfig, manifestOfImage, layers[1]!].map((bytes) => [blobFile(bytes), bytes])),
+      ...layout(indexOf(unpackedImage), unpackedImage, layers[0]!),
+      'manifest.json': [{ Config: pathOf(imageConfig), RepoTags: null, Layers: [pathOf(layers[0]!)] }],
     }),
+    linked(
+      await archived({ 'l/layer.tar': utf8(''), 'k/layer.tar': layers[1]!, ...savedElse }),
+      'l/layer.tar',
+      '../k/layer.tar',
+    ),
+    await archived(layout(indexOf(nested, {}, 'index'), nested, packedImage, layers[1]!)),
+    await archived(
+      layout({ ...platforms, manifests: [0, 1].flatMap(() => platforms.manifests) }, packedImage, layers[1]!),
+    ),
   ],
   reads: ['node/packages/archive.js', 'node/packages/archive-files.js'],
   quick: 50,
   decode: async (input) => {
-    const bytes = input[0] === 0x1f ? input : withChecksums(input)
-    importedTo ??= await BlobStore.open(scratch('fuzz'), { maxBytes: 2 ** 30, minFree: 0, log })
-    const before = importedTo.totals()
-    const found = await importArchive(importedTo, Readable.from([bytes]), { log, limit: 2 ** 20 }).catch((error) => {
-      must(isDeepStrictEqual(importedTo?.totals(), before), 'what was refused is left')
+    const blobs = new Blobs()
+    await blobs.take(Readable.from([layers[1]!]))
+    const before = blobs.list()
+    const found = await importInto(blobs.store, input).catch((error) => {
+      must(isDeepStrictEqual(blobs.list(), before), 'what was refused is left, or took what was there before')
       throw error
     })
-    for (const { manifest } of found) must(importedTo.has(manifest), 'an image whose manifest is not there')
-    if (before.blobs < 1000) return
-    await importedTo.close()
-    importedTo = undefined
+    for (const { manifest } of found) must(blobs.has(manifest), 'an image whose manifest is not there')
   },
 }
 
@@ -952,7 +988,7 @@ const nobody = new Proxy({} as Ap, {
     throw new MeshError('read', 'it was read')
   },
 })
-const app = addRoutes(new Hono(), nobody)
+const app = addOwnRoutes(addRoutes(new Hono(), nobody), nobody, nobody as unknown as Tokens)
 
 /** Requests as [path with query, body]. */
 const api: Decoder = {
@@ -961,23 +997,39 @@ const api: Decoder = {
   limit: 80 * 1024,
   seeds: [
     ...[
-      ['records', 'x'],
-      ['invite', { role: 'ap', ttl: 5 }],
-      ['forget', { ap: 'a' }],
-      ['force', { chute: 'a' }],
-    ],
-    ...[
-      ['drain', { draining: true }],
-      ['images/resolve', { ref: 'a:1' }],
-      ['images/build?dockerfile=a&args=%7B%22a%22%3A%22b%22%7D', 'tar'],
-    ],
-    ...[
+      ['status'],
+      ['aps'],
+      ['chutes'],
+      ['instances'],
       ['inspect?of=a'],
       ['history?of=a'],
       [`next?name=a&publisher=${hex(key(1))}`],
+      ['clock'],
+      ['grants'],
+      ['entrances'],
+      ['invites'],
+      ['requests'],
       ['stakes?of=a'],
+      ['secrets?of=a'],
+      ['secrets/given?ap=a'],
       ['chute?of=a'],
-      ['status'],
+      ['proof?of=a'],
+      ['ap?of=a'],
+      ['voters?of=a'],
+      ['tokens'],
+    ],
+    ...[
+      ['records', 'x'],
+      ['approve', { ap: 'a', grant: hex(key(1)), ticket: hex(key(2)), at: CLOCK, signature: hex(new Uint8Array(64)) }],
+      ['images/resolve', { ref: 'a:1' }],
+      ['images/build?dockerfile=a&onBaseImage=true&args=%7B%22a%22%3A%22b%22%7D', 'tar'],
+      ['images/import', 'tar'],
+      ['sources/git', { url: 'https://h.example/a.git#v1:b' }],
+      ['sources', 'tar'],
+      ['packages', { roots: [hex(key(1))] }],
+      ['handover', ''],
+      ['tokens', { right: 'read', age: 5000 }],
+      ['tokens/remove', { id: 'a' }],
     ],
   ].map((request) => utf8(JSON.stringify(request))),
   reads: ['node/api/server.js'],
@@ -993,7 +1045,9 @@ const api: Decoder = {
     const content = typeof body === 'string' ? body : JSON.stringify(body)
     const url = new URL(`http://localhost/v1/${path}`)
     const answer = await app.request(url, body === undefined ? {} : { method: 'POST', body: content })
-    await answer.text()
+    const said = await answer.text()
+    // What streams its answer says so there.
+    must(!said.includes('"code":"internal"'), said)
     if (failed !== undefined || answer.status >= 500) throw new Error(failed ?? `status ${answer.status}`)
   },
 }
@@ -1065,6 +1119,58 @@ const sshPublic: Decoder = {
   decode: (input) => sshFile.decode(utf8(`ssh-ed25519 ${Buffer.from(input).toString('base64')} me\n`)),
 }
 
+/** The files of a repository, as the tar that a node sends of it. */
+const outside = scratch('fuzz')
+const home = join(outside, 'home')
+const sources: Decoder = {
+  name: 'sources',
+  form: 'bytes',
+  limit: 64 * 1024,
+  seeds: [
+    archive,
+    headed('5', utf8('00000000017 ')),
+    linked(await archived({ 'a/b': utf8('b'), 'a/link': utf8('') }), 'a/link', 'b'),
+    linked(await archived({ 'a/b': utf8('b'), 'a/link': utf8('') }), 'a/link', '../..'),
+    linked(await archived({ 'a/link': utf8(''), 'a/link/b': utf8('b') }), 'a/link', '..'),
+    // By its text the second one stays inside, and the third one is behind it.
+    linked(
+      linked(
+        linked(await archived({ 'd/up': utf8(''), out: utf8(''), 'out/far/link': utf8('') }), 'd/up', '..'),
+        'out',
+        'd/up/..',
+      ),
+      'out/far/link',
+      'x',
+    ),
+    await archived({ [`${'d/'.repeat(60)}${'x'.repeat(90)}`]: utf8('a long name') }),
+  ],
+  reads: ['cli/unpack.js'],
+  quick: 50,
+  decode: async (input) => {
+    mkdirSync(home)
+    try {
+      await unpack(Readable.from([withChecksums(input)]), home)
+    } finally {
+      const found = readdirSync(outside, { recursive: true, encoding: 'utf8' })
+      for (const path of found) {
+        must(path === 'home' || path.startsWith('home/'), `${path} is outside the folder`)
+        must(leadsInside(join(outside, path)), `${path} leads out of the folder`)
+      }
+      rmSync(home, { recursive: true })
+    }
+  },
+}
+
+/** Where something is. A link that leads nowhere may lead there. */
+function leadsInside(path: string): boolean {
+  try {
+    const leads = realpathSync(path)
+    return leads === home || leads.startsWith(`${home}/`)
+  } catch {
+    return true
+  }
+}
+
 const u32 = (n: number): Uint8Array => Uint8Array.of(n >>> 24, n >>> 16, n >>> 8, n)
 const string = (bytes: Uint8Array): Uint8Array => concat(u32(bytes.length), bytes)
 const sshBlob = concat(string(utf8('ssh-ed25519')), string(AP.publicKey))
@@ -1125,5 +1231,5 @@ export const DECODERS: readonly Decoder[] = [
     store,
     api,
   ],
-  ...[keyFile, { ...sshFile, name: 'ssh-file' }, sshKey, sshPublic, sshAgent],
+  ...[sources, keyFile, { ...sshFile, name: 'ssh-file' }, sshKey, sshPublic, sshAgent],
 ]

@@ -69,7 +69,7 @@ export async function timeOf(decoder: Decoder, input: Uint8Array): Promise<numbe
 /**
  * @param pool what to begin with
  * @param coverage guides the run, where it is given
- * @param onInput is called with each input before it is decoded
+ * @param onInput is called with each input, each time before it is decoded
  */
 export async function fuzz(
   decoder: Decoder,
@@ -88,10 +88,14 @@ export async function fuzz(
   let done = 0
   const startedAt = performance.now()
 
-  const attempt = async (input: Uint8Array): Promise<void> => {
+  const decoded = (input: Uint8Array): Promise<string | undefined> => {
     onInput(input)
+    return complaint(decoder, input)
+  }
+
+  const attempt = async (input: Uint8Array): Promise<void> => {
     const from = performance.now()
-    const why = await complaint(decoder, input)
+    const why = await decoded(input)
     const took = performance.now() - from
     if (why !== undefined) findings.set(why.replace(/\d+|"[^"]*"/g, '#'), { why, input })
     if (took <= slowest) return
@@ -103,10 +107,10 @@ export async function fuzz(
 
   /** Keeps the inputs of a batch that reach something new: found by halves, so that what is old costs nothing. */
   const search = async (batch: readonly Uint8Array[], hasRun = false): Promise<void> => {
-    if (!hasRun) for (const input of batch) await complaint(decoder, input)
+    if (!hasRun) for (const input of batch) await decoded(input)
     if (!coverage!.isNew()) return
     if (batch.length === 1) {
-      await complaint(decoder, batch[0]!)
+      await decoded(batch[0]!)
       coverage!.note()
       kept.push(batch[0]!)
       if (batch[0]!.length <= MAX_SEED) all.push(batch[0]!)
