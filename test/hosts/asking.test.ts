@@ -3,7 +3,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { InviteRow, RequestRow } from '../../node/api/invites.js'
 import { type Host, type Hosts, makeHosts, whyNoHosts } from '../support/hosts.js'
-import { eventually, main, on, type TestAp, TestMesh } from '../support/mesh.js'
+import { eventually, on, type TestAp, TestMesh } from '../support/mesh.js'
 import { QUICK_LOOK } from '../support/quick-look.js'
 
 const obstacle = whyNoHosts()
@@ -27,7 +27,7 @@ asking.after(async () => {
 
 const hostOf = (i: number): Host => lan.hosts[i - 1]!
 /** Without a ticket, and without being told to found a mesh. */
-const fresh = (i: number) => ({ ...on(hostOf(i)), join: null, env: QUICK_LOOK })
+const fresh = (i: number) => ({ ...on(hostOf(i)), join: null, ...QUICK_LOOK })
 const requestsAt = (ap: TestAp): Promise<RequestRow[]> => ap.client.get('/v1/requests')
 const isIn = (ap: TestAp) => eventually(`${ap.name} to be in`, async () => (await ap.status()).state === 'running')
 
@@ -126,7 +126,7 @@ test('meshes on one LAN do not mix, whoever asks', async () => {
 
 function cliOn(host: Host, args: string[]) {
   return host
-    .run([process.execPath, main, ...args], { env: { ...process.env, ...mesh.env, ...QUICK_LOOK } })
+    .run([process.execPath, QUICK_LOOK.main, ...args], { env: { ...process.env, ...mesh.env, ...QUICK_LOOK.env } })
     .then((done) => ({
       ...done,
       status: done.code,

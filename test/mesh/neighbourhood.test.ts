@@ -1,8 +1,8 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { eventually, type TestAp, TestMesh } from '../support/mesh.js'
+import { SMALL_MESH } from '../support/small-mesh.js'
 
-const small = { NODE_OPTIONS: `--import ${new URL('../support/small-mesh.js', import.meta.url)}` }
 const mesh = new TestMesh()
 const APS = 8
 
@@ -38,9 +38,11 @@ const alive = async (chute: string) => (await mesh.containers(chute)).filter(({ 
 
 test.before(async () => {
   await mesh.cli(['keys', 'new', 'dev'])
-  await mesh.add('ap1', { env: small, labels: ['site=s1'] })
+  await mesh.add('ap1', { ...SMALL_MESH, labels: ['site=s1'] })
   await Promise.all(
-    Array.from({ length: APS - 1 }, (_, i) => mesh.add(`ap${i + 2}`, { env: small, labels: [`site=s${(i + 1) % 3}`] })),
+    Array.from({ length: APS - 1 }, (_, i) =>
+      mesh.add(`ap${i + 2}`, { ...SMALL_MESH, labels: [`site=s${(i + 1) % 3}`] }),
+    ),
   )
 })
 test.after(() => mesh.close())

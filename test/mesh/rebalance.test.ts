@@ -8,7 +8,7 @@ import { eventually, type TestAp, TestMesh } from '../support/mesh.js'
 const mesh = new TestMesh()
 test.before(async () => {
   await ensureBusybox(mesh.docker)
-  await mesh.add('ap1', { env: HASTE })
+  await mesh.add('ap1', HASTE)
   assert.is((await mesh.cli(['keys', 'new', 'alice'])).status, 0)
 })
 test.after(() => mesh.close())
@@ -31,7 +31,7 @@ test('a new AP gets its share of what may always move, which runs all the while;
   await mesh.publish(ap1, 'stays')
   await mesh.publish(ap1, 'roams', {}, [], always)
   await mesh.publish(ap1, 'rambles', {}, [], always)
-  const ap2 = await mesh.add('ap2', { env: HASTE })
+  const ap2 = await mesh.add('ap2', HASTE)
   await mesh.settled()
   const now = await eventually('one to have moved', async () => {
     const seen = await places(ap1)

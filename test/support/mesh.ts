@@ -54,6 +54,8 @@ export interface ApOptions {
   /** Further arguments of `up`. */
   args?: string[]
   env?: NodeJS.ProcessEnv
+  /** The program: the command line as it is built, unless a test alters it. */
+  main?: string
   /** Puts the command into another place, such as a network namespace: prefix of the command line. */
   prefix?: readonly string[]
   /** Null for what `up` chooses by itself. */
@@ -109,6 +111,7 @@ export class TestAp {
       labels = [],
       args = [],
       env = {},
+      main: program = main,
       prefix = [],
       listen = '/ip4/127.0.0.1/tcp/0',
     } = this.options
@@ -118,7 +121,7 @@ export class TestAp {
     if (ticket === undefined) up.push('--found')
     else if (ticket !== null && this.id === '') up.push('--join', ticket)
     for (const label of labels) up.push('--label', label)
-    const [command, ...rest] = [...prefix, process.execPath, main, ...up.filter((arg) => arg !== '--mdns')]
+    const [command, ...rest] = [...prefix, process.execPath, program, ...up.filter((arg) => arg !== '--mdns')]
     const child = spawn(command!, rest, {
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, ...this.mesh.env, ...env },
