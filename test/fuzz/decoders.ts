@@ -1151,14 +1151,20 @@ const sources: Decoder = {
     try {
       await unpack(Readable.from([withChecksums(input)]), home)
     } finally {
-      const found = readdirSync(outside, { recursive: true, encoding: 'utf8' })
-      for (const path of found) {
-        must(path === 'home' || path.startsWith('home/'), `${path} is outside the folder`)
-        must(leadsInside(join(outside, path)), `${path} leads out of the folder`)
-      }
+      const astray = [...pathsIn(outside)].find((path) => !`${path}/`.startsWith(`${home}/`) || !leadsInside(path))
       rmSync(home, { recursive: true })
+      must(astray === undefined, `${astray} is outside the folder, or leads out of it`)
     }
   },
+}
+
+/** All that is in a folder, and nothing behind a link: Node's own search goes on in links for as long as they lead. */
+function* pathsIn(folder: string): Generator<string> {
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name)
+    yield path
+    if (entry.isDirectory()) yield* pathsIn(path)
+  }
 }
 
 /** Where something is. A link that leads nowhere may lead there. */
