@@ -49,9 +49,8 @@ test('an archive comes to the same in memory as on a disk', async () => {
   const memory = new Blobs()
   for (const input of [...seeds, ...readCorpus('archive').map(({ input }) => input)]) {
     const [there, here] = await Promise.all(
-      [disk, memory.store].map((store) =>
-        importInto(store, input).catch((error: MeshError) => `${error.code}: ${error.message}`),
-      ),
+      // Of an archive that breaks off, which of its streams says so first is chance.
+      [disk, memory.store].map((store) => importInto(store, input).catch(({ code }: MeshError) => code)),
     )
     assert.equal(here, there)
     assert.equal(memory.list().sort(), disk.list().sort())
