@@ -117,12 +117,12 @@ export async function answerForgotten(
 
 /** One side of an exchange: strictly by turns, each of frames that end with `end`, until one asks nothing of the other. */
 class Exchange {
+  /** Whether the other side has compared its ledger with this one. */
+  isCompared = false
   private count = 0
   private received = 0
   private refused = 0
   private asked = 0
-  /** Whether the other side has compared its ledger with this one. */
-  isCompared = false
   private wanted = 0
   /** What the next turn of this side says. Of hashes joined pages are kept: arrays of their own take seven times as much. */
   private ranges: Range[] = []
