@@ -29,8 +29,12 @@ const RETRY_AFTER = 2000
  */
 const SLOWER = 4
 const SLOW = 2000
-/** What was asked for, and has been on its way so many times longer than what came lately, is asked of another one as well. */
-const LATE = 2
+/**
+ * What was asked for, and has been on its way so many times longer than what came lately, and so long in any case, in milliseconds, is
+ * asked of another one as well. Sooner, a small blob would come twice wherever one of the lines is a little busier.
+ */
+const LATER = 2
+const LATE = 1000
 const SLOW_RETRY = 30_000
 /** One that waits takes the place of one that is asked, and can be spared, where it is worth so many times more. */
 const BETTER = 2
@@ -236,7 +240,7 @@ export class Fetch {
       if (this.partial.leaves === undefined) await this.learn(ap, frames)
       const ahead = (session.took ?? 0) > QUEUED ? AHEAD_QUEUED : AHEAD
       while (asked.length < ahead && this.partial.leaves !== undefined) {
-        const index = this.picker.take(ap, performance.now(), LATE * (this.usual() ?? SLOW))
+        const index = this.picker.take(ap, performance.now(), Math.max(LATE, LATER * (this.usual() ?? LATE)))
         if (index === undefined) break
         const { start, end } = spanOf(this.blob.size, index)
         const before = performance.now()

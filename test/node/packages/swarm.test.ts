@@ -192,6 +192,17 @@ test('a slow source is given up in the middle of it, and what it was asked for c
   await same(from, to, blob)
 })
 
+test('a chunk that is a little later than others is waited for, and comes once', async () => {
+  const [from, second, third, to] = (await holders(4)) as [Holder, Holder, Holder, Holder]
+  const blob = await from.make(20 * MAX_CHUNK)
+  for (const other of [second, third]) await copy(blob, from, other)
+  to.sources = [from, second, await serveAs(third, { rate: 8 * MAX_CHUNK })]
+  await to.swarm.fetch(blob)
+  const sent = to.sources.map(({ swarm }) => swarm.seeding.sent)
+  assert.ok(sent[2]! > 0, 'the later one was not asked')
+  assert.is(sent[0]! + sent[1]! + sent[2]!, blob.size)
+})
+
 test('caps on what goes out and what comes in hold', async () => {
   const [from, other, to] = (await holders(3)) as [Holder, Holder, Holder]
   const seconds = async (holder: Holder, blob: Blob) => {
