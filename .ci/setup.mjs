@@ -6,6 +6,7 @@
 //   node .ci/setup.mjs                   everything below but tools
 //   node .ci/setup.mjs install|build|engine
 //   node .ci/setup.mjs tools ip nft …    commands that the tests need from the system
+//   node .ci/setup.mjs newer-engine      an engine that can keep images in containerd's store; prints the folder it is in
 
 import { spawn, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
@@ -161,6 +162,81 @@ function tools(commands) {
   }
   const still = missing.filter((command) => !find(command))
   if (still.length) throw new SetupError(`${wanted.join(' ')} installed, yet ${still.join(', ')} cannot be found`)
+}
+
+/** The first major version of the engine that has containerd's image store for good, and a release of Debian that has it. */
+const newer = { major: 24, release: 'trixie' }
+
+/** The folder of dockerd and containerd in that version: the system's own, or those of the release, unpacked beside them. */
+function newerEngine() {
+  tools(['dockerd', 'iptables'])
+  const system = find('dockerd')
+  const version = spawnSync(system, ['--version'], { encoding: 'utf8' }).stdout
+  if (Number(/version (\d+)/.exec(version)?.[1]) >= newer.major) return path.dirname(system)
+  const folder = `/var/cache/dropmesh-test/engine-${newer.release}`
+  if (fs.existsSync(folder)) return folder
+  if (!isRoot()) throw new SetupError(`${system} is older than ${newer.major}, and only root can fetch a newer one`)
+  say(`fetching an engine of ${newer.release} into ${folder}`)
+  const own = /^VERSION_CODENAME=(\w+)/m.exec(fs.readFileSync('/etc/os-release', 'utf8'))?.[1]
+  const targets = run('apt-get', [
+    'indextargets',
+    '--format',
+    '$(RELEASE) $(COMPONENT) $(REPO_URI)',
+    'Created-By: Packages',
+  ])
+  const mirror = targets
+    .split('\n')
+    .find((line) => line.startsWith(`${own} main `))
+    ?.split(' ')[2]
+  if (mirror === undefined) throw new SetupError(`apt-get knows no mirror of ${own}`)
+  fs.mkdirSync(path.dirname(folder), { recursive: true })
+  const scratch = fs.mkdtempSync(`${folder}-`)
+  try {
+    // Lists of their own: nothing else on this machine is to come from that release.
+    const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg'
+    fs.writeFileSync(path.join(scratch, 'sources.list'), `deb [signed-by=${keyring}] ${mirror} ${newer.release} main\n`)
+    fs.writeFileSync(path.join(scratch, 'status'), '')
+    const options = {
+      'APT::Sandbox::User': 'root',
+      'Dir::Cache': scratch,
+      'Dir::Etc::sourcelist': path.join(scratch, 'sources.list'),
+      'Dir::Etc::sourceparts': '-',
+      'Dir::State': scratch,
+      'Dir::State::status': path.join(scratch, 'status'),
+    }
+    const aptGet = (...args) =>
+      run(
+        'apt-get',
+        ['-q', ...Object.entries(options).flatMap(([key, value]) => ['-o', `${key}=${value}`]), ...args],
+        scratch,
+      )
+    aptGet('update')
+    aptGet('download', 'docker.io', 'containerd')
+    for (const file of fs.readdirSync(scratch).filter((file) => file.endsWith('.deb')))
+      run('dpkg-deb', ['-x', file, 'unpacked'], scratch)
+    const programs = path.join(scratch, 'programs')
+    fs.mkdirSync(programs)
+    const wanted = ['usr/sbin/dockerd', 'usr/bin/containerd', 'usr/bin/containerd-shim-runc-v2']
+    for (const file of wanted)
+      fs.renameSync(path.join(scratch, 'unpacked', file), path.join(programs, path.basename(file)))
+    fs.renameSync(programs, folder)
+  } finally {
+    fs.rmSync(scratch, { recursive: true, force: true })
+  }
+  return folder
+}
+
+/** What a command prints; throws, showing what it said, where it fails. */
+function run(command, args, cwd = '/') {
+  const { status, error, stdout, stderr } = spawnSync(command, args, {
+    cwd,
+    encoding: 'utf8',
+    maxBuffer: 1 << 26,
+    env: { ...process.env, PATH: searchPath, LC_ALL: 'C' },
+  })
+  if (status === 0) return stdout
+  process.stderr.write(lastLines(`${stdout}\n${stderr}`, 15))
+  throw new SetupError(`${command} failed${error ? `: ${error.message}` : ''}; see above`)
 }
 
 function lastLines(text, count) {
@@ -376,8 +452,11 @@ async function main([stage, ...rest]) {
       return engineToKeep()
     case 'tools':
       return tools(rest)
+    case 'newer-engine':
+      process.stdout.write(newerEngine())
+      return
     default:
-      throw new SetupError(`unknown stage ${stage}: install, build, engine or tools`)
+      throw new SetupError(`unknown stage ${stage}: install, build, engine, tools or newer-engine`)
   }
 }
 

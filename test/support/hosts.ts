@@ -103,17 +103,23 @@ export function whyNoHosts(): string | undefined {
 
 /**
  * Makes `count` hosts (at most 200), with a Docker engine each if `docker` is true (about 50 MB and 1 s apiece).
- * `dockerArgs` are further arguments for dockerd. What is missing on a Debian machine is installed first. Everything is
+ * `dockerArgs` are further arguments for dockerd. The engines of the hosts in `containerdStore`, the first of which is 1, are of
+ * a newer release and keep their images in containerd's store. What is missing on a Debian machine is installed first. Everything is
  * removed by `close`, or else when the process ends; what a SIGKILL leaves is for `removeLeftovers`.
  */
 export async function makeHosts(
   count: number,
-  { docker = false, dockerArgs = [] }: { docker?: boolean; dockerArgs?: readonly string[] } = {},
+  {
+    docker = false,
+    dockerArgs = [],
+    containerdStore = [],
+  }: { docker?: boolean; dockerArgs?: readonly string[]; containerdStore?: readonly number[] } = {},
 ): Promise<Hosts> {
   const obstacle = whyNoHosts()
   if (obstacle) throw new Error(`no hosts can be made: ${obstacle}`)
   if (!Number.isInteger(count) || count < 1 || count > 200) throw new RangeError(`${count} hosts: 1 to 200 can be made`)
   needTools([...tools, ...(docker ? dockerTools : [])])
+  const newerEngine = containerdStore.length > 0 ? needNewerEngine() : undefined
 
   // The owner's pid tells what is left over from a process that is gone; the rest keeps this process's runs apart.
   const run = `dmt-${process.pid}-${randomBytes(2).toString('hex')}`
@@ -133,7 +139,8 @@ export async function makeHosts(
       ip([`link set p${i} master br0 up`], bridge)
       const multicast = 'route add 224.0.0.0/4 dev eth0'
       ip([`addr add ${addressOf(i)}/24 dev eth0`, 'link set lo up', 'link set eth0 up', multicast], name)
-      hosts.push(makeHost(name, i, docker ? join(folder, String(i)) : undefined, dockerArgs))
+      const programs = containerdStore.includes(i) ? newerEngine : undefined
+      hosts.push(makeHost(name, i, docker ? join(folder, String(i)) : undefined, dockerArgs, programs))
     }
     await Promise.all(hosts.map((host) => host.engine?.start()))
     return { hosts, ...makeSwitch(bridge, hosts), close: () => removeRun(run) }
@@ -145,7 +152,24 @@ export async function makeHosts(
 
 /** Installs those of these commands that are missing; throws, saying why, where that cannot be. */
 export function needTools(commands: readonly string[]): void {
-  process.stderr.write(command(process.execPath, [setupScript, 'tools', ...commands]))
+  process.stderr.write(command(process.execPath, [setupScript, 'tools', ...commands]).stderr)
+}
+
+/** The folder with the programs of an engine that can keep images in containerd's store; fetched where it is missing. */
+function needNewerEngine(): string {
+  const { stdout, stderr } = command(process.execPath, [setupScript, 'newer-engine'])
+  process.stderr.write(stderr)
+  return stdout
+}
+
+/** Why there is no such engine on this machine, or undefined where there is. */
+export function whyNoNewerEngine(): string | undefined {
+  try {
+    needNewerEngine()
+    return undefined
+  } catch (error) {
+    return (error as Error).message.replaceAll('\n', ' ')
+  }
 }
 
 /** Removes hosts whose owner process is gone, and returns the names of their runs. */
@@ -270,7 +294,13 @@ function nft(namespace: string, script: string): void {
 
 // ---- one host -------------------------------------------------------------------------------------------------------
 
-function makeHost(name: string, index: number, engineFolder: string | undefined, dockerArgs: readonly string[]): Host {
+function makeHost(
+  name: string,
+  index: number,
+  engineFolder: string | undefined,
+  dockerArgs: readonly string[],
+  newerEngine: string | undefined,
+): Host {
   // `ip netns exec` would hide the cgroups, without which no container starts.
   const prefix = [
     ...['nsenter', `--net=${namespaces}/${name}`, 'unshare', '--uts', 'sh', '-c'],
@@ -280,7 +310,7 @@ function makeHost(name: string, index: number, engineFolder: string | undefined,
     const [program = '', ...args] = [...prefix, ...argv]
     return spawn(program, args, { ...options, env: { ...environment(), ...engineEnv, ...options.env } })
   }
-  const engine = engineFolder ? makeEngine(name, index, engineFolder, dockerArgs, exec) : undefined
+  const engine = engineFolder ? makeEngine(name, index, engineFolder, dockerArgs, newerEngine, exec) : undefined
   const engineEnv = engine ? { DOCKER_HOST: engine.url } : {}
   return {
     name,
@@ -309,6 +339,7 @@ function makeEngine(
   index: number,
   folder: string,
   dockerArgs: readonly string[],
+  newerEngine: string | undefined,
   exec: Host['exec'],
 ): Engine {
   const socket = join(folder, 'docker.sock')
@@ -333,8 +364,15 @@ function makeEngine(
         ...['--cgroup-parent', `/${name}`, '--exec-opt', 'native.cgroupdriver=cgroupfs'],
         ...dockerArgs,
       ]
+      const { PATH } = environment()
+      const env = newerEngine === undefined ? {} : { PATH: `${newerEngine}:${PATH}` }
+      if (newerEngine !== undefined) {
+        const config = join(folder, 'daemon.json')
+        writeFileSync(config, JSON.stringify({ features: { 'containerd-snapshotter': true } }))
+        args.push('--config-file', config)
+      }
       const log = openSync(logFile, 'a')
-      const child = exec(['dockerd', ...args], { detached: true, stdio: ['ignore', log, log] })
+      const child = exec(['dockerd', ...args], { detached: true, stdio: ['ignore', log, log], env })
       closeSync(log)
       dockerd = child
       child.on('error', () => {}) // the wait below says what the log says
@@ -529,9 +567,9 @@ function unmountUnder(folder: string): void {
 // ---- small things ---------------------------------------------------------------------------------------------------
 
 /** Runs a program to its end and returns what it wrote to stderr; throws with that if it fails. */
-function command(program: string, args: readonly string[], input = ''): string {
-  const { status, stderr, error } = spawnSync(program, args, { input, encoding: 'utf8', env: environment() })
-  if (status === 0) return stderr
+function command(program: string, args: readonly string[], input = ''): { stdout: string; stderr: string } {
+  const { status, stdout, stderr, error } = spawnSync(program, args, { input, encoding: 'utf8', env: environment() })
+  if (status === 0) return { stdout, stderr }
   throw new Error(
     `${[program, ...args].join(' ')} failed: ${error?.message ?? stderr.trim()}${input && ` (input: ${input.trim()})`}`,
   )
