@@ -63,6 +63,8 @@ const sentences: Record<string, (event: MeshEvent) => string> = {
   'image-prepared': (e) =>
     `image ${String(e.image).slice(0, 12)} ${arrival(e)}, for a chute that this AP would run next`,
   lied: (e) => `AP ${e.ap} sent what is not blob ${String(e.blob).slice(0, 12)}; nothing is fetched from it any more`,
+  'image-removed': (e) =>
+    `image ${String(e.image).slice(0, 12)} was removed from the engine: no chute has run from it for an hour`,
   'image-not-prepared': (e) => `image ${String(e.image).slice(0, 12)} was not fetched ahead: ${e.reason}`,
   synced: (e) => `synced with ${e.ap}: ${e.received} records received, ${e.sent} sent`,
   refused: (e) => `a message from ${e.from} was refused: ${e.reason}`,

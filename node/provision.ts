@@ -14,7 +14,8 @@ import { inheritanceOf } from '../protocols/successors.js'
 import { monotonic } from './clock.js'
 import type { Config } from './config.js'
 import type { Network } from './mesh/network.js'
-import { Images } from './packages/images.js'
+import { IdleImages } from './packages/idle-images.js'
+import { builtName, heldName, Images } from './packages/images.js'
 import { Packages } from './packages/packages.js'
 import { Publishing } from './packages/publishing.js'
 import { type Needs, Spares } from './packages/spares.js'
@@ -43,6 +44,7 @@ export class Provision {
   readonly supply: Supply
   private readonly images: Images
   private readonly spares: Spares
+  private readonly idle: IdleImages
   private opening: Promise<void> | undefined
   private opened: { packages: Packages; publishing: Publishing } | undefined
   private sweptAt = monotonic()
@@ -64,6 +66,7 @@ export class Provision {
       onEvent,
       now: monotonic,
     })
+    this.idle = new IdleImages({ images: this.images, onEvent, now: monotonic })
   }
 
   /** Opens what is on disk, and the registry. @throws as `Packages.open` does */
@@ -131,6 +134,7 @@ export class Provision {
     if (isFree) this.spares.look().catch((error) => log.debug({ reason: messageOf(error) }, 'images for later: failed'))
     if (monotonic() - this.sweptAt < SWEEP) return
     this.sweptAt = monotonic()
+    this.idle.look(this.named()).catch((error) => log.debug({ reason: messageOf(error) }, 'idle images: failed'))
     const deployments = this.options.ledgerStore.ledger.records().filter((record) => isKind(record, 'deployment'))
     const recorded = new Set(
       deployments.flatMap(({ body }) => body.spec.package ?? []).map(({ digest }) => hex(digest)),
@@ -152,6 +156,17 @@ export class Provision {
     // What is built is built when it is needed: nobody knows how long that takes a core.
     const runnable = services.filter(({ images }) => images.some((image) => image.platform === platform))
     return runnable.map((service) => ({ service, package: ref }))
+  }
+
+  /** What chutes run from, by the names by which the mesh holds that in an engine. */
+  private named(): Set<string> {
+    const services = this.options.outlook().chutes.flatMap(({ spec }) => spec.services)
+    return new Set(
+      services.flatMap(({ images, build }) => [
+        ...images.map(({ config }) => heldName(config)),
+        ...(build === undefined ? [] : [builtName(build)]),
+      ]),
+    )
   }
 
   private ownImages() {

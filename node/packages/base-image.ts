@@ -11,10 +11,12 @@ import type Docker from 'dockerode'
 import { hex, sha256 } from '../../protocols/bytes.js'
 import { MeshError, messageOf } from '../../protocols/error.js'
 import { ask, unless, work } from '../chutes/docker-client.js'
-import { heldName } from './images.js'
 import { type TarFile, type TarFolder, tarOf } from './tar.js'
 
 export const BASE_IMAGE = 'dropmesh/node:latest'
+
+/** Its name by what it is, which is there for as long as the Node.js that it was made of. */
+const ownName = (config: Uint8Array): string => `dropmesh/node:${hex(config)}`
 
 /** The user of dropmesh/node, which owns /data and /home/node in it. */
 const USER = 1000
@@ -54,7 +56,7 @@ export async function ensureBaseImage(docker: Docker, log: (line: string) => voi
         ask(`look at image ${name}`, () => docker.getImage(name).inspect()),
       )
     )?.Id
-  const held = heldName(config)
+  const held = ownName(config)
   const wanted = await look(held)
   if (wanted === undefined) {
     log(`making ${BASE_IMAGE} of Node.js ${process.version}, ${Math.round(size / 1e6)} MB`)
@@ -86,7 +88,7 @@ export async function baseImage(): Promise<{
   }
   const document = Buffer.from(JSON.stringify(configOf(hash.digest('hex'))))
   const config = sha256(document)
-  const manifest = [{ Config: `${hex(config)}.json`, RepoTags: [BASE_IMAGE, heldName(config)], Layers: ['layer.tar'] }]
+  const manifest = [{ Config: `${hex(config)}.json`, RepoTags: [BASE_IMAGE, ownName(config)], Layers: ['layer.tar'] }]
   const archive = () =>
     tarOf([
       fileOf(`${hex(config)}.json`, document),

@@ -26,7 +26,8 @@ export const heldName = (config: Uint8Array): string => `${HELD}:${hex(config)}`
 /** What tells one build from another, in hex: equal sources are built once. */
 export const buildKey = (build: BuildSpec): string => hex(sha256(encode(build)))
 
-const builtName = (build: BuildSpec): string => `${BUILT}:${buildKey(build)}`
+/** The name of what this AP built of sources. */
+export const builtName = (build: BuildSpec): string => `${BUILT}:${buildKey(build)}`
 
 /** `os/architecture` as image configs say it. arm64 has one variant, which some write and some do not. */
 export function platformOf(os: string, architecture: string, variant?: string): string {
@@ -132,6 +133,24 @@ export class Images {
   /** Gives an image of the engine the name by which the mesh holds it. */
   async hold(id: string, config: Uint8Array): Promise<void> {
     await this.name(id, heldName(config))
+  }
+
+  /** The names by which the mesh holds what the engine has. */
+  async held(): Promise<string[]> {
+    const images = await ask('list images', (abortSignal) =>
+      this.docker.listImages({ filters: { reference: [HELD, BUILT] }, abortSignal }),
+    )
+    const names = images.flatMap(({ RepoTags }) => RepoTags ?? [])
+    return names.filter((name) => name.startsWith(`${HELD}:`) || name.startsWith(`${BUILT}:`))
+  }
+
+  /**
+   * Takes the name by which the mesh holds it from an image, which the engine removes if it has no other one.
+   * @returns false where a container uses it
+   */
+  async release(name: string): Promise<boolean> {
+    await this.drop(name)
+    return (await this.look(name)) === undefined
   }
 
   /** Bytes free where the engine keeps its images; without end where it is not on this machine. */

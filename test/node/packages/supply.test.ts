@@ -8,6 +8,7 @@ import { pino } from 'pino'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { connectDocker } from '../../../node/chutes/docker-client.js'
+import { IdleImages } from '../../../node/packages/idle-images.js'
 import { buildKey, heldName, Images, platformOf } from '../../../node/packages/images.js'
 import { digestOf } from '../../../node/packages/oci.js'
 import { Packages } from '../../../node/packages/packages.js'
@@ -297,6 +298,44 @@ test('sources are built by the engine of the AP that needs them, once, with the 
   const bad = { ...build, dockerfile: 'Missing' }
   const broken = serviceOf({ build: bad })
   await refusalOf(supply.ensure({ service: broken, package: ref }), 'build-failed')
+})
+
+test('what no chute names leaves the engine after an hour, unless a container uses it or a person named it', async () => {
+  const removed: unknown[] = []
+  let now = 0
+  const idle = new IdleImages({ images, now: () => now, onEvent: (_, { image }) => removed.push(image) })
+  const own = [await build(), await build(), await build(), await build()]
+  const [named, gone, used, tagged] = own.map(({ config }) => heldName(config)) as [string, string, string, string]
+  const mine = `dropmesh-test/mine:${randomBytes(6).toString('hex')}`
+  made.push(mine)
+  await docker.getImage(tagged).tag({ repo: mine.split(':')[0]!, tag: mine.split(':')[1]! })
+  const container = await docker.createContainer({ Image: used, Labels: { 'dropmesh.test': 'supply' } })
+  // Others run on this engine too.
+  const look = async (minutes: number, ...also: string[]) => {
+    now += minutes * 60_000
+    const strange = (await images.held()).filter((name) => ![gone, used, tagged].includes(name))
+    await idle.look(new Set([...strange, ...also]))
+  }
+  await look(0)
+  await look(59)
+  assert.equal(removed, [])
+  await look(0, gone) // a chute that came back
+  await look(2)
+  assert.not(await inEngine(tagged))
+  for (const name of [named, gone, used, mine]) assert.ok(await inEngine(name), name)
+  await look(58)
+  assert.ok(await inEngine(gone), 'its hour began anew')
+  await look(2)
+  assert.not(await inEngine(gone))
+  assert.ok(await inEngine(used))
+  await container.remove()
+  await look(1)
+  assert.not(await inEngine(used))
+  assert.ok(await inEngine(named))
+  assert.equal(
+    removed,
+    [own[3], own[1], own[2]].map((image) => hex(image!.config)),
+  )
 })
 
 test('an engine that does not reach the registry of its AP is told of by its address', async () => {
