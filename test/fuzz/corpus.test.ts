@@ -7,7 +7,9 @@ import { MeshError } from '../../protocols/error.js'
 import { scratch } from '../support/scratch.js'
 import { Blobs } from './blobs.js'
 import { readCorpus } from './corpus.js'
-import { DECODERS, type Decoder, importInto } from './decoders.js'
+import type { Decoder } from './decoders/decoder.js'
+import { importInto } from './decoders/packages.js'
+import { DECODERS } from './decoders.js'
 import { complaint, fuzz, timeOf } from './fuzz.js'
 
 const FRESH = 250

@@ -3,7 +3,7 @@
 import { MeshError } from '../../protocols/error.js'
 import { Random } from '../sim/random.js'
 import type { Coverage } from './coverage.js'
-import type { Decoder } from './decoders.js'
+import type { Decoder } from './decoders/decoder.js'
 import { mutant } from './mutate.js'
 
 /** What one input may take, in milliseconds of CPU. */
