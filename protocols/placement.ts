@@ -284,6 +284,8 @@ export function take(free: Free, chute: Chute): void {
   free.chutes.set(key, (free.chutes.get(key) ?? 0) + 1)
 }
 
+export const fits = (chute: Chute, free: Free): boolean => whatLacks(resourcesOf(chute.spec), free) === undefined
+
 function whatLacks(needs: Resources, free: Free): string | undefined {
   if (needs.cpu > free.cpu) return `needs ${needs.cpu / 1000} CPUs, ${Math.max(0, free.cpu) / 1000} are free`
   if (needs.memory > free.memory)
@@ -333,7 +335,7 @@ function whyNotHold(
   if (of.beacon.engine === undefined || isUnguarded(chute, of.beacon)) return 'engine'
   if (cannotOf(of.beacon, chute, instance, nowMs) !== undefined) return 'cannot'
   if (waitsForLease(of.beacon, instance, claim)) return 'lease'
-  return whatLacks(resourcesOf(chute.spec), free) === undefined ? undefined : 'full'
+  return fits(chute, free) ? undefined : 'full'
 }
 
 /** Why an AP may not claim an instance that has no holder; undefined where it may. */

@@ -3,9 +3,10 @@
 import { apId, hex } from './bytes.js'
 import { type ChuteSpec, DEFAULT_REBALANCE, isPinnedByData, type Resources, resourcesOf } from './deployment.js'
 import type { Chute, Claims } from './desired.js'
+import { compareRecords } from './envelope.js'
 import { type ClaimToMake, claimNext, type Outlook, serves } from './outlook.js'
 import { BALANCE, type Balance } from './pace.js'
-import { type Candidate, capacityOf, type Free, type Placed, REBALANCED, take, whyNotClaim } from './placement.js'
+import { type Candidate, capacityOf, type Free, fits, type Placed, REBALANCED, take, whyNotClaim } from './placement.js'
 
 /**
  * An AP is overloaded where what it holds takes more than this share of its CPUs or its memory. (Beyond all of them a claim does not
@@ -34,19 +35,20 @@ export function nextMove(
   mayReceive: (ap: string) => boolean = () => true,
 ): Move | undefined {
   const free = new Map([...candidates].map(([id, candidate]) => [id, capacityOf(candidate)]))
-  const held = new Map<string, Placed[]>()
+  const claimed = new Map<string, Placed[]>()
   for (const one of placed) {
     // What fits nowhere runs on where it was claimed, and takes its part there.
     const ap = one.holder ?? (one.cause === 'full' ? apId(one.claim!.signer) : undefined)
     if (ap === undefined) continue
     take(free.get(ap)!, one.chute)
-    const others = held.get(ap) ?? []
-    held.set(ap, one.holder === undefined ? others : [...others, one])
+    const others = claimed.get(ap)
+    if (others === undefined) claimed.set(ap, [one])
+    else others.push(one)
   }
   const loadOf = (ap: string, change?: Resources, sign = 1) =>
     loadAfter(candidates.get(ap)!, free.get(ap)!, change, sign)
   const crowdOf = (ap: string, { key }: Chute) => free.get(ap)!.chutes.get(hex(key)) ?? 0
-  const givers = [...held.keys()]
+  const givers = [...claimed.keys()]
     .map((ap) => ({ ap, load: loadOf(ap) }))
     .filter(({ load }) => Number.isFinite(load))
     .sort((a, b) => b.load - a.load || (a.ap < b.ap ? -1 : 1))
@@ -54,12 +56,13 @@ export function nextMove(
 
   for (const { ap: from, load } of givers) {
     let best: { move: Move; worse: number; gained: number } | undefined
-    for (const one of held.get(from)!) {
-      if (!isMovable(one.chute.spec, load) || !mayMove(one)) continue
+    const here = claimed.get(from)!
+    const byAge = [...here].sort((a, b) => compareRecords(a.claim!, b.claim!))
+    for (const one of here) {
+      if (one.holder === undefined || !isMovable(one.chute.spec, load) || !mayMove(one)) continue
       const needs = resourcesOf(one.chute.spec)
       const left = loadOf(from, needs, -1)
-      // Else what fits nowhere would take the room, and push out what is younger.
-      if (left > 1) continue
+      if (!holdsWithout(one, byAge, candidates.get(from)!)) continue
       // What moves off an overloaded AP must not overload another one.
       const most = Math.min((load + left) / 2, modeOf(one.chute.spec) === 'always' ? 1 : OVERLOAD)
       for (const to of receivers) {
@@ -75,6 +78,21 @@ export function nextMove(
     if (best !== undefined) return best.move
   }
   return undefined
+}
+
+/**
+ * Whether all that holds on an AP still does when one of it is gone: what fits nowhere could take the room, or a port, and push out what
+ * is younger.
+ * @param all what was claimed there, the oldest first
+ */
+function holdsWithout(one: Placed, all: readonly Placed[], candidate: Candidate): boolean {
+  const free = capacityOf(candidate)
+  for (const { instance, chute, holder } of all) {
+    if (instance === one.instance) continue
+    if (fits(chute, free)) take(free, chute)
+    else if (holder !== undefined) return false
+  }
+  return true
 }
 
 const modeOf = (spec: ChuteSpec) => spec.rebalance ?? DEFAULT_REBALANCE

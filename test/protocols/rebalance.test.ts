@@ -329,6 +329,20 @@ test('what fits nowhere counts where it was claimed, and gets room by a move onl
   assert.equal(moves(900), [1, 2, 1])
 })
 
+test('what fits nowhere for its port gets no room by a move that would take the port from a younger one', () => {
+  const moves = (port: number) => {
+    const apps = [
+      { cpu: 100, memory: 3000, mode: 'always' as const },
+      { cpu: 2000, memory: 1500, port: 8080, mode: 'never' as const },
+      { cpu: 100, memory: 1000, port, mode: 'never' as const },
+    ]
+    const mesh = crowded(apps, [BOX, { cpu: 1000, memory: 4096 }])
+    assert.equal(mesh.holders().length, 2, 'the second one fits nowhere')
+    return mesh.balance()
+  }
+  assert.equal([moves(8080), moves(8081)], [0, 1])
+})
+
 test('replicas do not come together by balancing', () => {
   const mesh = new TestMesh(
     [chuteOf({ n: 0, replicas: 2, mode: 'always' }), ...several(4, {}).map((app, n) => chuteOf({ n: n + 1, ...app }))],
