@@ -1,6 +1,6 @@
-// What a flood costs the node that it hits, and what it does to the others' traffic: a stranger and a member send as fast as
-// they can, up to 10,000 a second, by each way that there is.
-import { fork } from 'node:child_process'
+// What a flood costs the node that it hits, and what it does to the others' traffic: strangers and members send as fast as
+// they can, up to 10,000 a second, by each way that there is. Of streams no process opens so many by itself.
+import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { seal } from '../../protocols/envelope.js'
@@ -15,13 +15,17 @@ import { repeat, report, summary } from './measure.js'
 const APS = 3
 const RUNS = 5
 const WINDOW_MS = 10_000
+/** All that flood together try so many a second. */
+const RATE = 10_000
 const FLOODS = [
-  ['stranger', 'connections'],
-  ['stranger', 'streams'],
-  ['stranger', 'datagrams'],
-  ['member', 'gossip'],
-  ['member', 'streams'],
-  ['member', 'datagrams'],
+  ['stranger', 'connections', 1],
+  ['stranger', 'streams', 1],
+  ['stranger', 'streams', 4],
+  ['stranger', 'datagrams', 1],
+  ['member', 'gossip', 1],
+  ['member', 'streams', 1],
+  ['member', 'streams', 4],
+  ['member', 'datagrams', 1],
 ] as const
 
 export interface FloodOptions {
@@ -29,6 +33,8 @@ export interface FloodOptions {
   way: string
   address: string
   ticket: string
+  /** Tries a second. */
+  rate: number
 }
 
 export async function flood(): Promise<void> {
@@ -41,15 +47,19 @@ export async function flood(): Promise<void> {
     const invite = () => mesh.ticket(victim)
     const realm = meshIdOf(readTicket(await invite()).meshKey)
     const address = (await victim.status()).addresses[0]!
-    for (const [role, way] of FLOODS) {
+    for (const [role, way, count] of FLOODS) {
       const [cpu, rates, latencies]: [number[], number[], number[]] = [[], [], []]
       await repeat(RUNS, async () => {
-        const options: FloodOptions = { role, way, address, ticket: await invite() }
-        const flooder = fork(flooderScript, [JSON.stringify(options)], {
-          stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-        })
-        await once(flooder, 'message') // it is ready
-        flooder.send('go')
+        const flooders: ChildProcess[] = []
+        for (let i = 0; i < count; i++) {
+          const options: FloodOptions = { role, way, address, ticket: await invite(), rate: RATE / count }
+          const flooder = fork(flooderScript, [JSON.stringify(options)], {
+            stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+          })
+          flooders.push(flooder)
+          await once(flooder, 'message') // it is ready
+        }
+        for (const flooder of flooders) flooder.send('go')
         const began = performance.now()
         const before = await cpuSeconds(victim.pid)
         while (performance.now() - began < WINDOW_MS) {
@@ -58,16 +68,20 @@ export async function flood(): Promise<void> {
         }
         const seconds = (performance.now() - began) / 1000
         cpu.push((((await cpuSeconds(victim.pid)) - before) / seconds) * 100)
-        flooder.send('stop')
-        const [sent] = (await once(flooder, 'message')) as [number]
+        let sent = 0
+        for (const flooder of flooders) {
+          flooder.send('stop')
+          sent += ((await once(flooder, 'message')) as [number])[0]
+          flooder.kill('SIGKILL')
+        }
         rates.push(sent / seconds)
-        flooder.kill('SIGKILL')
         return 0
       })
       const deaths = (await victim.events()).filter(
         ({ kind, ap }) => kind === 'dead' && mesh.aps.some(({ id }) => id === ap),
       ).length
-      report(`A ${role} that floods a node by ${way} (windows of ${WINDOW_MS / 1000} s)`, [
+      const who = count === 1 ? `A ${role} that floods` : `${count} ${role}s that flood`
+      report(`${who} a node by ${way} (windows of ${WINDOW_MS / 1000} s)`, [
         `tried               ${summary(rates, 'a second', 0)}`,
         `CPU of one core     ${summary(cpu, '%', 0)}; target 40 %`,
         `an honest record    ${summary(latencies, 'ms', 0)}`,

@@ -11,10 +11,9 @@ import type { TestAp } from '../support/mesh.js'
 import { dare, spoilt, Villain } from '../support/villain.js'
 import type { FloodOptions } from './flood.js'
 
-const RATE = 10_000
 const TURN_MS = 10
 
-const { role, way, address, ticket } = JSON.parse(process.argv[2]!) as FloodOptions
+const { role, way, address, ticket, rate } = JSON.parse(process.argv[2]!) as FloodOptions
 const id = readTicket(ticket).addresses[0]!.split('/p2p/')[1]!
 const target = { id, status: async () => ({ addresses: [address] }) } as unknown as TestAp
 const villain = await Villain.appear(target, ticket)
@@ -73,9 +72,9 @@ process.send!('ready')
 await once(process, 'message')
 const began = performance.now()
 const timer = setInterval(() => {
-  const due = Math.floor(((performance.now() - began) / 1000) * RATE)
+  const due = Math.floor(((performance.now() - began) / 1000) * rate)
   // What could not be done in time is left out.
-  for (let i = 0; i < (RATE * TURN_MS) / 1000 && tried < due; i++) {
+  for (let i = 0; i < (rate * TURN_MS) / 1000 && tried < due; i++) {
     tried++
     ways[way]!()
   }
