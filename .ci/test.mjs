@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // Runs every test file of the built tree, each as a process of its own, three at a time: most of them mostly wait. Of those
-// that simulate hosts, and of those with several APs, one follows the other; those that have neither, and nothing to do in
-// time, get little of the CPU while others want it. Its last line is `N passed, N failed, N skipped`.
+// that simulate hosts, and of those with several APs or many containers on one engine, one follows the other; the rest,
+// which has nothing to do in time, gets little of the CPU while others want it. Its last line is
+// `N passed, N failed, N skipped`.
 //
 //   node .ci/test.mjs             all of them
 //   node .ci/test.mjs PATTERN …   those whose path (test/node/ap.test.ts) matches one of the regular expressions
@@ -247,7 +248,7 @@ async function main(patterns) {
   )
 
   const tests = findTests(patterns)
-  const aps = tests.filter(({ name }) => /^test\/(mesh|node\/mesh)\//.test(name))
+  const aps = tests.filter(({ name }) => /^test\/(mesh|node\/(mesh|chutes))\//.test(name))
   const hosts = tests.filter(({ name }) => /^test\/(hosts|support)\//.test(name))
   const rest = tests.filter((test) => !aps.includes(test) && !hosts.includes(test))
   const lanes = [runLane([aps, hosts, rest]), runLane([hosts, aps, rest]), runLane([rest], UNHURRIED)]
