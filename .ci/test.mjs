@@ -1,7 +1,6 @@
 #!/usr/bin/env node
-// Runs every test file of the built tree, each as a process of its own, three at a time: most of them mostly wait. Of those
-// that simulate hosts, and of those with several APs or many containers on one engine, one follows the other; the rest,
-// which has nothing to do in time, gets little of the CPU while others want it. Its last line is
+// Runs every test file of the built tree, each as a process of its own, two at a time: most of them mostly wait. Of those
+// that simulate hosts, and of those with several APs on one engine, one follows the other. Its last line is
 // `N passed, N failed, N skipped`.
 //
 //   node .ci/test.mjs             all of them
@@ -12,7 +11,6 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
-import os from 'node:os'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { stripVTControlCharacters } from 'node:util'
@@ -69,7 +67,7 @@ function killMarked(mark) {
 }
 
 /** Runs one file, and prints its output when it ends: that of the other lane must not come between. */
-function runFile({ name, file }, niceness) {
+function runFile({ name, file }) {
   const mark = `${run}/${name}/`
   const started = Date.now()
   return new Promise((resolve) => {
@@ -80,7 +78,6 @@ function runFile({ name, file }, niceness) {
       env: { ...process.env, DROPMESH_TEST_RUN: mark },
     })
     running.add(child.pid)
-    if (niceness > 0 && child.pid !== undefined) os.setPriority(child.pid, niceness)
     const output = []
     let why
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => output.push(chunk))
@@ -248,23 +245,18 @@ async function main(patterns) {
   )
 
   const tests = findTests(patterns)
-  const aps = tests.filter(({ name }) => /^test\/(mesh|node\/(mesh|chutes))\//.test(name))
-  const hosts = tests.filter(({ name }) => /^test\/(hosts|support)\//.test(name))
-  const rest = tests.filter((test) => !aps.includes(test) && !hosts.includes(test))
-  const lanes = [runLane([aps, hosts, rest]), runLane([hosts, aps, rest]), runLane([rest], UNHURRIED)]
-  return (await Promise.all(lanes)).flat()
+  const isOnOneEngine = ({ name }) => /^test\/(mesh|node)\//.test(name)
+  const [one, other] = [tests.filter(isOnOneEngine), tests.filter((test) => !isOnOneEngine(test))]
+  return (await Promise.all([runLane(one, other), runLane(other, one)])).flat()
 }
 
-/** For `os.setPriority`. */
-const UNHURRIED = 10
-
-/** Runs the tests of its own queue, the first of these, then helps with the last ones of the others. */
-async function runLane([own, ...others], niceness = 0) {
+/** Runs its own tests, then helps with the last ones of the other lane. */
+async function runLane(own, other) {
   const results = []
   while (!cleaning) {
-    const test = own.shift() ?? others.find((queue) => queue.length > 0)?.pop()
+    const test = own.shift() ?? other.pop()
     if (test === undefined) break
-    results.push(await runFile(test, niceness))
+    results.push(await runFile(test))
   }
   return results
 }
