@@ -171,8 +171,7 @@ const newer = { major: 24, release: 'trixie' }
 function newerEngine() {
   tools(['dockerd', 'iptables'])
   const system = find('dockerd')
-  const version = spawnSync(system, ['--version'], { encoding: 'utf8' }).stdout
-  if (Number(/version (\d+)/.exec(version)?.[1]) >= newer.major) return path.dirname(system)
+  if (Number(/version (\d+)/.exec(run(system, ['--version']))?.[1]) >= newer.major) return path.dirname(system)
   const folder = `/var/cache/dropmesh-test/engine-${newer.release}`
   if (fs.existsSync(folder)) return folder
   if (!isRoot()) throw new SetupError(`${system} is older than ${newer.major}, and only root can fetch a newer one`)

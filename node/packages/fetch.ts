@@ -29,13 +29,13 @@ const RETRY_AFTER = 2000
  */
 const SLOWER = 4
 const SLOW = 2000
+const SLOW_RETRY = 30_000
 /**
  * What was asked for, and has been on its way so many times longer than what came lately, and so long in any case, in milliseconds, is
  * asked of another one as well. Sooner, a small blob would come twice wherever one of the lines is a little busier.
  */
 const LATER = 2
 const LATE = 1000
-const SLOW_RETRY = 30_000
 /** One that waits takes the place of one that is asked, and can be spared, where it is worth so many times more. */
 const BETTER = 2
 /** Without a source and without a chunk for so long it is given up, in milliseconds. What came stays. */
